@@ -1,0 +1,198 @@
+//! The one error type of the crate.
+//!
+//! It is opaque: callers ask it questions (`is_timeout()`, `is_running()`, …) instead of matching on
+//! variants, so that a new kind of failure breaks nobody. It always names the process and the
+//! operation, the pid where there is one, and keeps the operating system's error as its source.
+
+use std::fmt;
+use std::io;
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::exit::Exit;
+
+/// What the functions of this crate return.
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+/// Why an operation on a process failed.
+///
+/// `Display` gives one line: the operation, the process, the step and the cause, for example
+/// ``cannot start `redis-server`: change directory to `/nope`: No such file or directory (os error 2)``.
+///
+/// It is cheap to clone, since the same failure may be told to several waiting threads.
+#[derive(Clone)]
+pub struct Error(Arc<Details>);
+
+struct Details {
+    process: Arc<str>,
+    pid: Option<u32>,
+    kind: Kind,
+}
+
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum Kind {
+    #[error("cannot start {0}: it is already running")]
+    Running(Who),
+    #[error("cannot {operation} {who}: it is not running")]
+    NotRunning { who: Who, operation: &'static str },
+    #[error("cannot {operation} {who}: it was never started")]
+    NeverStarted { who: Who, operation: &'static str },
+    #[error("cannot {operation} {who}: not done within {limit:?}")]
+    Timeout { who: Who, operation: &'static str, limit: Duration },
+    #[error("cannot start {who}: {step}: {source}")]
+    Start { who: Who, step: String, source: io::Error },
+    #[error("cannot {operation} {who}: {source}")]
+    Io { who: Who, operation: &'static str, source: io::Error },
+    #[error("cannot build {who}: {problem}")]
+    Invalid { who: Who, problem: String },
+    #[error("cannot start {who}: it ended before it was ready: {exit}")]
+    EndedEarly { who: Who, exit: Exit },
+    #[error("cannot {operation} {who}: {exit}")]
+    Ended { who: Who, operation: &'static str, exit: Exit },
+    #[error("cannot start {who}: it was stopped while it started")]
+    Stopped { who: Who },
+    #[error(
+        "cannot {operation} {who}: the handle belongs to the process with id {owner}, of which this one is a fork"
+    )]
+    Foreign { who: Who, operation: &'static str, owner: u32 },
+}
+
+/// A process in an error text: its name, and its pid where it has one.
+#[derive(Debug, Clone)]
+pub(crate) struct Who {
+    pub(crate) name: Arc<str>,
+    pub(crate) pid: Option<u32>,
+}
+
+impl fmt::Display for Who {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "`{}`", self.name)?;
+        match self.pid {
+            Some(pid) => write!(f, " (pid {pid})"),
+            None => Ok(()),
+        }
+    }
+}
+
+impl Error {
+    pub(crate) fn new(who: Who, kind: impl FnOnce(Who) -> Kind) -> Error {
+        Error(Arc::new(Details { process: who.name.clone(), pid: who.pid, kind: kind(who) }))
+    }
+
+    /// The name of the process that the operation was about.
+    pub fn process(&self) -> &str {
+        &self.0.process
+    }
+
+    /// The pid that the process had when the operation failed.
+    pub fn pid(&self) -> Option<u32> {
+        self.0.pid
+    }
+
+    /// The process could not be started because a run of it is already there.
+    pub fn is_running(&self) -> bool {
+        matches!(self.0.kind, Kind::Running(_))
+    }
+
+    /// The operation needs a running process, and there is none.
+    pub fn is_not_running(&self) -> bool {
+        matches!(self.0.kind, Kind::NotRunning { .. })
+    }
+
+    /// Someone waited for the end of a process that was never started.
+    pub fn is_never_started(&self) -> bool {
+        matches!(self.0.kind, Kind::NeverStarted { .. })
+    }
+
+    /// The caller's own limit passed. The process is left as it was.
+    pub fn is_timeout(&self) -> bool {
+        matches!(self.0.kind, Kind::Timeout { .. })
+    }
+
+    /// The process could not be created; [`raw_os_error`](Error::raw_os_error) says why. Nothing runs.
+    pub fn is_start(&self) -> bool {
+        matches!(self.0.kind, Kind::Start { .. })
+    }
+
+    /// An option of the builder or of the command makes no sense.
+    pub fn is_invalid(&self) -> bool {
+        matches!(self.0.kind, Kind::Invalid { .. })
+    }
+
+    /// The process ended before the awaited thing happened; [`exit`](Error::exit) says how.
+    pub fn is_ended(&self) -> bool {
+        matches!(self.0.kind, Kind::EndedEarly { .. } | Kind::Ended { .. })
+    }
+
+    /// A stop came while the process was being started.
+    pub fn is_stopped(&self) -> bool {
+        matches!(self.0.kind, Kind::Stopped { .. })
+    }
+
+    /// The handle was made in a process of which this one is a fork: what it names is not ours to touch.
+    pub fn is_foreign(&self) -> bool {
+        matches!(self.0.kind, Kind::Foreign { .. })
+    }
+
+    /// How the run ended, where its end is the error.
+    pub fn exit(&self) -> Option<&Exit> {
+        match &self.0.kind {
+            Kind::EndedEarly { exit, .. } | Kind::Ended { exit, .. } => Some(exit),
+            Kind::Running(_)
+            | Kind::NotRunning { .. }
+            | Kind::NeverStarted { .. }
+            | Kind::Timeout { .. }
+            | Kind::Start { .. }
+            | Kind::Io { .. }
+            | Kind::Invalid { .. }
+            | Kind::Stopped { .. }
+            | Kind::Foreign { .. } => None,
+        }
+    }
+
+    /// The `errno` of the system call that failed, where one did.
+    pub fn raw_os_error(&self) -> Option<i32> {
+        match &self.0.kind {
+            Kind::Start { source, .. } | Kind::Io { source, .. } => source.raw_os_error(),
+            Kind::Running(_)
+            | Kind::NotRunning { .. }
+            | Kind::NeverStarted { .. }
+            | Kind::Timeout { .. }
+            | Kind::Invalid { .. }
+            | Kind::EndedEarly { .. }
+            | Kind::Ended { .. }
+            | Kind::Stopped { .. }
+            | Kind::Foreign { .. } => None,
+        }
+    }
+}
+
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.kind.fmt(f)
+    }
+}
+
+impl fmt::Debug for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // `main() -> Result` and `unwrap` print Debug: the sentence serves a person better than a tree.
+        write!(f, "{self}")
+    }
+}
+
+impl std::error::Error for Error {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        std::error::Error::source(&self.0.kind)
+    }
+}
+
+impl From<Error> for io::Error {
+    fn from(error: Error) -> io::Error {
+        let kind = match error.raw_os_error() {
+            Some(errno) => io::Error::from_raw_os_error(errno).kind(),
+            None if error.is_timeout() => io::ErrorKind::TimedOut,
+            None => io::ErrorKind::Other,
+        };
+        io::Error::new(kind, error)
+    }
+}

@@ -1,0 +1,75 @@
+//! Run, reuse and supervise processes on Linux.
+//!
+//! A [`Process`] is a handle to something that can be started, stopped, waited for and started again:
+//!
+//! ```
+//! use pkit::{Command, Process};
+//! use std::time::Duration;
+//!
+//! let server = Process::builder(Command::new("sleep").arg("1000")).name("server").build()?;
+//! let pid = server.start(true)?; // returns when it is ready
+//! assert_eq!(server.pid(), Some(pid));
+//! server.terminate(Duration::from_secs(5))?; // SIGTERM, then SIGKILL, to the whole group
+//! assert_eq!(server.pid(), None); // an empty hull, ready for the next start
+//! # Ok::<(), pkit::Error>(())
+//! ```
+//!
+//! What it does for you, unless you say otherwise:
+//!
+//! - **Nothing is left behind.** A run is over when its leader has ended *and* its process group is empty; the last
+//!   handle dropped stops it; it dies with your program, even if that is killed; it inherits no descriptor by accident.
+//! - **Every exit is reported once, and truthfully**, beside other code that waits for children, whatever is done to SIGCHLD.
+//! - **A start costs what a start costs**: it does not grow with your memory, as `fork` does, whichever options are set.
+//! - **Restart policies** with back-off, jitter, a sliding window, and an end.
+//!
+//! Where to look: [`Builder`] for every option, [`Ready`] for readiness, [`Restart`] for policies, [`Stop`] for the stop
+//! ladder, [`Exit`] for what is known of an end, [`Events`] for what happened, [`Exited`] for async code.
+//!
+//! # Platform
+//!
+//! Linux 5.10 or newer. Newer kernels are asked once what they have: `PIDFD_SIGNAL_PROCESS_GROUP` (6.9) and
+//! `PIDFD_INFO_EXIT` (6.15) make it exact where older ones need a fallback.
+//!
+//! # Threads
+//!
+//! One thread, `pkit-reaper`, looks after all children; it starts with the first. Threads `pkit-spawn`, at most one for each core,
+//! create processes for threads that may end. Threads `pkit-callback` run callbacks, on demand; one idle is kept.
+
+mod callbacks;
+mod error;
+mod exit;
+mod line;
+mod notify;
+mod policy;
+mod process;
+mod readable;
+mod reaper;
+mod ring;
+mod signal;
+mod spawners;
+mod stop;
+#[allow(unsafe_code)]
+mod sys;
+mod wait;
+
+pub use error::{Error, Result};
+pub use exit::{Exit, ExitReason, Usage};
+pub use line::{Line, Output, Stream};
+pub use policy::{Backoff, Restart};
+pub use process::{
+    Builder, Command, Containment, Event, EventKind, Events, Exited, Group, Level, Process, Ready, Resource,
+    RestartMode, State, Status, Stdio, Target,
+};
+pub use signal::{ParseSignalError, Signal};
+pub use stop::{Stop, Survivors};
+pub use wait::Wait;
+
+/// For this crate's own tests.
+#[cfg(feature = "_testing")]
+#[doc(hidden)]
+pub mod testing {
+    /// From now on this program behaves as on the oldest supported kernel.
+    pub fn pretend_old_kernel() {
+        crate::sys::pidfd::pretend_old_kernel();
+    }
+}

@@ -1,0 +1,412 @@
+//! The options of a process, and the check that they make sense.
+
+use std::collections::BTreeSet;
+use std::ffi::OsStr;
+use std::fmt;
+use std::os::fd::OwnedFd;
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::config::{Config, Group};
+use super::containment::Containment;
+use super::handle::Process;
+use super::limits::Resource;
+use super::readiness::{self, Ready};
+use super::stdio::{self, Stdio};
+use super::target::{self, Target};
+use crate::error::{Error, Kind, Result, Who};
+use crate::exit::Exit;
+use crate::line::Line;
+use crate::policy::Restart;
+use crate::signal::Signal;
+use crate::stop::{Stop, Survivors};
+
+/// The options of a [`Process`]; from [`Process::builder`].
+///
+/// Every option has a default, [`build`](Builder::build) checks them all and starts nothing. All of them hold for
+/// every kind of target, and none of them makes a command start by `fork`.
+///
+/// ```
+/// use pkit::{Backoff, Command, Process, Restart, Signal, Stop};
+/// use std::time::Duration;
+///
+/// let worker = Process::builder(Command::new("sleep").arg("1000"))
+///     .name("worker")
+///     .restart(Restart::on_failure().limit(5, Duration::from_secs(60)))
+///     .stop(Stop::signal(Signal::TERM, Duration::from_secs(3)))
+///     .current_dir("/")
+///     .nice(5)
+///     .build()?;
+/// worker.start(true)?;
+/// worker.terminate(true)?;
+/// # Ok::<(), pkit::Error>(())
+/// ```
+#[derive(Clone)]
+#[must_use = "a builder does nothing until `build` is called"]
+pub struct Builder {
+    config: Config,
+}
+
+impl Builder {
+    pub(super) fn new(target: Target) -> Builder {
+        Builder { config: Config::new(target) }
+    }
+
+    /// What the process is called in errors, events and logs. Default: the file name of the program.
+    pub fn name(mut self, name: &str) -> Builder {
+        self.config.name = Some(name.to_owned());
+        self
+    }
+
+    /// Whether, when and how often it is started again. Default: [`Restart::never`].
+    pub fn restart(mut self, restart: Restart) -> Builder {
+        self.config.restart = restart;
+        self
+    }
+
+    /// How it is stopped. Default: SIGTERM, 10 s, SIGKILL, to the whole group.
+    pub fn stop(mut self, stop: Stop) -> Builder {
+        self.config.stop = stop;
+        self
+    }
+
+    /// What becomes of the processes that a leader which ended by itself left in its group. Default: SIGTERM, 2 s,
+    /// SIGKILL.
+    pub fn survivors(mut self, survivors: Survivors) -> Builder {
+        self.config.survivors = survivors;
+        self
+    }
+
+    /// How it says that it is ready. Default: [`Ready::spawned`].
+    pub fn ready(mut self, ready: Ready) -> Builder {
+        self.config.ready = ready;
+        self
+    }
+
+    /// How long it may take to become ready before the run has failed. Default: 30 s. Without meaning for
+    /// [`Ready::spawned`].
+    pub fn ready_within(mut self, limit: Duration) -> Builder {
+        self.config.ready_within = limit;
+        self
+    }
+
+    /// How long the output of a run that is over is waited for, when someone else still holds its pipe. Default: 100 ms.
+    /// [`Exit::output_leaked`] says whether it came to that.
+    pub fn drain(mut self, limit: Duration) -> Builder {
+        self.config.drain = limit;
+        self
+    }
+
+    /// Called after each successful creation. Callbacks run on threads of their own, one at a time and in order for one process;
+    /// they may call anything, block, and panic (which is logged).
+    pub fn on_start(mut self, call: impl Fn(&Process) + Send + Sync + 'static) -> Builder {
+        self.config.calls.on_start = Some(Arc::new(call));
+        self
+    }
+
+    /// Called when a run became ready.
+    pub fn on_ready(mut self, call: impl Fn(&Process) + Send + Sync + 'static) -> Builder {
+        self.config.calls.on_ready = Some(Arc::new(call));
+        self
+    }
+
+    /// Called exactly once for each run, when it is over. The next automatic start and [`Process::join`] wait
+    /// until it returns.
+    pub fn on_exit(mut self, call: impl Fn(&Process, &Exit) + Send + Sync + 'static) -> Builder {
+        self.config.calls.on_exit = Some(Arc::new(call));
+        self
+    }
+
+    /// Called for each line of output; stdout and stderr are captured unless something else was said for them.
+    ///
+    /// A slow callback makes the child wait once its buffer and pipe are full. Nothing is lost.
+    pub fn on_line(mut self, call: impl Fn(&Line) + Send + Sync + 'static) -> Builder {
+        self.config.calls.on_line = Some(Arc::new(call));
+        self
+    }
+
+    /// Standard input. Default: null.
+    pub fn stdin(mut self, stdin: impl Into<Stdio>) -> Builder {
+        self.config.stdin = Some(stdin.into());
+        self
+    }
+
+    /// Standard output. Default: inherited.
+    pub fn stdout(mut self, stdout: impl Into<Stdio>) -> Builder {
+        self.config.stdout = Some(stdout.into());
+        self
+    }
+
+    /// Standard error. Default: inherited.
+    pub fn stderr(mut self, stderr: impl Into<Stdio>) -> Builder {
+        self.config.stderr = Some(stderr.into());
+        self
+    }
+
+    /// Captures stdout and stderr, unless something else was said for them, and keeps the last `bytes` of each
+    /// (default 64 KiB where they are captured).
+    pub fn capture(mut self, bytes: usize) -> Builder {
+        self.config.capture = Some(bytes);
+        self
+    }
+
+    /// Sets an environment variable.
+    pub fn env(mut self, key: impl AsRef<OsStr>, value: impl AsRef<OsStr>) -> Builder {
+        self.config.child.environment.set(key.as_ref(), value.as_ref());
+        self
+    }
+
+    /// Takes a variable out of the environment.
+    pub fn env_remove(mut self, key: impl AsRef<OsStr>) -> Builder {
+        self.config.child.environment.remove(key.as_ref());
+        self
+    }
+
+    /// Starts from an empty environment.
+    pub fn env_clear(mut self) -> Builder {
+        self.config.child.environment.clear();
+        self
+    }
+
+    /// The working directory. Default: this program's, at the moment of each start.
+    pub fn current_dir(mut self, directory: impl AsRef<Path>) -> Builder {
+        self.config.child.directory = Some(directory.as_ref().to_owned());
+        self
+    }
+
+    /// Passes a descriptor to the child, as number `as_fd` (3 or more). All others are closed in it.
+    pub fn pass_fd(mut self, fd: OwnedFd, as_fd: i32) -> Builder {
+        self.config.child.passed.push((Arc::new(fd), as_fd));
+        self
+    }
+
+    /// Its process group. Default: [`Group::Own`].
+    pub fn group(mut self, group: Group) -> Builder {
+        self.config.child.group = group;
+        self
+    }
+
+    /// Makes it lead a session of its own, without a terminal (`setsid(2)`). Default: no.
+    pub fn session(mut self, session: bool) -> Builder {
+        self.config.child.session = session;
+        self
+    }
+
+    /// What of its descendants belongs to a run. Default: [`Containment::Group`].
+    pub fn contain(mut self, containment: Containment) -> Builder {
+        self.config.child.containment = containment;
+        self
+    }
+
+    /// User id (real, effective and saved). Default: inherited. Supplementary groups stay as they are unless
+    /// [`groups`](Builder::groups) or [`user`](Builder::user) is set too.
+    pub fn uid(mut self, uid: u32) -> Builder {
+        self.config.child.uid = Some(uid);
+        self
+    }
+
+    /// Group id (real, effective and saved). Default: inherited.
+    pub fn gid(mut self, gid: u32) -> Builder {
+        self.config.child.gid = Some(gid);
+        self
+    }
+
+    /// Supplementary groups (`setgroups(2)`). Default: inherited.
+    pub fn groups(mut self, groups: impl Into<Vec<u32>>) -> Builder {
+        self.config.child.groups = Some(groups.into());
+        self
+    }
+
+    /// Becomes a user by name: uid, gid and supplementary groups of the user database, looked up at each start. What
+    /// `uid`, `gid` or `groups` say goes before. The environment (`HOME`, `USER`) is left as it is.
+    pub fn user(mut self, name: &str) -> Builder {
+        self.config.child.user = Some(name.to_owned());
+        self
+    }
+
+    /// File mode creation mask, 0 to 0o777. Default: inherited.
+    pub fn umask(mut self, mask: u32) -> Builder {
+        self.config.child.umask = Some(mask);
+        self
+    }
+
+    /// Nice value, -20 (first served) to 19. Default: inherited.
+    pub fn nice(mut self, nice: i32) -> Builder {
+        self.config.child.nice = Some(nice);
+        self
+    }
+
+    /// The cores it may run on, from 0 (`sched_setaffinity(2)`). Default: inherited.
+    pub fn cores(mut self, cores: impl Into<Vec<usize>>) -> Builder {
+        self.config.child.cores = Some(cores.into());
+        self
+    }
+
+    /// Limits a resource (`setrlimit(2)`); `u64::MAX` is no limit. Default: inherited.
+    pub fn rlimit(mut self, resource: Resource, soft: u64, hard: u64) -> Builder {
+        self.config.child.limits.retain(|(other, ..)| *other != resource);
+        self.config.child.limits.push((resource, soft, hard));
+        self
+    }
+
+    /// Limits its virtual memory: [`rlimit`](Builder::rlimit) of [`Resource::AddressSpace`], soft and hard. It holds for
+    /// each process of the run by itself.
+    pub fn memory_limit(self, bytes: u64) -> Builder {
+        self.rlimit(Resource::AddressSpace, bytes, bytes)
+    }
+
+    /// No program it executes can gain privileges (`PR_SET_NO_NEW_PRIVS`, `prctl(2)`). Default: no.
+    pub fn no_new_privs(mut self, on: bool) -> Builder {
+        self.config.child.no_new_privs = on;
+        self
+    }
+
+    /// The signal it gets when this program ends, however that happens. Default: SIGKILL.
+    ///
+    /// The kernel forgets it when the child executes a set-user-ID program (`prctl(2)`). Descendants do not inherit it.
+    pub fn on_parent_death(mut self, signal: Signal) -> Builder {
+        self.config.child.parent_death = Some(signal);
+        self
+    }
+
+    /// It lives on when this program ends.
+    pub fn outlive_parent(mut self) -> Builder {
+        self.config.child.parent_death = None;
+        self
+    }
+
+    /// The signals that are blocked in it. Default: none.
+    pub fn signal_mask(mut self, blocked: impl Into<Vec<Signal>>) -> Builder {
+        self.config.child.signal_mask = blocked.into();
+        self
+    }
+
+    /// How long an exec is tried again while the program file is open for writing (ETXTBSY), as happens when it was just
+    /// written and another thread forked meanwhile. Default: 50 ms; zero: not at all. The start blocks that long at most.
+    pub fn retry_text_busy(mut self, limit: Duration) -> Builder {
+        self.config.child.text_busy = limit;
+        self
+    }
+
+    /// Checks the options and makes the process. Nothing is started.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::is_invalid`]: an option that makes no sense, alone or beside another; the text says which and why.
+    pub fn build(self) -> Result<Process> {
+        if let Err(problem) = check(&self.config) {
+            let name = self.config.name.clone().unwrap_or_else(|| self.config.target.default_name());
+            return Err(Error::new(Who { name: name.into(), pid: None }, |who| Kind::Invalid { who, problem }));
+        }
+        Ok(Process::from_config(self.config))
+    }
+}
+
+impl fmt::Debug for Builder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.config.fmt(f)
+    }
+}
+
+fn check(config: &Config) -> Result<(), String> {
+    config.restart.check()?;
+    check_strings(config)?;
+    check_descriptors(config)?;
+    let child = &config.child;
+    if config.name.as_deref() == Some("") {
+        return Err("an empty name".into());
+    }
+    if child.umask.is_some_and(|mask| mask > 0o777) {
+        return Err(format!("umask {:#o} has bits outside 0o777", child.umask.unwrap_or_default()));
+    }
+    if child.nice.is_some_and(|nice| !(-20..=19).contains(&nice)) {
+        return Err(format!("nice value {} is outside -20..=19", child.nice.unwrap_or_default()));
+    }
+    if child.cores.as_ref().is_some_and(Vec::is_empty) {
+        return Err("an empty set of cores: it could run nowhere".into());
+    }
+    if let Some((resource, soft, hard)) = child.limits.iter().find(|(_, soft, hard)| soft > hard) {
+        return Err(format!("the soft limit {soft} of {resource:?} is above its hard limit {hard}"));
+    }
+    if child.session && child.group == Group::Inherit {
+        return Err("a session of its own comes with a group of its own: group(Group::Inherit) cannot hold".into());
+    }
+    if child.containment == Containment::Tree && child.group == Group::Inherit {
+        return Err("containing the tree needs a group of its own: group(Group::Inherit) cannot hold".into());
+    }
+    if matches!(config.ready.0, readiness::Kind::Line(_)) && !config.captures_any() {
+        return Err("readiness by a line needs stdout or stderr to be captured".into());
+    }
+    if config.calls.on_line.is_some() && !config.captures_any() {
+        return Err("on_line needs stdout or stderr to be captured".into());
+    }
+    if matches!(config.ready.0, readiness::Kind::Notify { watchdog: Some(interval) } if interval.is_zero()) {
+        return Err("a watchdog interval of zero cannot be met".into());
+    }
+    if let readiness::Kind::Tcp(address) = &config.ready.0
+        && !address.rsplit_once(':').is_some_and(|(_, port)| port.parse::<u16>().is_ok())
+    {
+        return Err(format!("readiness address `{address}` is not of the form host:port"));
+    }
+    Ok(())
+}
+
+fn check_strings(config: &Config) -> Result<(), String> {
+    let nul = |text: &OsStr| text.as_bytes().contains(&0);
+    let mut environments = vec![&config.child.environment];
+    if let target::Kind::Command(command) = &config.target.0 {
+        if command.program.is_empty() {
+            return Err("an empty program name".into());
+        }
+        for text in command.arg0.iter().chain([&command.program]).chain(&command.args) {
+            if nul(text) {
+                return Err(format!("argument {text:?} contains a NUL byte"));
+            }
+        }
+        environments.push(&command.environment);
+    }
+    for (key, value) in environments.iter().flat_map(|environment| &environment.changes) {
+        if key.is_empty() || key.as_bytes().contains(&b'=') || nul(key) {
+            return Err(format!("environment variable {key:?}: the name is empty or contains `=` or NUL"));
+        }
+        if value.as_deref().is_some_and(nul) {
+            return Err(format!("environment variable {key:?}: the value contains a NUL byte"));
+        }
+    }
+    Ok(())
+}
+
+fn check_descriptors(config: &Config) -> Result<(), String> {
+    let [stdin, ..] = config.stdio();
+    if matches!(stdin.0, stdio::Kind::Captured) {
+        return Err("stdin cannot be captured: it is not output".into());
+    }
+    let mut taken = BTreeSet::new();
+    let ready = match config.ready.0 {
+        readiness::Kind::Fd(fd) => Some(fd),
+        readiness::Kind::Spawned
+        | readiness::Kind::Notify { .. }
+        | readiness::Kind::Line(_)
+        | readiness::Kind::Tcp(_)
+        | readiness::Kind::Unix(_)
+        | readiness::Kind::File(_)
+        | readiness::Kind::Check(_) => None,
+    };
+    for fd in config.child.passed.iter().map(|(_, fd)| *fd).chain(ready) {
+        if fd < 3 {
+            return Err(format!("descriptor {fd} cannot be passed: 0, 1 and 2 are stdin, stdout and stderr"));
+        }
+        if !taken.insert(fd) {
+            return Err(format!("two descriptors are to be passed as number {fd}"));
+        }
+    }
+    Ok(())
+}
+
+/// Options that [`Process::new`] could not refuse are refused at the start.
+pub(super) fn check_at_start(config: &Config) -> Result<(), String> {
+    check_strings(config)?;
+    check_descriptors(config)
+}

@@ -1,0 +1,132 @@
+//! The callbacks of one process: in order, one at a time, on the callback threads.
+
+use std::cell::Cell;
+use std::collections::VecDeque;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+
+use super::core::{Core, Inner, Turn};
+use super::handle::Process;
+use super::lines::log_line;
+use super::state::Event;
+use crate::callbacks::Callbacks;
+use crate::exit::Exit;
+
+/// Something to tell the user's callbacks.
+pub(super) enum Call {
+    Start,
+    Ready,
+    /// Lines are there to be taken.
+    Lines,
+    /// Run number so-and-so is over.
+    Exit(u64, Exit),
+}
+
+/// What is to be called.
+#[derive(Default)]
+pub(super) struct Calling {
+    queue: VecDeque<Call>,
+    /// A callback thread is at it, or on its way.
+    busy: bool,
+}
+
+thread_local! {
+    /// The process (by id, plus one) whose callback this thread is in.
+    static WITHIN: Cell<u64> = const { Cell::new(0) };
+}
+
+impl Turn<'_> {
+    pub(super) fn call(&mut self, call: Call) {
+        let calls = &self.inner.config.calls;
+        let wanted = match call {
+            Call::Start => calls.on_start.is_some(),
+            Call::Ready => calls.on_ready.is_some(),
+            Call::Lines => !matches!(self.core.calling.queue.back(), Some(Call::Lines)),
+            Call::Exit(..) => true,
+        };
+        if wanted {
+            self.core.calling.queue.push_back(call);
+        }
+    }
+}
+
+impl Inner {
+    /// Whether this thread is inside a callback of this process: to wait for callbacks there would be to wait for oneself.
+    pub(super) fn is_within_callback(&self) -> bool {
+        WITHIN.get() == self.id + 1
+    }
+
+    pub(super) fn run_calls_if_any(self: &Arc<Self>, core: &mut Core) {
+        if !core.calling.busy && !core.calling.queue.is_empty() {
+            core.calling.busy = true;
+            let inner = Arc::clone(self);
+            Callbacks::get().run(move || inner.run_calls());
+        }
+    }
+
+    fn run_calls(self: &Arc<Self>) {
+        let outer = WITHIN.replace(self.id + 1);
+        while let Some(call) = self.next_call() {
+            self.make_call(call);
+        }
+        WITHIN.set(outer);
+    }
+
+    fn next_call(&self) -> Option<Call> {
+        let mut core = self.lock();
+        let call = core.calling.queue.pop_front();
+        core.calling.busy = call.is_some();
+        call
+    }
+
+    fn make_call(self: &Arc<Self>, call: Call) {
+        let calls = &self.config.calls;
+        match call {
+            Call::Start => self.guarded("on_start", || {
+                if let Some(on_start) = &calls.on_start {
+                    on_start(&Process::from_inner(self));
+                }
+            }),
+            Call::Ready => self.guarded("on_ready", || {
+                if let Some(on_ready) = &calls.on_ready {
+                    on_ready(&Process::from_inner(self));
+                }
+            }),
+            Call::Lines => self.deliver(),
+            Call::Exit(generation, exit) => {
+                self.guarded("on_exit", || {
+                    if let Some(on_exit) = &calls.on_exit {
+                        on_exit(&Process::from_inner(self), &exit);
+                    }
+                });
+                self.turn(|turn| turn.feed_of(generation, Event::Reported));
+            }
+        }
+    }
+
+    fn deliver(self: &Arc<Self>) {
+        loop {
+            let lines = self.turn(|turn| turn.take_lines());
+            if lines.is_empty() {
+                return;
+            }
+            for line in lines {
+                self.guarded("on_line", || {
+                    log_line(&self.name, &line);
+                    if let Some(on_line) = &self.config.calls.on_line {
+                        on_line(&line);
+                    }
+                });
+            }
+        }
+    }
+
+    /// A callback that panics is a bug of its own and stops nothing else.
+    fn guarded(&self, what: &str, call: impl FnOnce()) {
+        if catch_unwind(AssertUnwindSafe(call)).is_err() {
+            // A logger that panics as well has had its chance.
+            let complain = || log::error!("the {what} callback of `{}` panicked", self.name);
+            let _ = catch_unwind(AssertUnwindSafe(complain));
+        }
+    }
+}

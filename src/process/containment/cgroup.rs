@@ -1,0 +1,201 @@
+//! A cgroup v2 of a run's own (`cgroups(7)`).
+//!
+//! It is a directory `pkit-<pid>-<number>` beside which nothing else of ours lies, below the cgroup that this program is in.
+//! The directory is locked with `flock` as long as we live. Whoever finds one that is not locked has found what a program
+//! left that was killed: it is emptied and removed, at the first use of a cgroup in a program. A lock tells that truth
+//! across pid namespaces, where a pid would not.
+
+use std::fs::{self, File};
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd};
+use std::path::{Path, PathBuf};
+use std::sync::Once;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use crate::signal::Signal;
+use crate::sys;
+use crate::sys::pidfd::Pidfd;
+
+const PREFIX: &str = "pkit-";
+
+#[derive(Debug)]
+pub(in crate::process) struct Cgroup {
+    path: PathBuf,
+    procs: File,
+    /// Held for its lock.
+    _directory: File,
+}
+
+impl Cgroup {
+    pub(super) fn create() -> io::Result<Cgroup> {
+        static NUMBERS: AtomicU64 = AtomicU64::new(0);
+        static SWEEP: Once = Once::new();
+        let parent = own_directory()?;
+        SWEEP.call_once(|| sweep(&parent));
+        loop {
+            let number = NUMBERS.fetch_add(1, Ordering::Relaxed);
+            let path = parent.join(format!("{PREFIX}{}-{number}", sys::process::pid()));
+            match fs::create_dir(&path) {
+                // Another pid namespace with the same view of the hierarchy.
+                Err(error) if error.kind() == io::ErrorKind::AlreadyExists => continue,
+                other => other?,
+            }
+            // Someone's sweep may have come between the two lines; then there is a next number.
+            if let Some(cgroup) = Cgroup::claim(path)? {
+                return Ok(cgroup);
+            }
+        }
+    }
+
+    fn claim(path: PathBuf) -> io::Result<Option<Cgroup>> {
+        let opened = File::open(&path).and_then(|directory| {
+            let locked = sys::process::lock_directory(directory.as_fd())?;
+            let procs = File::options().write(true).open(path.join("cgroup.procs"))?;
+            Ok(locked.then_some((directory, procs)))
+        });
+        match opened {
+            Ok(Some((directory, procs))) => Ok(Some(Cgroup { path, procs, _directory: directory })),
+            Ok(None) => Ok(None),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(error) => {
+                let _ = fs::remove_dir(&path);
+                Err(error)
+            }
+        }
+    }
+
+    pub(super) fn procs(&self) -> BorrowedFd<'_> {
+        self.procs.as_fd()
+    }
+
+    pub(super) fn is_populated(&self) -> bool {
+        is_populated(&self.path)
+    }
+
+    /// All of it at once: `cgroup.kill` (kernel 5.14), else one by one. Who forks meanwhile is met by the next round.
+    pub(super) fn kill(&self) -> io::Result<()> {
+        kill(&self.path)
+    }
+
+    /// Takes its directory away, once it is empty.
+    pub(super) fn removal(&self) -> impl FnOnce() + Send + 'static {
+        let path = self.path.clone();
+        move || remove(&path)
+    }
+
+    pub(super) fn signal_beyond_group(&self, group: u32, signal: Signal) {
+        for pid in members(&self.path) {
+            if sys::process::process_group_of(pid).is_ok_and(|other| other != group) {
+                signal_member(&self.path, pid, signal);
+            }
+        }
+    }
+
+    pub(super) fn contains(&self, pid: u32) -> bool {
+        members(&self.path).contains(&pid)
+    }
+}
+
+impl Drop for Cgroup {
+    fn drop(&mut self) {
+        remove(&self.path);
+    }
+}
+
+/// The directory of the cgroup that this program is in.
+fn own_directory() -> io::Result<PathBuf> {
+    let not_here = || io::Error::from(io::ErrorKind::Unsupported);
+    let mounts = fs::read_to_string("/proc/self/mountinfo")?;
+    // Fields of proc_pid_mountinfo(5): 4 is the root within the hierarchy, 5 the mount point, the type follows " - ".
+    let (root, mount) = mounts
+        .lines()
+        .find_map(|line| {
+            let (left, right) = line.split_once(" - ")?;
+            right.starts_with("cgroup2 ").then_some(())?;
+            let mut fields = left.split(' ').skip(3);
+            Some((fields.next()?, fields.next()?))
+        })
+        .ok_or_else(not_here)?;
+    let own = fs::read_to_string("/proc/self/cgroup")?;
+    let own = own.lines().find_map(|line| line.strip_prefix("0::")).ok_or_else(not_here)?;
+    let below = Path::new(own).strip_prefix(root).map_err(|_| not_here())?;
+    Ok(Path::new(mount).join(below))
+}
+
+/// Removes what programs left that were killed before they could.
+fn sweep(parent: &Path) {
+    let Ok(entries) = fs::read_dir(parent) else { return };
+    for entry in entries.flatten() {
+        if !entry.file_name().as_encoded_bytes().starts_with(PREFIX.as_bytes()) {
+            continue;
+        }
+        let path = entry.path();
+        let Ok(directory) = File::open(&path) else { continue };
+        if matches!(sys::process::lock_directory(directory.as_fd()), Ok(true)) {
+            let _ = kill(&path);
+            remove(&path);
+        }
+    }
+}
+
+fn kill(path: &Path) -> io::Result<()> {
+    match fs::write(path.join("cgroup.kill"), "1") {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            for pid in members(path) {
+                signal_member(path, pid, Signal::KILL);
+            }
+            Ok(())
+        }
+        other => other,
+    }
+}
+
+fn is_populated(path: &Path) -> bool {
+    fs::read_to_string(path.join("cgroup.events")).is_ok_and(|events| events.lines().any(|line| line == "populated 1"))
+}
+
+/// The processes in it and in the cgroups that they made below it.
+fn members(path: &Path) -> Vec<u32> {
+    let mut found = Vec::new();
+    for directory in subtree(path) {
+        let pids = fs::read_to_string(directory.join("cgroup.procs")).unwrap_or_default();
+        found.extend(pids.lines().filter_map(|line| line.parse::<u32>().ok()));
+    }
+    found
+}
+
+fn signal_member(path: &Path, pid: u32, signal: Signal) {
+    // Opened first and looked up again then: the pid may have gone to a stranger in between.
+    if let Ok(pidfd) = Pidfd::open(pid)
+        && members(path).contains(&pid)
+    {
+        // ESRCH: it has ended. EPERM: it changed its user; the SIGKILL of cgroup.kill asks nobody.
+        let _ = pidfd.signal(signal.as_raw());
+    }
+}
+
+/// The directory and all below it, parents first.
+fn subtree(path: &Path) -> Vec<PathBuf> {
+    let mut found = vec![path.to_owned()];
+    let mut next = 0;
+    while let Some(directory) = found.get(next) {
+        let children = fs::read_dir(directory).into_iter().flatten().flatten();
+        let directories = children.filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir()));
+        let paths: Vec<PathBuf> = directories.map(|entry| entry.path()).collect();
+        found.extend(paths);
+        next += 1;
+    }
+    found
+}
+
+fn remove(path: &Path) {
+    for directory in subtree(path).iter().rev() {
+        // EBUSY right after a kill: the last zombies still count. It is tried again by the sweep of the next program.
+        for _ in 0..100 {
+            match fs::remove_dir(directory) {
+                Err(error) if error.raw_os_error() == Some(libc::EBUSY) => std::thread::yield_now(),
+                _ => break,
+            }
+        }
+    }
+}

@@ -1,0 +1,61 @@
+//! A process group after its leader.
+//!
+//! On kernels with `PIDFD_SIGNAL_PROCESS_GROUP` (6.9) the leader's pidfd reaches its group for ever, and answers ESRCH
+//! once it is empty. Before that only the number reaches the group, and the number belongs to it only while a member or
+//! the unreaped leader holds it: there the leader stays a zombie until the run is over.
+
+use std::io;
+use std::os::fd::AsFd;
+
+use crate::signal::Signal;
+use crate::sys;
+use crate::sys::pidfd::features;
+use crate::sys::wait::Look;
+
+use super::Leader;
+use crate::process::procfs::{self, Entry};
+
+pub(super) fn signal(leader: &Leader, leader_reaped: bool, signal: Signal) -> io::Result<()> {
+    if features().group_signal {
+        leader.pidfd.signal_group(signal.as_raw())
+    } else if leader_reaped {
+        // Someone else reaped it: its number may be a stranger's.
+        Err(io::Error::from_raw_os_error(libc::ESRCH))
+    } else {
+        sys::process::kill_group(leader.pid, signal.as_raw())
+    }
+}
+
+/// False: the group is empty. True may still mean zombies. To be asked after the leader was reaped.
+pub(super) fn may_be_occupied(leader: &Leader) -> bool {
+    if !features().group_signal {
+        // Reaped by someone else. Who is left cannot be told from strangers.
+        return false;
+    }
+    match leader.pidfd.signal_group(0) {
+        Ok(()) => true,
+        Err(error) => error.raw_os_error() != Some(libc::ESRCH),
+    }
+}
+
+/// Whether a living process is left in the group. Zombies in it that were reparented to this program are reaped:
+/// nobody else can.
+pub(super) fn is_occupied(leader: &Leader) -> bool {
+    let own = sys::process::pid();
+    let mut occupied = false;
+    for member in procfs::all().iter().filter(|entry| entry.group == leader.pid && entry.pid != leader.pid) {
+        if !member.zombie {
+            occupied = true;
+        } else if member.parent == own {
+            reap_adopted(member);
+        }
+    }
+    occupied
+}
+
+/// Reaps a descendant of one of our children which became ours by reparenting, because this program is a subreaper or PID 1.
+pub(super) fn reap_adopted(zombie: &Entry) {
+    if let Some(pidfd) = procfs::open(zombie) {
+        let _ = sys::wait::wait(pidfd.as_fd(), Look::Exit { keep: false });
+    }
+}

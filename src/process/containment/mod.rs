@@ -1,0 +1,197 @@
+//! What belongs to a run besides its leader, and how all of it is reached.
+//!
+//! | asked for | in force | reaches |
+//! |---|---|---|
+//! | `group(Group::Inherit)` | [`Level::Leader`] | the leader alone |
+//! | [`Containment::Group`] | [`Level::Group`] | its process group |
+//! | [`Containment::Tree`] | [`Level::Cgroup`] where a cgroup v2 may be made | every descendant, by the kernel's own account |
+//! | [`Containment::Tree`] | [`Level::Walk`] elsewhere | the group, and descendants found in `/proc` |
+//!
+//! The level is in the status, never a silent downgrade.
+
+mod cgroup;
+mod group;
+mod walk;
+
+use std::io;
+use std::os::fd::{AsRawFd, RawFd};
+use std::sync::Arc;
+
+use crate::signal::Signal;
+use crate::sys::pidfd::Pidfd;
+
+use super::config::Group;
+use cgroup::Cgroup;
+use walk::Walk;
+
+/// What of a process's descendants belongs to its run; for [`Builder::contain`](crate::Builder::contain).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+#[non_exhaustive]
+pub enum Containment {
+    /// Its process group: what leaves it with `setsid` or `setpgid` is on its own. The default.
+    #[default]
+    Group,
+    /// Every descendant, those that left the group too.
+    ///
+    /// Where this program may make a cgroup v2 below its own, the child is put into one before it executes anything.
+    /// Elsewhere this program becomes a subreaper (`PR_SET_CHILD_SUBREAPER`), and descendants are found in
+    /// `/proc` by parent, group, session and a variable (`PKIT_TREE`) in their environment. That finds less: a descendant that
+    /// daemonised *and* emptied its environment escapes it. [`Status::containment`](crate::Status) says which it is.
+    Tree,
+}
+
+/// How much of a run's descendants is really reached.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Level {
+    /// The leader alone.
+    Leader,
+    /// The process group.
+    Group,
+    /// All descendants, by a cgroup v2.
+    Cgroup,
+    /// The process group, and the descendants found by walking `/proc` as subreaper.
+    Walk,
+}
+
+/// The containment of one run.
+#[derive(Debug)]
+pub(super) enum Contained {
+    Leader,
+    Group,
+    Cgroup(Cgroup),
+    Walk(Arc<Walk>),
+}
+
+/// The leader, as far as signalling needs it.
+#[derive(Debug, Clone)]
+pub(super) struct Leader {
+    pub(super) pid: u32,
+    pub(super) pidfd: Arc<Pidfd>,
+}
+
+/// Whether anything of a run is left.
+pub(super) enum Occupancy {
+    Empty,
+    Occupied,
+    /// It takes more than may be done under a lock: true is occupied.
+    Ask(Box<dyn FnOnce() -> bool + Send>),
+}
+
+/// A group that is still occupied after this many looks may consist of zombies alone, which the kernel counts.
+const PATIENCE: u32 = 3;
+
+impl Contained {
+    pub(super) fn prepare(group: Group, containment: Containment) -> Contained {
+        match (group, containment) {
+            (Group::Inherit, _) => Contained::Leader,
+            (Group::Own, Containment::Group) => Contained::Group,
+            (Group::Own, Containment::Tree) => match Cgroup::create() {
+                Ok(cgroup) => Contained::Cgroup(cgroup),
+                Err(_) => Contained::walk(),
+            },
+        }
+    }
+
+    /// The fallback, also for a cgroup that could be made but not joined.
+    pub(super) fn walk() -> Contained {
+        Contained::Walk(Arc::new(Walk::new()))
+    }
+
+    pub(super) fn level(&self) -> Level {
+        match self {
+            Contained::Leader => Level::Leader,
+            Contained::Group => Level::Group,
+            Contained::Cgroup(_) => Level::Cgroup,
+            Contained::Walk(_) => Level::Walk,
+        }
+    }
+
+    /// The file that the child writes itself into before its exec.
+    pub(super) fn procs(&self) -> Option<RawFd> {
+        match self {
+            Contained::Cgroup(cgroup) => Some(cgroup.procs().as_raw_fd()),
+            Contained::Leader | Contained::Group | Contained::Walk(_) => None,
+        }
+    }
+
+    /// What the child's environment has to contain.
+    pub(super) fn variable(&self) -> Option<(&'static str, &str)> {
+        match self {
+            Contained::Walk(walk) => Some((walk::VARIABLE, walk.cookie())),
+            Contained::Leader | Contained::Group | Contained::Cgroup(_) => None,
+        }
+    }
+
+    /// Sends a signal to everything of the run. `leader_reaped`: its pid is free for others.
+    pub(super) fn signal(&self, leader: &Leader, leader_reaped: bool, signal: Signal) -> io::Result<()> {
+        match self {
+            Contained::Leader => leader.pidfd.signal(signal.as_raw()),
+            Contained::Group => group::signal(leader, leader_reaped, signal),
+            Contained::Cgroup(cgroup) => {
+                let result = group::signal(leader, leader_reaped, signal);
+                cgroup.signal_beyond_group(leader.pid, signal);
+                result
+            }
+            Contained::Walk(walk) => {
+                let result = group::signal(leader, leader_reaped, signal);
+                walk.signal_beyond_group(leader, signal);
+                result
+            }
+        }
+    }
+
+    /// SIGKILL to everything of the run.
+    pub(super) fn kill(&self, leader: &Leader, leader_reaped: bool) -> io::Result<()> {
+        match self {
+            Contained::Cgroup(cgroup) => cgroup.kill(),
+            Contained::Leader | Contained::Group | Contained::Walk(_) => {
+                self.signal(leader, leader_reaped, Signal::KILL)
+            }
+        }
+    }
+
+    /// Whether anything is left after the leader. `looks` counts how often that was asked in this run.
+    pub(super) fn occupancy(&self, leader: &Leader, leader_reaped: bool, looks: u32) -> Occupancy {
+        match self {
+            Contained::Leader => Occupancy::Empty,
+            Contained::Cgroup(cgroup) => {
+                if cgroup.is_populated() {
+                    Occupancy::Occupied
+                } else {
+                    // A run is over when nothing of it is left, its cgroup included.
+                    let remove = cgroup.removal();
+                    Occupancy::Ask(Box::new(move || {
+                        remove();
+                        false
+                    }))
+                }
+            }
+            Contained::Group => {
+                if leader_reaped && !group::may_be_occupied(leader) {
+                    return Occupancy::Empty;
+                }
+                if leader_reaped && looks < PATIENCE {
+                    return Occupancy::Occupied;
+                }
+                let leader = leader.clone();
+                Occupancy::Ask(Box::new(move || group::is_occupied(&leader)))
+            }
+            Contained::Walk(walk) => {
+                let (walk, leader) = (Arc::clone(walk), leader.clone());
+                Occupancy::Ask(Box::new(move || walk.is_occupied(&leader)))
+            }
+        }
+    }
+
+    /// Whether a process that is not the leader is part of the run.
+    pub(super) fn owns(&self, leader: &Leader, pid: u32) -> bool {
+        let in_group = || crate::sys::process::process_group_of(pid).is_ok_and(|group| group == leader.pid);
+        match self {
+            Contained::Leader => false,
+            Contained::Group => in_group(),
+            Contained::Cgroup(cgroup) => in_group() || cgroup.contains(pid),
+            Contained::Walk(walk) => in_group() || walk.contains(leader, pid),
+        }
+    }
+}

@@ -1,0 +1,204 @@
+//! What happened, told to whoever subscribed.
+
+use std::collections::VecDeque;
+use std::fmt;
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll, Waker};
+use std::time::{Duration, Instant, SystemTime};
+
+use crate::error::Error;
+use crate::exit::Exit;
+use crate::readable::Readable;
+use crate::signal::Signal;
+
+/// How many events a subscriber may lag behind before it loses the oldest.
+const CAPACITY: usize = 1024;
+
+/// Something that happened to a process.
+#[derive(Debug, Clone)]
+#[non_exhaustive]
+pub struct Event {
+    /// When.
+    pub at: SystemTime,
+    /// The name of the process.
+    pub process: Arc<str>,
+    /// Its pid, where it had one.
+    pub pid: Option<u32>,
+    /// What.
+    pub kind: EventKind,
+}
+
+/// What happened to a process.
+#[derive(Debug, Clone)]
+#[non_exhaustive]
+pub enum EventKind {
+    /// It was created.
+    Started,
+    /// It could not be created.
+    StartFailed(Error),
+    /// It is ready.
+    Ready,
+    /// It was not ready within its limit and is being stopped.
+    NotReady,
+    /// It missed its watchdog, or reported itself as hanging, and is being stopped.
+    WatchdogMissed,
+    /// It says of itself (`STATUS=`).
+    Text(String),
+    /// It was stopped by a signal such as SIGSTOP.
+    Paused,
+    /// It goes on after [`EventKind::Paused`].
+    Continued,
+    /// Someone asked for its end.
+    Stopping,
+    /// We sent it a signal.
+    Signaled(Signal),
+    /// The run is over.
+    Exited(Exit),
+    /// It will be started again after this delay.
+    Backoff(Duration),
+    /// The restart policy gave up; why.
+    Failed(String),
+}
+
+impl fmt::Display for EventKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            EventKind::Started => f.write_str("started"),
+            EventKind::StartFailed(error) => error.fmt(f),
+            EventKind::Ready => f.write_str("ready"),
+            EventKind::NotReady => f.write_str("not ready in time"),
+            EventKind::WatchdogMissed => f.write_str("watchdog missed"),
+            EventKind::Text(text) => write!(f, "says: {text}"),
+            EventKind::Paused => f.write_str("paused"),
+            EventKind::Continued => f.write_str("continued"),
+            EventKind::Stopping => f.write_str("stopping"),
+            EventKind::Signaled(signal) => write!(f, "sent {signal}"),
+            EventKind::Exited(exit) => exit.fmt(f),
+            EventKind::Backoff(delay) => write!(f, "next start in {}", Readable(*delay)),
+            EventKind::Failed(why) => write!(f, "failed: {why}"),
+        }
+    }
+}
+
+/// The events of a process from the moment of [`Process::subscribe`](crate::Process::subscribe) on.
+///
+/// As an iterator it blocks until the next event, and ends when the process is gone: its last handle was dropped and
+/// its last run is over. In async code use [`poll_next`](Events::poll_next), whose face is that of a `Stream`.
+///
+/// It holds 1,024 events; a subscriber that lags further behind loses the oldest, and [`missed`](Events::missed) says
+/// how many. No process waits for a subscriber.
+pub struct Events(Arc<Queue>);
+
+#[derive(Default)]
+pub(super) struct Queue {
+    /// Leaf lock: nothing else is taken while it is held.
+    state: Mutex<Queued>,
+    arrived: Condvar,
+}
+
+#[derive(Default)]
+struct Queued {
+    events: VecDeque<Event>,
+    missed: u64,
+    ended: bool,
+    waker: Option<Waker>,
+}
+
+impl Events {
+    pub(super) fn new() -> Events {
+        Events(Arc::default())
+    }
+
+    pub(super) fn queue(&self) -> &Arc<Queue> {
+        &self.0
+    }
+
+    /// The next event if it is there already.
+    pub fn try_next(&mut self) -> Option<Event> {
+        self.0.lock().events.pop_front()
+    }
+
+    /// The next event; `None` when none came within the limit, or none will ever.
+    pub fn next_timeout(&mut self, limit: Duration) -> Option<Event> {
+        self.0.wait(Instant::now().checked_add(limit))
+    }
+
+    /// The next event, for async code: `Ready(None)` when none will ever come. One task waits at a time.
+    pub fn poll_next(&mut self, context: &mut Context<'_>) -> Poll<Option<Event>> {
+        let mut state = self.0.lock();
+        match state.events.pop_front() {
+            Some(event) => Poll::Ready(Some(event)),
+            None if state.ended => Poll::Ready(None),
+            None => {
+                state.waker = Some(context.waker().clone());
+                Poll::Pending
+            }
+        }
+    }
+
+    /// How many events were lost because this subscriber was too slow.
+    pub fn missed(&self) -> u64 {
+        self.0.lock().missed
+    }
+}
+
+impl Iterator for Events {
+    type Item = Event;
+
+    fn next(&mut self) -> Option<Event> {
+        self.0.wait(None)
+    }
+}
+
+impl fmt::Debug for Events {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Events").finish_non_exhaustive()
+    }
+}
+
+impl Queue {
+    /// Adds an event. The waker is to be woken when no lock is held.
+    pub(super) fn push(&self, event: Event) -> Option<Waker> {
+        let mut state = self.lock();
+        if state.events.len() == CAPACITY {
+            state.events.pop_front();
+            state.missed += 1;
+        }
+        state.events.push_back(event);
+        self.arrived.notify_all();
+        state.waker.take()
+    }
+
+    pub(super) fn end(&self) -> Option<Waker> {
+        let mut state = self.lock();
+        state.ended = true;
+        self.arrived.notify_all();
+        state.waker.take()
+    }
+
+    fn wait(&self, until: Option<Instant>) -> Option<Event> {
+        let mut state = self.lock();
+        loop {
+            if let Some(event) = state.events.pop_front() {
+                return Some(event);
+            }
+            if state.ended {
+                return None;
+            }
+            state = match until {
+                None => self.arrived.wait(state).unwrap_or_else(PoisonError::into_inner),
+                Some(until) => {
+                    let left = until.saturating_duration_since(Instant::now());
+                    if left.is_zero() {
+                        return None;
+                    }
+                    self.arrived.wait_timeout(state, left).unwrap_or_else(PoisonError::into_inner).0
+                }
+            };
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Queued> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}

@@ -1,0 +1,186 @@
+//! Hearing a run say that it is ready, and what else it says.
+
+use std::os::fd::AsFd;
+use std::sync::Arc;
+
+use super::core::{Inner, Turn};
+use super::events::EventKind;
+use super::handle::Process;
+use super::probe::{Gate, Probe};
+use super::run::{Channel, Run, key};
+use super::state::Event;
+use crate::callbacks::Callbacks;
+use crate::notify::{self, Message};
+use crate::reaper::{Reaper, Watcher};
+use crate::sys;
+use crate::sys::event::{Happened, Interest};
+use crate::sys::socket::{Connecting, Datagram};
+
+/// Longer than anything `sd_notify(3)` defines.
+const LONGEST_MESSAGE: usize = 8 * 1024;
+
+impl Turn<'_> {
+    pub(super) fn read_gate(&mut self) {
+        let Some(run) = &self.core.run else { return };
+        match &run.gate {
+            Gate::Notify(_) => self.read_notifications(),
+            Gate::Fd { .. } => self.read_newline(),
+            Gate::Open | Gate::Line(_) | Gate::Try { .. } => {}
+        }
+    }
+
+    fn read_newline(&mut self) {
+        let Some(run) = &mut self.core.run else { return };
+        let Gate::Fd { read, .. } = &run.gate else { return };
+        let mut bytes = [0; 256];
+        match sys::fd::read(read.as_fd(), &mut bytes) {
+            Ok(read) if bytes[..read].contains(&b'\n') => self.feed(Event::Ready),
+            // Closed without a word: it will never say so, and the limit of `ready_within` ends it.
+            Ok(0) => run.close_gate(),
+            Ok(_) | Err(_) => {}
+        }
+    }
+
+    fn read_notifications(&mut self) {
+        let mut bytes = [0; LONGEST_MESSAGE];
+        loop {
+            let Some(run) = &self.core.run else { return };
+            let Gate::Notify(channel) = &run.gate else { return };
+            let Ok(Some(datagram)) = sys::socket::receive(channel.socket.as_fd(), &mut bytes) else { return };
+            if !run.may_notify(&datagram, self.core.main_pid) {
+                let name = Arc::clone(&self.inner.name);
+                let sender = datagram.pid;
+                Callbacks::get()
+                    .run(move || log::warn!("ignored a notification for `{name}` from a stranger (pid {sender:?})"));
+                continue;
+            }
+            if datagram.truncated {
+                continue;
+            }
+            for message in notify::parse(&bytes[..datagram.len]) {
+                self.notified(message);
+            }
+        }
+    }
+
+    fn notified(&mut self, message: Message) {
+        match message {
+            Message::Ready => self.feed(Event::Ready),
+            Message::Stopping => self.feed(Event::AnnouncedStop),
+            Message::Watchdog => self.feed(Event::Watchdog),
+            Message::WatchdogTrigger => self.feed(Event::WatchdogFailed),
+            Message::Status(text) => {
+                self.emit(EventKind::Text(text.clone()));
+                self.core.text = Some(text);
+                self.changed = true;
+            }
+            Message::MainPid(pid) => {
+                // It may only name what is part of the run: the pid is shown to users, who may signal it.
+                if self.core.run.as_ref().is_some_and(|run| run.is_member(pid)) {
+                    self.core.main_pid = Some(pid);
+                    self.changed = true;
+                }
+            }
+            Message::Reloading | Message::WatchdogUsec(_) | Message::ExtendTimeout(_) | Message::Barrier => {}
+        }
+    }
+
+    /// A line of output that `Ready::line` may be waiting for.
+    pub(super) fn look_for_ready_line(&mut self) {
+        let Some(run) = &self.core.run else { return };
+        let Gate::Line(text) = &run.gate else { return };
+        let text = Arc::clone(text);
+        while let Some(line) = self.core.output.next_for_gate() {
+            if line.text().contains(&*text) {
+                self.core.output.close_gate();
+                self.feed(Event::Ready);
+                break;
+            }
+        }
+        self.resume_reading();
+    }
+
+    /// It is time to try again whether it can be reached.
+    pub(super) fn try_gate(&mut self) {
+        let Some(run) = &mut self.core.run else { return };
+        run.try_at = None;
+        run.stop_connecting();
+        let Gate::Try { probe, .. } = &run.gate else { return };
+        match probe {
+            Probe::Tcp(_) | Probe::Unix(_) => {
+                let connecting = probe.connect();
+                self.connecting(connecting);
+            }
+            Probe::File { .. } | Probe::Check(_) => {
+                let (probe, inner, generation) = (probe.clone(), Arc::clone(self.inner), run.generation);
+                Callbacks::get().run(move || {
+                    let passes = probe.passes(&Process::from_inner(&inner));
+                    inner.turn(|turn| turn.tried(generation, passes));
+                });
+            }
+        }
+    }
+
+    fn connecting(&mut self, connecting: Option<Connecting>) {
+        let Some(run) = &mut self.core.run else { return };
+        match connecting {
+            Some(Connecting::Done) => self.feed(Event::Ready),
+            Some(Connecting::Pending(fd)) => {
+                let watcher = Arc::clone(self.inner) as Arc<dyn Watcher>;
+                let key = key(run.generation, Channel::Connect);
+                if let Ok(token) = Reaper::get().watch(fd.as_fd(), Interest::WRITE, watcher, key) {
+                    run.connecting = Some((fd, token));
+                }
+                // An answer that does not come in time is no answer: then it is tried anew.
+                run.try_at = run.gate.next_try(self.now);
+            }
+            None => run.try_at = run.gate.next_try(self.now),
+        }
+    }
+
+    /// A connection that was pending has been accepted or refused.
+    pub(super) fn connected(&mut self, _happened: Happened) {
+        let Some(run) = &mut self.core.run else { return };
+        let Some((fd, _)) = &run.connecting else { return };
+        let accepted = sys::socket::connected(fd.as_fd()).is_ok();
+        run.stop_connecting();
+        if accepted {
+            self.feed(Event::Ready);
+        }
+    }
+
+    fn tried(&mut self, generation: u64, passes: bool) {
+        let now = self.now;
+        match &mut self.core.run {
+            Some(run) if run.generation == generation && run.ended.is_none() => {
+                if passes {
+                    self.feed(Event::Ready);
+                } else {
+                    run.try_at = run.gate.next_try(now);
+                }
+            }
+            Some(_) | None => {}
+        }
+    }
+}
+
+impl Run {
+    fn is_member(&self, pid: u32) -> bool {
+        pid == self.pid() || self.contained.owns(&self.leader, pid)
+    }
+
+    fn may_notify(&self, datagram: &Datagram, main_pid: Option<u32>) -> bool {
+        datagram.pid.is_some_and(|pid| Some(pid) == main_pid || self.is_member(pid))
+    }
+}
+
+impl Inner {
+    /// Whether anything of this process runs on callback threads.
+    pub(super) fn needs_callbacks(&self) -> bool {
+        let calls = &self.config.calls;
+        calls.on_start.is_some() || calls.on_ready.is_some() || calls.on_exit.is_some() || self.config.captures_any()
+            || matches!(self.config.child.containment, super::containment::Containment::Tree)
+            || matches!(self.config.ready.0, super::readiness::Kind::File(_) | super::readiness::Kind::Check(_))
+            || !sys::pidfd::features().group_signal
+    }
+}

@@ -1,0 +1,392 @@
+//! From options to a created process: everything that happens on the thread that creates it.
+//!
+//! All that can fail without a child is done first; what fails after it leaves no child behind.
+
+use std::ffi::{CString, OsStr, OsString};
+use std::fs::File;
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::path::{Path, PathBuf};
+use std::time::{Instant, SystemTime};
+
+use super::builder;
+use super::command::Command;
+use super::config::{ChildOptions, Config, Group};
+use super::containment::Contained;
+use super::limits::Resource;
+use super::probe::Gate;
+use super::stdio::{self, Stdio};
+use super::target;
+use crate::sys;
+use crate::sys::spawn::{Child, Failure, Plan, Setup, Step};
+
+/// A process that was just created, and our ends of what connects us to it.
+pub(super) struct Launched {
+    pub(super) child: Child,
+    pub(super) started: SystemTime,
+    pub(super) contained: Contained,
+    pub(super) gate: Gate,
+    pub(super) stdin: Option<OwnedFd>,
+    /// Ends of stdout and stderr for the user.
+    pub(super) piped: [Option<OwnedFd>; 2],
+    /// Ends of stdout and stderr that we read.
+    pub(super) captured: [Option<OwnedFd>; 2],
+}
+
+/// Why nothing was created.
+#[derive(Debug)]
+pub(super) struct Refused {
+    pub(super) step: String,
+    pub(super) source: io::Error,
+}
+
+impl Refused {
+    fn new(step: impl Into<String>, source: io::Error) -> Refused {
+        Refused { step: step.into(), source }
+    }
+
+    /// What a restart policy goes by.
+    pub(super) fn errno(&self) -> i32 {
+        self.source.raw_os_error().unwrap_or(libc::EINVAL)
+    }
+}
+
+/// `detached`: it shall outlive this program.
+pub(super) fn launch(config: &Config, detached: bool) -> Result<Launched, Refused> {
+    builder::check_at_start(config)
+        .map_err(|problem| Refused::new("check the options", io::Error::new(io::ErrorKind::InvalidInput, problem)))?;
+    let contained = Contained::prepare(config.child.group, config.child.containment);
+    match launch_contained(config, detached, contained) {
+        // It could be made but not joined (EACCES, EBUSY): say less in the status rather than fail.
+        Err(Attempt::Cgroup) => launch_contained(config, detached, Contained::walk()).map_err(Attempt::into_refused),
+        other => other.map_err(Attempt::into_refused),
+    }
+}
+
+enum Attempt {
+    Cgroup,
+    Refused(Refused),
+}
+
+impl Attempt {
+    fn into_refused(self) -> Refused {
+        match self {
+            Attempt::Refused(refused) => refused,
+            Attempt::Cgroup => Refused::new("join the cgroup", io::Error::from_raw_os_error(libc::EACCES)),
+        }
+    }
+}
+
+impl From<Refused> for Attempt {
+    fn from(refused: Refused) -> Attempt {
+        Attempt::Refused(refused)
+    }
+}
+
+fn launch_contained(config: &Config, detached: bool, contained: Contained) -> Result<Launched, Attempt> {
+    let gate = Gate::open(&config.ready).map_err(|error| Refused::new("prepare its readiness", error))?;
+    let mut ends = Ends::new(config)?;
+    ends.add_passed(config, &gate);
+    let mut variables = gate.variables();
+    variables.extend(contained.variable().map(|(name, value)| (name, value.to_owned())));
+    let setup = setup(config, detached, &contained, ends.child.clone())?;
+    let started = SystemTime::now();
+    let child = create(config, setup, &variables)?;
+    // Our copies of the child's ends are closed here: else we would never see the end of a pipe.
+    let Ends { stdin, piped, captured, keep, .. } = ends;
+    drop(keep);
+    Ok(Launched { child, started, contained, gate: gate.started(), stdin, piped, captured })
+}
+
+/// The descriptors of the child and our ends of them.
+#[derive(Default)]
+struct Ends {
+    child: Vec<(RawFd, i32)>,
+    /// What `child` points to lives until the child has it.
+    keep: Vec<OwnedFd>,
+    stdin: Option<OwnedFd>,
+    piped: [Option<OwnedFd>; 2],
+    captured: [Option<OwnedFd>; 2],
+}
+
+const STREAMS: [&str; 3] = ["stdin", "stdout", "stderr"];
+
+impl Ends {
+    fn new(config: &Config) -> Result<Ends, Refused> {
+        let mut ends = Ends::default();
+        for (number, stream) in config.stdio().iter().enumerate() {
+            ends.connect(number, stream)
+                .map_err(|error| Refused::new(format!("open {}{}", STREAMS[number], place(stream)), error))?;
+        }
+        Ok(ends)
+    }
+
+    fn connect(&mut self, number: usize, stream: &Stdio) -> io::Result<()> {
+        match &stream.0 {
+            stdio::Kind::Inherit => return Ok(()),
+            stdio::Kind::Null => self.give(number, sys::fd::null()?),
+            stdio::Kind::Append(path) if number == 0 => self.give(number, File::open(path)?.into()),
+            stdio::Kind::Append(path) => {
+                self.give(number, File::options().append(true).create(true).open(path)?.into());
+            }
+            stdio::Kind::Fd(fd) => self.child.push((fd.as_raw_fd(), number as i32)),
+            stdio::Kind::Piped | stdio::Kind::Captured => {
+                let (read, write) = sys::fd::pipe()?;
+                let captured = matches!(stream.0, stdio::Kind::Captured);
+                match number {
+                    0 => {
+                        self.give(0, read);
+                        self.stdin = Some(write);
+                    }
+                    _ if captured => {
+                        sys::fd::set_nonblocking(read.as_fd(), true)?;
+                        self.give(number, write);
+                        self.captured[number - 1] = Some(read);
+                    }
+                    _ => {
+                        self.give(number, write);
+                        self.piped[number - 1] = Some(read);
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn give(&mut self, number: usize, fd: OwnedFd) {
+        self.child.push((fd.as_raw_fd(), number as i32));
+        self.keep.push(fd);
+    }
+
+    fn add_passed(&mut self, config: &Config, gate: &Gate) {
+        self.child.extend(config.child.passed.iter().map(|(fd, number)| (fd.as_raw_fd(), *number)));
+        self.child.extend(gate.passed());
+    }
+}
+
+fn place(stream: &Stdio) -> String {
+    match &stream.0 {
+        stdio::Kind::Append(path) => format!(" as `{}`", path.display()),
+        stdio::Kind::Inherit
+        | stdio::Kind::Null
+        | stdio::Kind::Piped
+        | stdio::Kind::Captured
+        | stdio::Kind::Fd(_) => String::new(),
+    }
+}
+
+fn setup(
+    config: &Config,
+    detached: bool,
+    contained: &Contained,
+    fds: Vec<(RawFd, i32)>,
+) -> Result<Setup, Refused> {
+    let child = &config.child;
+    let identity = Identity::of(child)?;
+    Ok(Setup {
+        cgroup: contained.procs(),
+        session: child.session,
+        group: match child.group {
+            Group::Own => Some(0),
+            Group::Inherit => None,
+        },
+        fds,
+        close_others: true,
+        directory: directory(config).map(|directory| c_string(directory.as_os_str())),
+        umask: child.umask,
+        nice: child.nice,
+        cores: child.cores.clone(),
+        limits: child.limits.iter().map(|(resource, soft, hard)| (resource.as_raw(), *soft, *hard)).collect(),
+        groups: identity.groups,
+        gid: identity.gid,
+        uid: identity.uid,
+        no_new_privs: child.no_new_privs,
+        parent_death: child.parent_death.filter(|_| !detached).map(|signal| signal.as_raw()),
+        signal_mask: child.signal_mask.iter().fold(0, |mask, signal| mask | 1 << (signal.as_raw() - 1)),
+    })
+}
+
+struct Identity {
+    uid: Option<u32>,
+    gid: Option<u32>,
+    groups: Option<Vec<u32>>,
+}
+
+impl Identity {
+    fn of(child: &ChildOptions) -> Result<Identity, Refused> {
+        let mut identity = Identity { uid: child.uid, gid: child.gid, groups: child.groups.clone() };
+        if let Some(name) = &child.user {
+            let step = || format!("look up user `{name}`");
+            let user = sys::process::user(name).map_err(|error| Refused::new(step(), error))?;
+            let unknown = || Refused::new(step(), io::Error::new(io::ErrorKind::NotFound, "no such user"));
+            let user = user.ok_or_else(unknown)?;
+            identity.uid.get_or_insert(user.uid);
+            identity.gid.get_or_insert(user.gid);
+            identity.groups.get_or_insert(user.groups);
+        }
+        Ok(identity)
+    }
+}
+
+fn directory(config: &Config) -> Option<&Path> {
+    let of_command = match &config.target.0 {
+        target::Kind::Command(command) => command.directory.as_deref(),
+        target::Kind::Fork(_) => None,
+    };
+    config.child.directory.as_deref().or(of_command)
+}
+
+fn create(config: &Config, setup: Setup, variables: &[(&'static str, String)]) -> Result<Child, Attempt> {
+    match &config.target.0 {
+        target::Kind::Command(command) => execute(config, command, setup, variables),
+        target::Kind::Fork(body) => {
+            let environment = environment(config, None, variables);
+            let environment: Vec<CString> = environment.iter().map(|(key, value)| entry(key, value)).collect();
+            sys::fork::fork_body(&setup, &environment, body).map_err(|failure| attempt(config, &setup, failure, &[]))
+        }
+    }
+}
+
+fn execute(
+    config: &Config,
+    command: &Command,
+    setup: Setup,
+    variables: &[(&'static str, String)],
+) -> Result<Child, Attempt> {
+    let environment = environment(config, Some(command), variables);
+    let argv0 = command.arg0.as_ref().unwrap_or(&command.program);
+    let plan = Plan {
+        programs: candidates(&command.program, &environment),
+        argv: std::iter::once(argv0).chain(&command.args).map(|arg| c_string(arg)).collect(),
+        envp: environment.iter().map(|(key, value)| entry(key, value)).collect(),
+        setup,
+    };
+    let began = Instant::now();
+    loop {
+        match sys::spawn::spawn(&plan) {
+            Ok(child) => return Ok(child),
+            Err(failure)
+                if failure.step == Step::Exec
+                    && failure.error.raw_os_error() == Some(libc::ETXTBSY)
+                    && began.elapsed() < config.child.text_busy =>
+            {
+                // Nothing announces that the last writer closed the file.
+                std::thread::sleep(std::time::Duration::from_millis(1));
+            }
+            Err(failure) => return Err(attempt(config, &plan.setup, failure, &plan.programs)),
+        }
+    }
+}
+
+/// The environment of the child: that of this program now, changed by the command, the builder and us.
+fn environment(
+    config: &Config,
+    command: Option<&Command>,
+    ours: &[(&'static str, String)],
+) -> Vec<(OsString, OsString)> {
+    let of_command = command.map(|command| &command.environment);
+    let of_builder = &config.child.environment;
+    let cleared = of_builder.clear || of_command.is_some_and(|changes| changes.clear);
+    let mut environment: Vec<_> = if cleared { Vec::new() } else { std::env::vars_os().collect() };
+    let changes = of_command.into_iter().filter(|_| !of_builder.clear).chain([of_builder]);
+    let changes = changes.flat_map(|changes| &changes.changes).map(|(key, value)| (key.as_os_str(), value.as_deref()));
+    let ours = ours.iter().map(|(key, value)| (OsStr::new(key), Some(OsStr::new(value))));
+    for (key, value) in changes.chain(ours) {
+        environment.retain(|(other, _)| other != key);
+        if let Some(value) = value {
+            environment.push((key.to_owned(), value.to_owned()));
+        }
+    }
+    environment
+}
+
+/// What to execute, in order: `PATH` of the child for a name without a slash, as `execvp(3)` does.
+fn candidates(program: &OsStr, environment: &[(OsString, OsString)]) -> Vec<CString> {
+    if program.as_bytes().contains(&b'/') {
+        return vec![c_string(program)];
+    }
+    let path = environment.iter().find(|(key, _)| key == "PATH").map(|(_, value)| value.as_os_str());
+    let path = path.unwrap_or(OsStr::new("/bin:/usr/bin"));
+    let directories = path.as_bytes().split(|byte| *byte == b':').map(|directory| {
+        // An empty entry is the current directory (environ(7)).
+        if directory.is_empty() { Path::new(".") } else { Path::new(OsStr::from_bytes(directory)) }
+    });
+    directories.map(|directory| c_string(directory.join(program).as_os_str())).collect()
+}
+
+fn entry(key: &OsStr, value: &OsStr) -> CString {
+    let mut entry = Vec::with_capacity(key.len() + value.len() + 2);
+    entry.extend_from_slice(key.as_bytes());
+    entry.push(b'=');
+    entry.extend_from_slice(value.as_bytes());
+    c_string(&OsString::from_vec(entry))
+}
+
+fn c_string(text: &OsStr) -> CString {
+    // Arguments and variables were checked for NUL; a path of `PATH` cannot contain any. What else does is cut
+    // where the kernel would cut it.
+    let bytes = text.as_bytes();
+    let end = bytes.iter().position(|byte| *byte == 0).unwrap_or(bytes.len());
+    CString::new(&bytes[..end]).expect("it was cut before its first NUL")
+}
+
+fn attempt(config: &Config, setup: &Setup, failure: Failure, programs: &[CString]) -> Attempt {
+    if failure.step == Step::Cgroup {
+        return Attempt::Cgroup;
+    }
+    let step = describe(config, setup, &failure, programs);
+    Attempt::Refused(Refused::new(step, failure.error))
+}
+
+fn describe(config: &Config, setup: &Setup, failure: &Failure, programs: &[CString]) -> String {
+    let child = &config.child;
+    match failure.step {
+        Step::Create => "create the process".into(),
+        Step::Cgroup => "join the cgroup".into(),
+        Step::Session => "make a session".into(),
+        Step::Group => "make a process group".into(),
+        Step::Descriptor(fd) => match usize::try_from(fd).ok().and_then(|fd| STREAMS.get(fd)) {
+            Some(stream) => format!("set up {stream}"),
+            None => format!("pass descriptor {fd}"),
+        },
+        Step::CloseDescriptors => "close the other descriptors".into(),
+        Step::Umask => "set the umask".into(),
+        Step::Directory => {
+            let directory = directory(config).unwrap_or(Path::new(""));
+            format!("change directory to `{}`", directory.display())
+        }
+        Step::Nice => format!("set the nice value {}", child.nice.unwrap_or_default()),
+        Step::Cores => format!("bind to cores {:?}", child.cores.as_deref().unwrap_or_default()),
+        Step::Limit(raw) => match Resource::from_raw(raw) {
+            Some(resource) => format!("limit {resource:?}"),
+            None => format!("limit resource {raw}"),
+        },
+        Step::Groups => "set the supplementary groups".into(),
+        Step::Gid => format!("become group {}", setup.gid.unwrap_or_default()),
+        Step::Uid => format!("become user {}", setup.uid.unwrap_or_default()),
+        Step::NoNewPrivs => "give up gaining privileges".into(),
+        Step::ParentDeath => "bind its life to this program's".into(),
+        Step::Signals => "set up its signals".into(),
+        Step::Exec => describe_exec(config, failure, programs),
+    }
+}
+
+fn describe_exec(config: &Config, failure: &Failure, programs: &[CString]) -> String {
+    let path = |program: &CString| PathBuf::from(OsStr::from_bytes(program.as_bytes()));
+    let missing = failure.error.raw_os_error() == Some(libc::ENOENT);
+    let from = directory(config).unwrap_or(Path::new(""));
+    // The kernel says ENOENT for a script whose interpreter is missing, too.
+    if missing && let Some(found) = programs.iter().map(path).find(|program| from.join(program).exists()) {
+        return format!("execute `{}`: find its interpreter", found.display());
+    }
+    if missing && let [_, _, ..] = programs {
+        let target::Kind::Command(command) = &config.target.0 else { return "execute".into() };
+        return format!("find `{}` in PATH", command.program.to_string_lossy());
+    }
+    match failure.program.and_then(|index| programs.get(index)).or(programs.first()) {
+        Some(program) => format!("execute `{}`", path(program).display()),
+        None => "execute".into(),
+    }
+}
+

@@ -1,0 +1,109 @@
+//! Finding out what became of a leader.
+//!
+//! The pidfd says *that* it ended, `waitid` on that pidfd says how. Where the group can be signalled by pidfd it is reaped at
+//! once; on older kernels it stays a zombie until the run is over, so that nobody gets its number meanwhile.
+
+use std::os::fd::AsFd;
+use std::time::{Duration, Instant};
+
+use super::containment::Level;
+use super::core::Turn;
+use super::run::{Ended, Relook, Run};
+use super::state::Event;
+use crate::sys;
+use crate::sys::event::Interest;
+use crate::sys::pidfd::features;
+use crate::sys::wait::{Change, Look};
+
+/// The kernel files the status of a child that someone else reaped a moment after the thief's wait returned.
+const FILED_WITHIN: Duration = Duration::from_millis(50);
+const FIRST_PAUSE: Duration = Duration::from_millis(1);
+const LAST_PAUSE: Duration = Duration::from_millis(100);
+
+impl Turn<'_> {
+    pub(super) fn look_at_leader(&mut self) {
+        let now = self.now;
+        let Some(run) = &mut self.core.run else { return };
+        if run.ended.is_some() {
+            return;
+        }
+        let keep = run.must_stay_zombie();
+        let ended = match sys::wait::wait(run.leader.pidfd.as_fd(), Look::Exit { keep }) {
+            Ok(Some(waited)) => {
+                run.reaped = !keep;
+                Some(Ended::of(waited))
+            }
+            // A traced child: its tracer sees the end first (ptrace(2)).
+            Ok(None) => {
+                run.look_again(now, None);
+                None
+            }
+            // ECHILD: somebody else's wait, or SIGCHLD set to SIG_IGN, took it.
+            Err(_) => {
+                run.reaped = true;
+                run.stolen(now)
+            }
+        };
+        if let Some(ended) = ended {
+            run.relook = None;
+            run.unwatch_leader();
+            run.close_gate();
+            run.ended = Some(ended);
+            self.feed(Event::LeaderExited(ended.reason));
+        }
+    }
+
+    /// SIGCHLD: perhaps it was stopped, or goes on.
+    pub(super) fn look_for_stops(&mut self) {
+        loop {
+            let Some(run) = self.core.run.as_ref().filter(|run| run.ended.is_none()) else { return };
+            match sys::wait::wait(run.leader.pidfd.as_fd(), Look::Stops) {
+                Ok(Some(waited)) => match waited.change {
+                    Change::Stopped(_) => self.feed(Event::Paused),
+                    Change::Continued => self.feed(Event::Continued),
+                    Change::Exited(_) | Change::Killed { .. } => return,
+                },
+                Ok(None) | Err(_) => return,
+            }
+        }
+    }
+}
+
+impl Run {
+    fn must_stay_zombie(&self) -> bool {
+        self.contained.level() != Level::Leader && !features().group_signal
+    }
+
+    fn stolen(&mut self, now: Instant) -> Option<Ended> {
+        if !features().exit_info {
+            return Some(Ended::lost());
+        }
+        match self.leader.pidfd.exit_status() {
+            Ok(Some(status)) => Some(Ended::of_change(sys::wait::from_status(status))),
+            Ok(None) | Err(_) => {
+                let since = self.relook.and_then(|relook| relook.stolen).unwrap_or(now);
+                if now.saturating_duration_since(since) > FILED_WITHIN {
+                    return Some(Ended::lost());
+                }
+                self.look_again(now, Some(since));
+                None
+            }
+        }
+    }
+
+    /// The pidfd stays ready: without this the reaper would spin.
+    fn look_again(&mut self, now: Instant, stolen: Option<Instant>) {
+        self.set_leader_interest(Interest::NONE);
+        let pause = self.relook.map_or(FIRST_PAUSE, |relook| (relook.pause * 2).min(LAST_PAUSE));
+        self.relook = Some(Relook { at: now + pause, pause, stolen });
+    }
+
+    /// Takes the zombie that was left for older kernels.
+    pub(super) fn reap(&mut self) {
+        if !self.reaped && self.ended.is_some() {
+            // ECHILD: somebody else took it meanwhile; what it said is known.
+            let _ = sys::wait::wait(self.leader.pidfd.as_fd(), Look::Exit { keep: false });
+            self.reaped = true;
+        }
+    }
+}

@@ -1,0 +1,258 @@
+//! Output that we read: into the rings, and from there to those who want lines.
+//!
+//! The ring is the one buffer. Whoever wants lines has a cursor in it: the callback, the readiness line, each
+//! `wait_for_line`. Reading stops while the ring holds bytes that a cursor has not passed, so a slow consumer makes the
+//! child wait, and memory is bounded by the ring whatever the child writes.
+
+use std::os::fd::AsFd;
+use std::sync::Arc;
+
+use super::calls::Call;
+use super::config::Config;
+use super::core::{Core, Turn};
+use super::readiness;
+use super::state::Event;
+use super::stdio;
+use crate::line::{Line, Output, Stream};
+use crate::ring::{CursorId, Ring};
+use crate::sys;
+
+/// A line longer than this comes in pieces.
+pub(super) const LINE_LIMIT: usize = 16 * 1024;
+/// Lines need some room, however little is to be kept.
+const LEAST_CAPACITY: usize = 4 * 1024;
+/// What is read in one go; the default size of a pipe (`pipe(7)`).
+const CHUNK: usize = 64 * 1024;
+/// How much one child may have read before it is another's turn.
+const CHUNKS_IN_A_ROW: usize = 4;
+/// Lines that a callback thread takes at once, under one lock.
+const BATCH: usize = 64;
+/// Where captured lines are logged.
+pub(super) const LOG_TARGET: &str = "pkit::output";
+
+const STREAMS: [Stream; 2] = [Stream::Stdout, Stream::Stderr];
+
+pub(super) type Cursors = [Option<CursorId>; 2];
+
+/// The captured output of the current run, or else of the last one.
+pub(super) struct Captured {
+    rings: [Option<Ring>; 2],
+    /// Of the callback and the log.
+    delivery: Cursors,
+    /// Of `Ready::line`.
+    gate: Cursors,
+    /// How many callers wait for a line.
+    readers: usize,
+    /// Somebody wants every line.
+    delivered: bool,
+}
+
+impl Captured {
+    pub(super) fn new(config: &Config) -> Captured {
+        let wants_log = log::log_enabled!(target: LOG_TARGET, log::Level::Debug);
+        let delivered = config.captures_any() && (config.calls.on_line.is_some() || wants_log);
+        Captured { rings: [None, None], delivery: [None, None], gate: [None, None], readers: 0, delivered }
+    }
+
+    pub(super) fn is_delivered(&self) -> bool {
+        self.delivered
+    }
+
+    /// A new run: what the last one printed is forgotten.
+    pub(super) fn begin(&mut self, config: &Config) {
+        let capacity = config.capture_size().max(LEAST_CAPACITY);
+        let [_, stdout, stderr] = config.stdio();
+        let captured = [stdout, stderr].map(|stream| matches!(stream.0, stdio::Kind::Captured));
+        for (ring, captured) in self.rings.iter_mut().zip(captured) {
+            match ring {
+                // Cursors of waiters of the last run point nowhere from now on.
+                Some(ring) => ring.clear(),
+                None => *ring = captured.then(|| Ring::new(capacity)),
+            }
+        }
+        self.delivery = if self.delivered { self.add_cursors() } else { [None, None] };
+        let for_gate = matches!(config.ready.0, readiness::Kind::Line(_));
+        self.gate = if for_gate { self.add_cursors() } else { [None, None] };
+    }
+
+    /// The run is over: a last line without its newline is a line now.
+    pub(super) fn end(&mut self) {
+        self.rings.iter_mut().flatten().for_each(Ring::close);
+    }
+
+    pub(super) fn is_captured(&self) -> bool {
+        self.rings.iter().any(Option::is_some)
+    }
+
+    /// From the oldest byte that is kept.
+    pub(super) fn add_cursors(&mut self) -> Cursors {
+        self.rings.each_mut().map(|ring| ring.as_mut().map(|ring| ring.add_cursor(0)))
+    }
+
+    /// Cursors of a caller who waits for a line.
+    pub(super) fn add_reader(&mut self) -> Cursors {
+        self.readers += 1;
+        self.add_cursors()
+    }
+
+    pub(super) fn remove_reader(&mut self, cursors: Cursors) {
+        self.readers -= 1;
+        self.remove_cursors(cursors);
+    }
+
+    pub(super) fn remove_cursors(&mut self, cursors: Cursors) {
+        for (ring, cursor) in self.rings.iter_mut().zip(cursors) {
+            if let (Some(ring), Some(cursor)) = (ring, cursor) {
+                ring.remove_cursor(cursor);
+            }
+        }
+    }
+
+    pub(super) fn next_line(&mut self, cursors: Cursors) -> Option<Line> {
+        let streams = self.rings.iter_mut().zip(cursors).zip(STREAMS);
+        streams.into_iter().find_map(|((ring, cursor), stream)| ring.as_mut()?.next_line(cursor?, stream, LINE_LIMIT))
+    }
+
+    pub(super) fn next_for_gate(&mut self) -> Option<Line> {
+        self.next_line(self.gate)
+    }
+
+    pub(super) fn close_gate(&mut self) {
+        let cursors = std::mem::take(&mut self.gate);
+        self.remove_cursors(cursors);
+    }
+
+    /// No byte will come any more.
+    pub(super) fn is_closed(&self) -> bool {
+        self.rings.iter().flatten().all(Ring::is_closed)
+    }
+
+    fn has_lines_to_deliver(&self) -> bool {
+        let mut rings = self.rings.iter().zip(self.delivery);
+        rings.any(|(ring, cursor)| ring.as_ref().zip(cursor).is_some_and(|(ring, cursor)| ring.has_line(cursor, LINE_LIMIT)))
+    }
+
+    pub(super) fn snapshot(&self, most: usize) -> Output {
+        let mut output = Output::default();
+        for (ring, stream) in self.rings.iter().zip(STREAMS) {
+            if let Some(ring) = ring {
+                let mut kept = ring.contents();
+                let extra = kept.len().saturating_sub(most);
+                kept.drain(..extra);
+                output.set(stream, kept, ring.start() + extra as u64);
+            }
+        }
+        output
+    }
+}
+
+impl Turn<'_> {
+    pub(super) fn read_output(&mut self, index: usize) {
+        let mut chunk = [0; CHUNK];
+        for _ in 0..CHUNKS_IN_A_ROW {
+            let Core { run, output, .. } = &mut *self.core;
+            let (Some(run), Some(ring)) = (run.as_mut(), output.rings[index].as_mut()) else { return };
+            let Some(pipe) = &run.pipes[index] else { return };
+            let room = ring.free().min(CHUNK);
+            if room == 0 {
+                run.set_pipe_paused(index, true);
+                break;
+            }
+            match sys::fd::read(pipe.fd.as_fd(), &mut chunk[..room]) {
+                Ok(0) => {
+                    self.end_output(index);
+                    break;
+                }
+                Ok(read) => {
+                    ring.push(&chunk[..read]);
+                    self.changed |= output.readers > 0;
+                    self.deliver_lines();
+                    self.look_for_ready_line();
+                    if read < room {
+                        break;
+                    }
+                }
+                Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => break,
+                // A pipe cannot fail otherwise; a terminal says EIO when its other side is gone.
+                Err(_) => {
+                    self.end_output(index);
+                    break;
+                }
+            }
+        }
+    }
+
+    fn end_output(&mut self, index: usize) {
+        let Core { run, output, .. } = &mut *self.core;
+        if let (Some(run), Some(ring)) = (run.as_mut(), output.rings[index].as_mut()) {
+            run.close_pipe(index);
+            ring.close();
+        }
+        self.changed = true;
+        self.deliver_lines();
+        self.look_for_ready_line();
+        if self.pipes_are_closed() {
+            // Only a run that is over waits for this.
+            self.feed(Event::Drained);
+        }
+    }
+
+    fn pipes_are_closed(&self) -> bool {
+        self.core.run.as_ref().is_none_or(|run| run.pipes.iter().all(Option::is_none))
+    }
+
+    /// The run is over but for what is left in its pipes.
+    pub(super) fn drain(&mut self) -> Option<Event> {
+        if self.pipes_are_closed() { Some(Event::Drained) } else { None }
+    }
+
+    /// Before a drain is given up: what is there was perhaps not read yet, and a consumer of ours that is slow is no leak.
+    pub(super) fn read_before_giving_up(&mut self) {
+        if !self.core.machine.is_draining() {
+            return;
+        }
+        self.read_output(0);
+        self.read_output(1);
+        let waits_for_us = self.core.run.iter().flat_map(|run| &run.pipes).flatten().any(|pipe| pipe.paused);
+        if waits_for_us {
+            self.core.machine.postpone_drain(self.now);
+        }
+    }
+
+    pub(super) fn abandon_output(&mut self) {
+        if let Some(run) = &mut self.core.run {
+            run.close_pipe(0);
+            run.close_pipe(1);
+        }
+    }
+
+    /// A consumer has moved on: there may be room again.
+    pub(super) fn resume_reading(&mut self) {
+        let Core { run, output, .. } = &mut *self.core;
+        let Some(run) = run else { return };
+        for (index, ring) in output.rings.iter().enumerate() {
+            if ring.as_ref().is_some_and(|ring| ring.free() > 0) {
+                run.set_pipe_paused(index, false);
+            }
+        }
+    }
+
+    pub(super) fn deliver_lines(&mut self) {
+        if self.core.output.has_lines_to_deliver() {
+            self.call(Call::Lines);
+        }
+    }
+
+    /// The next lines for the callback and the log.
+    pub(super) fn take_lines(&mut self) -> Vec<Line> {
+        let cursors = self.core.output.delivery;
+        let lines: Vec<Line> = std::iter::from_fn(|| self.core.output.next_line(cursors)).take(BATCH).collect();
+        self.resume_reading();
+        lines
+    }
+}
+
+/// What `log` sees of a line.
+pub(super) fn log_line(name: &Arc<str>, line: &Line) {
+    log::debug!(target: LOG_TARGET, "{name}: {line}");
+}

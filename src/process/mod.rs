@@ -1,0 +1,39 @@
+//! Processes: what to run, how to create it, and its life.
+
+mod builder;
+mod calls;
+mod command;
+mod config;
+mod containment;
+mod core;
+mod events;
+mod exited;
+mod gate;
+mod handle;
+mod launch;
+mod leader;
+mod limits;
+mod lines;
+mod probe;
+mod procfs;
+mod readiness;
+mod run;
+mod state;
+mod status;
+mod stdio;
+mod target;
+mod waiting;
+
+pub use builder::Builder;
+pub use command::Command;
+pub use config::Group;
+pub use containment::{Containment, Level};
+pub use events::{Event, EventKind, Events};
+pub use exited::Exited;
+pub use handle::{Process, RestartMode};
+pub use limits::Resource;
+pub use readiness::Ready;
+pub use state::State;
+pub use status::Status;
+pub use stdio::Stdio;
+pub use target::Target;

@@ -1,0 +1,157 @@
+//! The receiving end of a run's readiness.
+//!
+//! Channels that the child writes to (`notify`, `fd`, `line`) wake the reaper. What has to be tried (`tcp`, `unix`, `file`,
+//! `check`) is tried after 1 ms, then twice as long each time, at most every 100 ms: connections by the reaper without
+//! waiting, the rest on a callback thread, since a file system or a closure may block.
+
+use std::fs;
+use std::io;
+use std::net::{SocketAddr, ToSocketAddrs};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use super::handle::Process;
+use super::readiness::{Kind, Ready};
+use crate::sys;
+use crate::sys::socket::Connecting;
+
+const FIRST_PAUSE: Duration = Duration::from_millis(1);
+const LAST_PAUSE: Duration = Duration::from_millis(100);
+
+/// How the current run will say that it is ready.
+pub(super) enum Gate {
+    /// It is ready already, or nothing is expected any more.
+    Open,
+    Notify(Notify),
+    /// Our end; the child's end is there until the child has it.
+    Fd { number: i32, read: OwnedFd, write: Option<OwnedFd> },
+    Line(Arc<str>),
+    Try { probe: Probe, pause: Duration },
+}
+
+pub(super) struct Notify {
+    pub(super) socket: OwnedFd,
+    name: Vec<u8>,
+    watchdog: Option<Duration>,
+}
+
+#[derive(Clone)]
+pub(super) enum Probe {
+    Tcp(Vec<SocketAddr>),
+    Unix(PathBuf),
+    File { path: PathBuf, before: Option<Identity> },
+    Check(Arc<dyn Fn(&Process) -> bool + Send + Sync>),
+}
+
+/// Which file it is, and when it was last written to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Identity {
+    device: u64,
+    inode: u64,
+    modified: (i64, i64),
+}
+
+impl Gate {
+    /// Makes the channels, before the child is created.
+    pub(super) fn open(ready: &Ready) -> io::Result<Gate> {
+        let probe = match &ready.0 {
+            Kind::Spawned => return Ok(Gate::Open),
+            Kind::Notify { watchdog } => {
+                let (socket, name) = sys::socket::datagram_listener()?;
+                return Ok(Gate::Notify(Notify { socket, name, watchdog: *watchdog }));
+            }
+            Kind::Fd(number) => {
+                let (read, write) = sys::fd::pipe()?;
+                sys::fd::set_nonblocking(read.as_fd(), true)?;
+                return Ok(Gate::Fd { number: *number, read, write: Some(write) });
+            }
+            Kind::Line(text) => return Ok(Gate::Line(Arc::clone(text))),
+            Kind::Tcp(address) => Probe::Tcp(address.to_socket_addrs()?.collect()),
+            Kind::Unix(path) => Probe::Unix(path.clone()),
+            Kind::File(path) => Probe::File { path: path.clone(), before: identity(path) },
+            Kind::Check(check) => Probe::Check(Arc::clone(check)),
+        };
+        Ok(Gate::Try { probe, pause: FIRST_PAUSE })
+    }
+
+    /// What the child finds in its environment.
+    pub(super) fn variables(&self) -> Vec<(&'static str, String)> {
+        let Gate::Notify(notify) = self else { return Vec::new() };
+        // An abstract socket is written with an @ for its leading NUL (sd_notify(3)). The kernel's names are hex digits.
+        let mut variables = vec![("NOTIFY_SOCKET", format!("@{}", String::from_utf8_lossy(&notify.name)))];
+        if let Some(interval) = notify.watchdog {
+            variables.push(("WATCHDOG_USEC", interval.as_micros().to_string()));
+        }
+        variables
+    }
+
+    pub(super) fn passed(&self) -> Option<(RawFd, i32)> {
+        match self {
+            Gate::Fd { number, write: Some(write), .. } => Some((write.as_raw_fd(), *number)),
+            Gate::Fd { write: None, .. } | Gate::Open | Gate::Notify(_) | Gate::Line(_) | Gate::Try { .. } => None,
+        }
+    }
+
+    /// The child has its ends now: ours of them are closed.
+    pub(super) fn started(self) -> Gate {
+        match self {
+            Gate::Fd { number, read, .. } => Gate::Fd { number, read, write: None },
+            other => other,
+        }
+    }
+
+    /// What the reaper has to watch.
+    pub(super) fn watched(&self) -> Option<BorrowedFd<'_>> {
+        match self {
+            Gate::Notify(notify) => Some(notify.socket.as_fd()),
+            Gate::Fd { read, .. } => Some(read.as_fd()),
+            Gate::Open | Gate::Line(_) | Gate::Try { .. } => None,
+        }
+    }
+
+    /// When to try next, each time later.
+    pub(super) fn next_try(&mut self, now: Instant) -> Option<Instant> {
+        let Gate::Try { pause, .. } = self else { return None };
+        let at = now + *pause;
+        *pause = (*pause * 2).min(LAST_PAUSE);
+        Some(at)
+    }
+}
+
+impl Probe {
+    /// Begins to connect; `None` when nobody answers now. For the kinds that connect.
+    pub(super) fn connect(&self) -> Option<Connecting> {
+        let attempts = match self {
+            Probe::Tcp(addresses) => addresses.iter().map(sys::socket::connect_tcp).collect(),
+            Probe::Unix(path) => vec![sys::socket::connect_unix(path)],
+            Probe::File { .. } | Probe::Check(_) => Vec::new(),
+        };
+        // One that is there at once before one that is still being asked.
+        let mut pending = None;
+        for connecting in attempts.into_iter().flatten() {
+            match connecting {
+                Connecting::Done => return Some(Connecting::Done),
+                Connecting::Pending(fd) => pending = pending.or(Some(Connecting::Pending(fd))),
+            }
+        }
+        pending
+    }
+
+    /// The kinds that may block.
+    pub(super) fn passes(&self, process: &Process) -> bool {
+        match self {
+            Probe::File { path, before } => identity(path).is_some_and(|now| Some(now) != *before),
+            Probe::Check(check) => check(process),
+            Probe::Tcp(_) | Probe::Unix(_) => false,
+        }
+    }
+}
+
+fn identity(path: &Path) -> Option<Identity> {
+    let metadata = fs::metadata(path).ok()?;
+    let modified = (metadata.mtime(), metadata.mtime_nsec());
+    Some(Identity { device: metadata.dev(), inode: metadata.ino(), modified })
+}

@@ -1,0 +1,82 @@
+//! Reading `/proc`: which processes there are, and who they belong to (`proc_pid_stat(5)`).
+//!
+//! Only for what no cheaper interface tells. It costs time in proportion to the processes of the
+//! machine, so nothing on the way of an ordinary exit comes here.
+
+use std::fs;
+
+use crate::sys;
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Entry {
+    pub(super) pid: u32,
+    pub(super) parent: u32,
+    pub(super) group: u32,
+    pub(super) session: u32,
+    /// Ended and not reaped. A leader whose main thread has ended while others run is not.
+    pub(super) zombie: bool,
+    /// Clock ticks since boot; with the pid it names a process for good.
+    pub(super) started: u64,
+}
+
+/// All processes that can be seen. Some of them are gone when it returns.
+pub(super) fn all() -> Vec<Entry> {
+    let Ok(directory) = fs::read_dir("/proc") else { return Vec::new() };
+    directory.flatten().filter_map(|entry| entry.file_name().to_str()?.parse().ok()).filter_map(entry).collect()
+}
+
+pub(super) fn entry(pid: u32) -> Option<Entry> {
+    parse(pid, &fs::read_to_string(format!("/proc/{pid}/stat")).ok()?)
+}
+
+/// Whether `variable` (`NAME=value`) was in the environment with which the process was executed.
+pub(super) fn has_variable(pid: u32, variable: &str) -> bool {
+    let Ok(environment) = fs::read(format!("/proc/{pid}/environ")) else { return false };
+    environment.split(|byte| *byte == 0).any(|entry| entry == variable.as_bytes())
+}
+
+/// Opens a pidfd of exactly this process, not of one that has its pid by now.
+pub(super) fn open(wanted: &Entry) -> Option<sys::pidfd::Pidfd> {
+    let pidfd = sys::pidfd::Pidfd::open(wanted.pid).ok()?;
+    (entry(wanted.pid)?.started == wanted.started).then_some(pidfd)
+}
+
+fn parse(pid: u32, stat: &str) -> Option<Entry> {
+    // The name is in parentheses and may itself contain any of them.
+    let (_, rest) = stat.rsplit_once(") ")?;
+    let fields: Vec<&str> = rest.split(' ').collect();
+    // Fields are counted from 1 in the manual; the first of `fields` is number 3.
+    let field = |number: usize| fields.get(number - 3);
+    let threads: u32 = field(20)?.parse().ok()?;
+    Some(Entry {
+        pid,
+        parent: field(4)?.parse().ok()?,
+        group: field(5)?.parse().ok()?,
+        session: field(6)?.parse().ok()?,
+        zombie: matches!(*field(3)?, "Z" | "X") && threads <= 1,
+        started: field(22)?.parse().ok()?,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn finds_itself() {
+        let own = entry(std::process::id()).unwrap();
+        assert_eq!(own.parent, std::os::unix::process::parent_id());
+        assert!(!own.zombie);
+        assert!(all().contains(&own));
+        assert!(open(&own).is_some());
+        assert!(open(&Entry { started: own.started + 1, ..own }).is_none());
+    }
+
+    #[test]
+    fn a_name_full_of_parentheses() {
+        let stat = "7 (a) b) (c) Z 1 2 3 0 -1 4 0 0 0 0 0 0 0 0 20 0 1 0 99 0 0";
+        let entry = parse(7, stat).unwrap();
+        assert_eq!(entry, Entry { pid: 7, parent: 1, group: 2, session: 3, zombie: true, started: 99 });
+        assert_eq!(parse(7, "garbage"), None);
+    }
+}

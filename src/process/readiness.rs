@@ -1,0 +1,113 @@
+//! How a process says that it is ready.
+
+use std::fmt;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::handle::Process;
+
+/// How a process says that it is ready for its users; for [`Builder::ready`](crate::Builder::ready).
+///
+/// What is not ready within [`Builder::ready_within`](crate::Builder::ready_within) (default 30 s) is a failed run: it is
+/// stopped and put to the restart policy.
+///
+/// ```
+/// use pkit::{Command, Process, Ready};
+///
+/// let script = "echo loading; echo now listening; read line";
+/// let server = Process::builder(Command::new("sh").args(["-c", script]).stdin(pkit::Stdio::piped()))
+///     .ready(Ready::line("listening"))
+///     .build()?;
+/// server.start(true)?; // returns when the line was seen
+/// assert_eq!(server.state(), pkit::State::Ready);
+/// # Ok::<(), pkit::Error>(())
+/// ```
+#[derive(Clone)]
+pub struct Ready(pub(super) Kind);
+
+#[derive(Clone)]
+pub(super) enum Kind {
+    Spawned,
+    Notify { watchdog: Option<Duration> },
+    Fd(i32),
+    Line(Arc<str>),
+    Tcp(Arc<str>),
+    Unix(PathBuf),
+    File(PathBuf),
+    Check(Arc<dyn Fn(&Process) -> bool + Send + Sync>),
+}
+
+impl Ready {
+    /// The default: as soon as the program was executed, or the function was entered with its signals set up.
+    pub fn spawned() -> Ready {
+        Ready(Kind::Spawned)
+    }
+
+    /// It sends `READY=1` to the socket in `NOTIFY_SOCKET`: the protocol of `sd_notify(3)`.
+    ///
+    /// `STATUS=` goes to [`Status::text`](crate::Status), `STOPPING=1` and `MAINPID=` are understood, `WATCHDOG=1` is
+    /// with [`watchdog`](Ready::watchdog). Messages count only from the process itself and from members of its
+    /// group (or of its tree, when it is contained), as told by the kernel (`SCM_CREDENTIALS`, `unix(7)`).
+    pub fn notify() -> Ready {
+        Ready(Kind::Notify { watchdog: None })
+    }
+
+    /// It writes a newline to descriptor `fd` (3 or more), which is passed to it: the protocol of s6 (`notification-fd`).
+    pub fn fd(fd: i32) -> Ready {
+        Ready(Kind::Fd(fd))
+    }
+
+    /// It prints a line that contains `text`, on stdout or stderr; those of the two that have no other place are captured.
+    pub fn line(text: impl Into<String>) -> Ready {
+        Ready(Kind::Line(text.into().into()))
+    }
+
+    /// It accepts connections at `address`, `host:port`; a host name is looked up at each start.
+    ///
+    /// Whoever listens there is taken for it: make sure that nobody else does.
+    pub fn tcp(address: impl Into<String>) -> Ready {
+        Ready(Kind::Tcp(address.into().into()))
+    }
+
+    /// It accepts connections on the unix stream socket at `path`.
+    pub fn unix(path: impl Into<PathBuf>) -> Ready {
+        Ready(Kind::Unix(path.into()))
+    }
+
+    /// It makes the file at `path`. One that is there from before does not count until it is replaced or written to.
+    pub fn file(path: impl Into<PathBuf>) -> Ready {
+        Ready(Kind::File(path.into()))
+    }
+
+    /// `check` says so. It is called on a callback thread, again and again, until it returns true: first after 1 ms,
+    /// then twice as long each time, at most 100 ms.
+    pub fn check(check: impl Fn(&Process) -> bool + Send + Sync + 'static) -> Ready {
+        Ready(Kind::Check(Arc::new(check)))
+    }
+
+    /// With [`notify`](Ready::notify): once ready, it has to send `WATCHDOG=1` at least every `interval`, else the run
+    /// has failed and is stopped. The child finds the interval in `WATCHDOG_USEC`. Anything but `notify` ignores it.
+    #[must_use]
+    pub fn watchdog(self, interval: Duration) -> Ready {
+        match self.0 {
+            Kind::Notify { .. } => Ready(Kind::Notify { watchdog: Some(interval) }),
+            other => Ready(other),
+        }
+    }
+}
+
+impl fmt::Debug for Ready {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.0 {
+            Kind::Spawned => f.write_str("Ready::spawned()"),
+            Kind::Notify { watchdog } => f.debug_struct("Ready::notify").field("watchdog", watchdog).finish(),
+            Kind::Fd(fd) => f.debug_tuple("Ready::fd").field(fd).finish(),
+            Kind::Line(text) => f.debug_tuple("Ready::line").field(text).finish(),
+            Kind::Tcp(address) => f.debug_tuple("Ready::tcp").field(address).finish(),
+            Kind::Unix(path) => f.debug_tuple("Ready::unix").field(path).finish(),
+            Kind::File(path) => f.debug_tuple("Ready::file").field(path).finish(),
+            Kind::Check(_) => f.write_str("Ready::check(..)"),
+        }
+    }
+}

@@ -1,0 +1,235 @@
+//! The live resources of one run, given back together when it is over.
+
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use super::containment::{Contained, Leader};
+use super::core::{Inner, Streams};
+use super::launch::Launched;
+use super::probe::Gate;
+use crate::exit::{ExitReason, Usage};
+use crate::reaper::{Reaper, Token, Watcher};
+use crate::sys::event::Interest;
+use crate::sys::wait::{Change, Waited};
+
+/// A registration with the reaper is tagged with the run and the channel it is about.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Channel {
+    Pidfd,
+    Stdout,
+    Stderr,
+    Gate,
+    Connect,
+}
+
+const CHANNELS: [Channel; 5] =
+    [Channel::Pidfd, Channel::Stdout, Channel::Stderr, Channel::Gate, Channel::Connect];
+const CHANNEL_BITS: u32 = 3;
+
+pub(super) fn key(generation: u64, channel: Channel) -> u64 {
+    (generation << CHANNEL_BITS) | channel as u64
+}
+
+pub(super) fn split(key: u64) -> Option<(u64, Channel)> {
+    let channel = (key & ((1 << CHANNEL_BITS) - 1)) as usize;
+    Some((key >> CHANNEL_BITS, *CHANNELS.get(channel)?))
+}
+
+pub(super) struct Run {
+    pub(super) generation: u64,
+    pub(super) leader: Leader,
+    pidfd_token: Option<Token>,
+    /// How the leader ended, once it has.
+    pub(super) ended: Option<Ended>,
+    /// Its pid may be anyone's.
+    pub(super) reaped: bool,
+    pub(super) pipes: [Option<Pipe>; 2],
+    pub(super) gate: Gate,
+    gate_token: Option<Token>,
+    pub(super) connecting: Option<(OwnedFd, Token)>,
+    /// When the gate is tried next.
+    pub(super) try_at: Option<Instant>,
+    pub(super) contained: Contained,
+    /// How often it was asked whether anything is left.
+    pub(super) looks: u32,
+    pub(super) relook: Option<Relook>,
+    /// The user's ends of piped streams, on their way to where they are handed out.
+    pub(super) streams: Streams,
+}
+
+/// What the kernel said of the leader's end.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Ended {
+    pub(super) reason: ExitReason,
+    pub(super) core_dumped: bool,
+    pub(super) usage: Usage,
+}
+
+/// One captured stream.
+pub(super) struct Pipe {
+    pub(super) fd: OwnedFd,
+    token: Token,
+    /// Nothing is read because a consumer has yet to make room.
+    pub(super) paused: bool,
+}
+
+/// The pidfd said something happened and the wait saw nothing: ask again later instead of spinning.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Relook {
+    pub(super) at: Instant,
+    pub(super) pause: Duration,
+    /// Since when it is known that someone else took the status.
+    pub(super) stolen: Option<Instant>,
+}
+
+impl Run {
+    /// Registers everything with the reaper. On failure nothing stays registered, and the child is still there.
+    pub(super) fn new(generation: u64, launched: Launched, inner: &Arc<Inner>) -> Result<Run, (Launched, std::io::Error)> {
+        let watcher = || Arc::clone(inner) as Arc<dyn Watcher>;
+        let mut tokens = Vec::new();
+        {
+            let captured = launched.captured.iter().map(Option::as_ref).map(|fd| fd.map(AsFd::as_fd));
+            let fds = [Some(launched.child.pidfd.as_fd())].into_iter().chain(captured).chain([launched.gate.watched()]);
+            let mut added = Vec::new();
+            let mut failed = None;
+            for (fd, channel) in fds.zip(CHANNELS) {
+                let Some(fd) = fd else {
+                    tokens.push(None);
+                    continue;
+                };
+                match Reaper::get().watch(fd, Interest::READ, watcher(), key(generation, channel)) {
+                    Ok(token) => {
+                        added.push((token, fd));
+                        tokens.push(Some(token));
+                    }
+                    Err(error) => {
+                        failed = Some(error);
+                        break;
+                    }
+                }
+            }
+            if let Some(error) = failed {
+                added.into_iter().for_each(|(token, fd)| Reaper::get().unwatch(token, fd));
+                return Err((launched, error));
+            }
+        }
+        let [pidfd_token, stdout, stderr, gate_token] = tokens[..] else { unreachable!("four channels were registered") };
+        let [stdout_fd, stderr_fd] = launched.captured;
+        let [stdout_end, stderr_end] = launched.piped;
+        let streams = Streams {
+            stdin: launched.stdin.map(Into::into),
+            stdout: stdout_end.map(Into::into),
+            stderr: stderr_end.map(Into::into),
+        };
+        let pipe = |fd: Option<OwnedFd>, token: Option<Token>| {
+            fd.zip(token).map(|(fd, token)| Pipe { fd, token, paused: false })
+        };
+        Ok(Run {
+            generation,
+            leader: Leader { pid: launched.child.pid, pidfd: Arc::new(launched.child.pidfd) },
+            pidfd_token,
+            ended: None,
+            reaped: false,
+            pipes: [pipe(stdout_fd, stdout), pipe(stderr_fd, stderr)],
+            gate: launched.gate,
+            gate_token,
+            connecting: None,
+            try_at: None,
+            contained: launched.contained,
+            looks: 0,
+            relook: None,
+            streams,
+        })
+    }
+
+    pub(super) fn pid(&self) -> u32 {
+        self.leader.pid
+    }
+
+    /// The pidfd is ready for ever from now on.
+    pub(super) fn unwatch_leader(&mut self) {
+        if let Some(token) = self.pidfd_token.take() {
+            Reaper::get().unwatch(token, self.leader.pidfd.as_fd());
+        }
+    }
+
+    pub(super) fn set_leader_interest(&self, interest: Interest) {
+        if let Some(token) = self.pidfd_token {
+            // It is registered, so it can only fail for want of kernel memory; then the relook timer asks again.
+            let _ = Reaper::get().rewatch(token, self.leader.pidfd.as_fd(), interest);
+        }
+    }
+
+    pub(super) fn set_pipe_paused(&mut self, index: usize, paused: bool) {
+        if let Some(pipe) = &mut self.pipes[index]
+            && pipe.paused != paused
+        {
+            pipe.paused = paused;
+            let interest = if paused { Interest::NONE } else { Interest::READ };
+            let _ = Reaper::get().rewatch(pipe.token, pipe.fd.as_fd(), interest);
+        }
+    }
+
+    pub(super) fn close_pipe(&mut self, index: usize) {
+        if let Some(pipe) = self.pipes[index].take() {
+            Reaper::get().unwatch(pipe.token, pipe.fd.as_fd());
+        }
+    }
+
+    pub(super) fn stop_connecting(&mut self) {
+        if let Some((fd, token)) = self.connecting.take() {
+            Reaper::get().unwatch(token, fd.as_fd());
+        }
+    }
+
+    /// Nothing more is expected of the gate. (The notify socket stays: it has more to say than readiness.)
+    pub(super) fn close_gate(&mut self) {
+        self.try_at = None;
+        self.stop_connecting();
+        match &self.gate {
+            Gate::Notify(_) => {}
+            Gate::Open | Gate::Fd { .. } | Gate::Line(_) | Gate::Try { .. } => self.drop_gate(),
+        }
+    }
+
+    fn drop_gate(&mut self) {
+        if let (Some(token), Some(fd)) = (self.gate_token.take(), self.gate.watched()) {
+            Reaper::get().unwatch(token, fd);
+        }
+        self.gate = Gate::Open;
+    }
+}
+
+impl Drop for Run {
+    fn drop(&mut self) {
+        self.unwatch_leader();
+        self.close_pipe(0);
+        self.close_pipe(1);
+        self.stop_connecting();
+        self.drop_gate();
+    }
+}
+
+impl Ended {
+    pub(super) fn of(waited: Waited) -> Ended {
+        let usage = Usage { user: waited.usage.user, system: waited.usage.system, max_rss: waited.usage.max_rss };
+        Ended { usage, ..Ended::of_change(waited.change) }
+    }
+
+    /// From a status alone: what it used is not known.
+    pub(super) fn of_change(change: Change) -> Ended {
+        let (reason, core_dumped) = match change {
+            Change::Exited(code) => (ExitReason::Exited(code), false),
+            Change::Killed { signal, core } => {
+                (crate::signal::Signal::from_raw(signal).map_or(ExitReason::Lost, ExitReason::Signaled), core)
+            }
+            Change::Stopped(_) | Change::Continued => (ExitReason::Lost, false),
+        };
+        Ended { reason, core_dumped, usage: Usage::default() }
+    }
+
+    pub(super) fn lost() -> Ended {
+        Ended { reason: ExitReason::Lost, core_dumped: false, usage: Usage::default() }
+    }
+}

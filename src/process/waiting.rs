@@ -1,0 +1,183 @@
+//! How callers wait for a process: on its condition variable, which every turn signals.
+
+use std::sync::{Arc, MutexGuard, PoisonError, mpsc};
+use std::time::{Duration, Instant};
+
+use super::core::{Core, Inner};
+use super::lines::Cursors;
+use super::run::Run;
+use super::state::Event;
+use super::status::Status;
+use crate::error::{Error, Kind, Result};
+use crate::exit::Exit;
+use crate::line::Line;
+use crate::spawners::Spawners;
+use crate::sys;
+
+impl Inner {
+    /// A handle of the parent is useless in its fork: its lock may be held by a thread that is not there.
+    pub(super) fn check_owner(&self, operation: &'static str) -> Result<()> {
+        if self.is_foreign() {
+            let owner = self.owner;
+            return Err(Error::new(self.who(None), |who| Kind::Foreign { who, operation, owner }));
+        }
+        Ok(())
+    }
+
+    /// Claims the next generation. Exactly one of concurrent starts gets it.
+    pub(super) fn begin_start(self: &Arc<Self>) -> Result<u64> {
+        self.turn(|turn| {
+            if turn.core.machine.is_alive() {
+                return Err(Error::new(self.who(turn.core.pid()), Kind::Running));
+            }
+            turn.by_hand = true;
+            turn.feed(Event::Start);
+            Ok(turn.core.machine.generation())
+        })
+    }
+
+    /// Creates the process on a thread that lives as long as the program; see [`crate::spawners`].
+    pub(super) fn launch_from_here(self: &Arc<Self>, generation: u64) -> Result<u32> {
+        if sys::process::is_main_thread() || self.config.child.parent_death.is_none() {
+            return self.launch(generation);
+        }
+        let (result, answer) = mpsc::sync_channel(1);
+        let inner = Arc::clone(self);
+        let job = move || {
+            // Nobody listens only if the caller's thread was torn down.
+            let _ = result.send(inner.launch(generation));
+        };
+        let lost = |source| {
+            let step = "start a thread that creates it".to_owned();
+            Error::new(self.who(None), |who| Kind::Start { who, step, source })
+        };
+        if let Err(source) = Spawners::get().run(job) {
+            self.turn(|turn| turn.feed_of(generation, Event::SpawnFailed(libc::EAGAIN)));
+            return Err(lost(source));
+        }
+        answer.recv().unwrap_or_else(|_| Err(lost(std::io::Error::other("it panicked"))))
+    }
+
+    /// Waits until `done` has an answer; `None` when the time passed.
+    pub(super) fn wait<T>(&self, until: Option<Instant>, done: impl Fn(&Core) -> Option<T>) -> Option<T> {
+        let mut core = self.lock();
+        loop {
+            if let Some(answer) = done(&core) {
+                return Some(answer);
+            }
+            core = self.sleep(core, until).ok()?;
+        }
+    }
+
+    /// Sleeps until something changed, or gives the lock back as an error when the time passed.
+    pub(super) fn sleep<'a>(
+        &self,
+        core: MutexGuard<'a, Core>,
+        until: Option<Instant>,
+    ) -> Result<MutexGuard<'a, Core>, MutexGuard<'a, Core>> {
+        let Some(until) = until else {
+            return Ok(self.changed.wait(core).unwrap_or_else(PoisonError::into_inner));
+        };
+        let left = until.saturating_duration_since(Instant::now());
+        if left.is_zero() {
+            return Err(core);
+        }
+        Ok(self.changed.wait_timeout(core, left).unwrap_or_else(PoisonError::into_inner).0)
+    }
+
+    /// What `join` returns, once it does.
+    pub(super) fn end(&self, core: &Core) -> Option<Result<Exit>> {
+        if self.is_over(core) {
+            let never = || Error::new(self.who(None), |who| Kind::NeverStarted { who, operation: "join" });
+            return Some(core.exit.as_ref().map(|(_, exit)| exit.clone()).ok_or_else(never));
+        }
+        None
+    }
+
+    /// It will not run again by itself and its callbacks have returned; within one of them, the run is over.
+    pub(super) fn is_over(&self, core: &Core) -> bool {
+        core.machine.is_settled() || (!core.machine.is_alive() && self.is_within_callback())
+    }
+
+    pub(super) fn status(&self, core: &Core) -> Status {
+        Status {
+            name: Arc::clone(&self.name),
+            state: core.machine.state(),
+            pid: core.pid(),
+            main_pid: core.main_pid,
+            started: core.started,
+            generation: core.machine.generation(),
+            restarts: core.machine.restarts(),
+            exit: core.exit.as_ref().map(|(_, exit)| exit.clone()),
+            error: core.error.clone(),
+            next_start: core.machine.next_start(),
+            text: core.text.clone(),
+            containment: core.containment,
+        }
+    }
+}
+
+impl Core {
+    /// The leader's, while it lives.
+    pub(super) fn pid(&self) -> Option<u32> {
+        self.run.as_ref().filter(|run| run.ended.is_none()).map(Run::pid)
+    }
+}
+
+/// A cursor in the captured output, for as long as a caller waits for a line.
+pub(super) struct LineReader<'a> {
+    inner: &'a Arc<Inner>,
+    cursors: Cursors,
+    generation: u64,
+    operation: &'static str,
+}
+
+impl<'a> LineReader<'a> {
+    pub(super) fn new(inner: &'a Arc<Inner>, operation: &'static str) -> Result<LineReader<'a>> {
+        if !inner.config.captures_any() {
+            let problem = "its output is not captured".to_owned();
+            return Err(Error::new(inner.who(None), |who| Kind::Invalid { who, problem }));
+        }
+        let mut core = inner.lock();
+        if !core.output.is_captured() {
+            return Err(Error::new(inner.who(None), |who| Kind::NeverStarted { who, operation }));
+        }
+        let cursors = core.output.add_reader();
+        Ok(LineReader { inner, cursors, generation: core.machine.generation(), operation })
+    }
+
+    pub(super) fn next(&self, until: Option<Instant>, limit: Duration) -> Result<Line> {
+        let operation = self.operation;
+        loop {
+            let (line, turns) = self.inner.turn(|turn| {
+                let line = turn.core.output.next_line(self.cursors);
+                turn.resume_reading();
+                (line, turn.core.turns)
+            });
+            if let Some(line) = line {
+                return Ok(line);
+            }
+            let mut core = self.inner.lock();
+            let over = core.machine.generation() != self.generation || core.output.is_closed();
+            let exit = core.exit.as_ref().filter(|(of, _)| over && *of >= self.generation);
+            if let Some((_, exit)) = exit {
+                let exit = exit.clone();
+                return Err(Error::new(self.inner.who(None), |who| Kind::Ended { who, operation, exit }));
+            }
+            while core.turns == turns {
+                core = self.inner.sleep(core, until).map_err(|core| {
+                    Error::new(self.inner.who(core.pid()), |who| Kind::Timeout { who, operation, limit })
+                })?;
+            }
+        }
+    }
+}
+
+impl Drop for LineReader<'_> {
+    fn drop(&mut self) {
+        self.inner.turn(|turn| {
+            turn.core.output.remove_reader(self.cursors);
+            turn.resume_reading();
+        });
+    }
+}

@@ -1,0 +1,199 @@
+//! The loop itself, and how the rest of the crate reaches it.
+
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread;
+use std::time::Instant;
+
+use super::children::Children;
+use super::registry::{Registry, Token, Watched};
+use super::timers::Timers;
+use crate::sys;
+use crate::sys::event::{Bell, Happened, Interest, Poller};
+
+/// Someone whom the reaper tells of events. Called on the reaper's thread with no lock held: it
+/// must not block, nor call anything that the user wrote.
+pub(crate) trait Watcher: Send + Sync {
+    /// The descriptor registered under `key` is ready.
+    fn ready(self: Arc<Self>, key: u64, happened: Happened);
+    /// The deadline has passed.
+    fn due(self: Arc<Self>, now: Instant);
+    /// SIGCHLD: some child changed.
+    fn look(self: Arc<Self>);
+}
+
+/// The event loop of this process.
+pub(crate) struct Reaper {
+    shared: Mutex<Option<Arc<Shared>>>,
+    ids: AtomicU64,
+}
+
+struct Shared {
+    poller: Poller,
+    bell: Bell,
+    registry: Registry,
+    timers: Timers<Arc<dyn Watcher>>,
+    children: Children,
+}
+
+/// A process that is a fork of one that used the crate has none of its threads: it makes its own.
+static REAPER: sys::PerProcess<Reaper> = sys::PerProcess::new();
+
+const BELL: u64 = u64::MAX;
+const SIGCHLD: u64 = u64::MAX - 1;
+
+impl Reaper {
+    /// The reaper of this process; its thread starts with the first registration.
+    pub(crate) fn get() -> &'static Reaper {
+        REAPER.get_or_init(|| Reaper { shared: Mutex::new(None), ids: AtomicU64::new(0) })
+    }
+
+    /// A number that no other watcher of this process has.
+    pub(crate) fn new_id(&self) -> u64 {
+        self.ids.fetch_add(1, Ordering::Relaxed)
+    }
+
+    /// Starts the thread, if it is not there. Everything else here expects that this succeeded once.
+    pub(crate) fn ensure(&self) -> io::Result<()> {
+        self.shared().map(drop)
+    }
+
+    pub(crate) fn watch(
+        &self,
+        fd: BorrowedFd<'_>,
+        interest: Interest,
+        watcher: Arc<dyn Watcher>,
+        key: u64,
+    ) -> io::Result<Token> {
+        let shared = self.shared()?;
+        let token = shared.registry.add(Watched { watcher, key });
+        match shared.poller.add(fd, token.as_raw(), interest) {
+            Ok(()) => Ok(token),
+            Err(error) => {
+                shared.registry.remove(token);
+                Err(error)
+            }
+        }
+    }
+
+    pub(crate) fn rewatch(&self, token: Token, fd: BorrowedFd<'_>, interest: Interest) -> io::Result<()> {
+        self.shared()?.poller.modify(fd, token.as_raw(), interest)
+    }
+
+    /// Forgets a registration. To be called before the descriptor is closed: a copy of it that
+    /// someone else holds would keep the kernel's entry alive.
+    pub(crate) fn unwatch(&self, token: Token, fd: BorrowedFd<'_>) {
+        if let Ok(shared) = self.shared() {
+            // It fails only when the descriptor is not registered, which is what we want.
+            let _ = shared.poller.remove(fd);
+            shared.registry.remove(token);
+        }
+    }
+
+    /// Moves the one deadline of watcher `id` from `old` to `new`.
+    pub(crate) fn set_timer(
+        &self,
+        id: u64,
+        old: Option<Instant>,
+        new: Option<Instant>,
+        watcher: &Arc<impl Watcher + 'static>,
+    ) {
+        let Ok(shared) = self.shared() else { return };
+        let new = new.map(|at| (at, Arc::clone(watcher) as Arc<dyn Watcher>));
+        if shared.timers.set(id, old, new) {
+            shared.bell.ring();
+        }
+    }
+
+    /// Has watcher `id` called at every SIGCHLD from now on.
+    pub(crate) fn add_child(&self, id: u64, watcher: Arc<dyn Watcher>) {
+        if let Ok(shared) = self.shared() {
+            shared.children.add(id, watcher);
+        }
+    }
+
+    pub(crate) fn remove_child(&self, id: u64) {
+        if let Ok(shared) = self.shared() {
+            shared.children.remove(id);
+        }
+    }
+
+    fn shared(&self) -> io::Result<Arc<Shared>> {
+        let mut shared = self.shared.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(shared) = &*shared {
+            return Ok(Arc::clone(shared));
+        }
+        let started = start()?;
+        *shared = Some(Arc::clone(&started));
+        Ok(started)
+    }
+}
+
+fn start() -> io::Result<Arc<Shared>> {
+    let (wake, sigchld) = sys::fd::pipe()?;
+    sys::fd::set_nonblocking(wake.as_fd(), true)?;
+    sys::fd::set_nonblocking(sigchld.as_fd(), true)?;
+    let shared = Arc::new(Shared {
+        poller: Poller::new()?,
+        bell: Bell::new()?,
+        registry: Registry::new(),
+        timers: Timers::new(),
+        children: Children::new(),
+    });
+    shared.poller.add(shared.bell.as_fd(), BELL, Interest::READ)?;
+    shared.poller.add(wake.as_fd(), SIGCHLD, Interest::READ)?;
+    // Handlers that were there before are called after ours; those that come after ours can only
+    // take the stops and continues from us, exits come by pidfd.
+    let action = signal_hook::low_level::pipe::register(libc::SIGCHLD, sigchld)?;
+    let worker = Arc::clone(&shared);
+    // The program's signal handlers have no business on this thread.
+    let _blocked = sys::process::block_all_signals();
+    match thread::Builder::new().name("pkit-reaper".into()).spawn(move || worker.run(&wake)) {
+        Ok(_) => Ok(shared),
+        Err(error) => {
+            signal_hook::low_level::unregister(action);
+            Err(error)
+        }
+    }
+}
+
+impl Shared {
+    fn run(&self, wake: &OwnedFd) {
+        let mut events = Vec::new();
+        loop {
+            let until = [self.timers.fall_asleep(), self.children.next_round()].into_iter().flatten().min();
+            let timeout = until.map(|until| until.saturating_duration_since(Instant::now()));
+            if let Err(error) = self.poller.wait(&mut events, timeout) {
+                // Only EBADF, EFAULT and EINVAL are left: our descriptors were closed by someone
+                // else's bug. Children cannot be watched any more, and silence would be a lie.
+                log::error!("the event loop of pkit cannot wait: {error}");
+                thread::park_timeout(std::time::Duration::from_secs(1));
+            }
+            for watcher in self.timers.wake_up(Instant::now()) {
+                watcher.due(Instant::now());
+            }
+            for (token, happened) in events.drain(..) {
+                match token {
+                    BELL => self.bell.silence(),
+                    SIGCHLD => {
+                        empty(wake.as_fd());
+                        self.children.want_round();
+                    }
+                    token => {
+                        if let Some(watched) = self.registry.get(Token::from_raw(token)) {
+                            watched.watcher.ready(watched.key, happened);
+                        }
+                    }
+                }
+            }
+            self.children.round();
+        }
+    }
+}
+
+fn empty(wake: BorrowedFd<'_>) {
+    let mut bytes = [0; 256];
+    while matches!(sys::fd::read(wake, &mut bytes), Ok(read) if read == bytes.len()) {}
+}

@@ -1,0 +1,18 @@
+//! Layer 0: the only `unsafe` and the only syscalls of the crate.
+//!
+//! Everything here is a thin, safe face over one family of kernel interfaces, and takes and gives descriptors as
+//! `OwnedFd` and `BorrowedFd`, close-on-exec from creation. It holds no policy: what to start, whom to signal and
+//! when to wait is decided above. Nothing here imports from the rest of the crate.
+
+pub(crate) mod event;
+pub(crate) mod fd;
+pub(crate) mod fork;
+mod per_process;
+pub(crate) mod pidfd;
+pub(crate) mod process;
+pub(crate) mod setup;
+pub(crate) mod socket;
+pub(crate) mod spawn;
+pub(crate) mod wait;
+
+pub(crate) use per_process::PerProcess;

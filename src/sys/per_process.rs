@@ -1,0 +1,66 @@
+//! State that belongs to one process, not to a program: a fork makes its own.
+
+use std::ptr;
+use std::sync::atomic::{AtomicPtr, Ordering};
+
+use super::process;
+
+/// A static that is made at first use, and made afresh in a child that `fork` copied from us.
+///
+/// What the parent had is left as it is there and never touched again: its locks may have been held by threads that
+/// the child does not have. It takes no lock itself, so it works in a child forked at any moment.
+/// One value is leaked for each process of a chain of forks.
+pub(crate) struct PerProcess<T: 'static> {
+    current: AtomicPtr<Owned<T>>,
+}
+
+struct Owned<T> {
+    pid: u32,
+    value: T,
+}
+
+impl<T: Send + Sync + 'static> PerProcess<T> {
+    pub(crate) const fn new() -> PerProcess<T> {
+        PerProcess { current: AtomicPtr::new(ptr::null_mut()) }
+    }
+
+    /// The value of this process. `make` may be called by several threads at once, of which one wins:
+    /// it must be cheap and without effect.
+    pub(crate) fn get_or_init(&'static self, make: impl Fn() -> T) -> &'static T {
+        let pid = process::pid();
+        let mut seen = self.current.load(Ordering::Acquire);
+        loop {
+            if !seen.is_null() {
+                // SAFETY: only pointers from Box::leak below are ever stored, none is freed.
+                let owned: &'static Owned<T> = unsafe { &*seen };
+                if owned.pid == pid {
+                    return &owned.value;
+                }
+            }
+            let fresh = Box::into_raw(Box::new(Owned { pid, value: make() }));
+            match self.current.compare_exchange(seen, fresh, Ordering::AcqRel, Ordering::Acquire) {
+                // SAFETY: `fresh` came from Box::into_raw, is published now and never freed.
+                Ok(_) => return &unsafe { &*fresh }.value,
+                Err(other) => {
+                    seen = other;
+                    // SAFETY: `fresh` was not published, so this is its only owner.
+                    drop(unsafe { Box::from_raw(fresh) });
+                }
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_value_for_all_threads() {
+        static VALUE: PerProcess<u64> = PerProcess::new();
+        let threads: Vec<_> =
+            (0..8).map(|n| std::thread::spawn(move || *VALUE.get_or_init(|| n))).collect();
+        let values: Vec<u64> = threads.into_iter().map(|thread| thread.join().unwrap()).collect();
+        assert!(values.iter().all(|value| *value == values[0]));
+    }
+}

@@ -1,0 +1,212 @@
+//! Facts about this process, and the few calls that concern a process or a user by number or name.
+
+use std::ffi::CString;
+use std::io;
+use std::marker::PhantomData;
+use std::os::fd::{AsRawFd, BorrowedFd};
+
+use libc::c_int;
+use nix::errno::Errno;
+use nix::unistd::{self, Gid, Pid};
+
+/// This process. Asked each time: after a fork the answer is another.
+pub(crate) fn pid() -> u32 {
+    std::process::id()
+}
+
+/// Makes `entries` (`NAME=value`) the environment, without the lock that std and libc guard it with: in a forked child
+/// that lock may be held by a thread which is not there. The entries live as long as the process.
+///
+/// # Safety
+/// No other thread runs in this process.
+pub(crate) unsafe fn replace_environment(entries: &[CString]) {
+    unsafe extern "C" {
+        static mut environ: *const *const libc::c_char;
+    }
+    let entries: Vec<CString> = entries.to_vec();
+    let mut pointers: Vec<*const libc::c_char> = entries.iter().map(|entry| entry.as_ptr()).collect();
+    pointers.push(std::ptr::null());
+    std::mem::forget(entries);
+    let pointers: &'static [*const libc::c_char] = pointers.leak();
+    // SAFETY: the caller is the only thread; the array ends in a null pointer and is never freed.
+    unsafe { environ = pointers.as_ptr() };
+}
+
+/// This thread, as the kernel numbers it.
+pub(crate) fn thread_id() -> u32 {
+    unistd::gettid().as_raw() as u32
+}
+
+/// Whether this is the thread that lives as long as the process. In a forked child it is the one that forked.
+pub(crate) fn is_main_thread() -> bool {
+    thread_id() == pid()
+}
+
+/// Sends `signal` to a process group, by number. For kernels without a group signal by pidfd, and only while the group's
+/// leader is unreaped: until then nobody else can get the number.
+///
+/// # Errors
+/// ESRCH when the group is empty; EINVAL for the groups 0 and 1, which `kill(2)` takes for *my own* and *everybody*.
+pub(crate) fn kill_group(pgid: u32, signal: i32) -> io::Result<()> {
+    let pgid = i32::try_from(pgid).ok().filter(|&pgid| pgid > 1).ok_or(Errno::EINVAL)?;
+    // SAFETY: kill(2) takes numbers only.
+    Errno::result(unsafe { libc::kill(-pgid, signal) })?;
+    Ok(())
+}
+
+/// Lets descendants that lost their parent become children of this process instead of `init`'s.
+pub(crate) fn become_subreaper() -> io::Result<()> {
+    Ok(nix::sys::prctl::set_child_subreaper(true)?)
+}
+
+/// The group that a process is in.
+pub(crate) fn process_group_of(pid: u32) -> io::Result<u32> {
+    let pid = i32::try_from(pid).map_err(|_| Errno::ESRCH)?;
+    Ok(unistd::getpgid(Some(Pid::from_raw(pid)))?.as_raw() as u32)
+}
+
+/// Takes the exclusive lock of an open directory (or file), without waiting; false when someone else has it. The lock
+/// ends with the last copy of the descriptor.
+pub(crate) fn lock_directory(directory: BorrowedFd<'_>) -> io::Result<bool> {
+    loop {
+        // nix's Flock wants to own the descriptor.
+        // SAFETY: flock(2) takes numbers only.
+        match Errno::result(unsafe { libc::flock(directory.as_raw_fd(), libc::LOCK_EX | libc::LOCK_NB) }) {
+            Ok(_) => return Ok(true),
+            Err(Errno::EWOULDBLOCK) => return Ok(false),
+            Err(Errno::EINTR) => {}
+            Err(error) => return Err(error.into()),
+        }
+    }
+}
+
+/// What a process that is to run as a user needs to know of it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct User {
+    pub(crate) uid: u32,
+    pub(crate) gid: u32,
+    /// All groups it is in, `gid` among them.
+    pub(crate) groups: Vec<u32>,
+}
+
+/// Looks a user up by name; `None` when there is none.
+pub(crate) fn user(name: &str) -> io::Result<Option<User>> {
+    // nix panics for a NUL in a name.
+    let c_name = CString::new(name)?;
+    let Some(user) = unistd::User::from_name(name)? else { return Ok(None) };
+    let groups = unistd::getgrouplist(&c_name, user.gid)?;
+    let groups = groups.into_iter().map(Gid::as_raw).collect();
+    Ok(Some(User { uid: user.uid.as_raw(), gid: user.gid.as_raw(), groups }))
+}
+
+/// Puts the signal mask back when dropped, on the thread that it belongs to.
+#[derive(Debug)]
+#[must_use = "dropped at once, it blocks nothing"]
+pub(crate) struct SavedMask {
+    mask: u64,
+    /// A mask is a thread's own, so this must not move to another.
+    _thread: PhantomData<*const ()>,
+}
+
+/// Blocks every signal on this thread, the two that the C library keeps for itself as well. A thread started
+/// meanwhile inherits that, and will never run a handler of the program; a child started meanwhile runs none in our
+/// memory.
+pub(crate) fn block_all_signals() -> SavedMask {
+    SavedMask { mask: set_mask(u64::MAX), _thread: PhantomData }
+}
+
+impl Drop for SavedMask {
+    fn drop(&mut self) {
+        set_mask(self.mask);
+    }
+}
+
+/// Sets the mask and returns the one before. The raw call: the library's leaves its own two signals out.
+fn set_mask(mask: u64) -> u64 {
+    let how: c_int = libc::SIG_SETMASK;
+    let mut old = 0_u64;
+    // SAFETY: rt_sigprocmask(2) reads and writes as many bytes as it is told, which is the size of both numbers.
+    let result =
+        unsafe { libc::syscall(libc::SYS_rt_sigprocmask, how, &raw const mask, &raw mut old, size_of::<u64>()) };
+    debug_assert_eq!(result, 0, "it fails only for wrong pointers and sizes");
+    old
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::sys::spawn::spawn;
+    use crate::sys::spawn::tests::{endless, finish, sh};
+    use crate::sys::wait::Change;
+    use std::os::fd::AsFd;
+
+    fn blocked() -> u64 {
+        let status = std::fs::read_to_string("/proc/thread-self/status").unwrap();
+        let line = status.lines().find_map(|line| line.strip_prefix("SigBlk:")).unwrap();
+        u64::from_str_radix(line.trim(), 16).unwrap()
+    }
+
+    #[test]
+    fn all_signals_are_blocked_and_given_back() {
+        let before = blocked();
+        let saved = block_all_signals();
+        let unblockable = 1 << (libc::SIGKILL - 1) | 1 << (libc::SIGSTOP - 1);
+        assert_eq!(blocked(), !unblockable);
+        drop(saved);
+        assert_eq!(blocked(), before);
+    }
+
+    #[test]
+    fn threads_are_told_apart() {
+        let (id, main) = std::thread::spawn(|| (thread_id(), is_main_thread())).join().unwrap();
+        assert!(!main);
+        assert_ne!(id, thread_id());
+    }
+
+    #[test]
+    fn a_group_is_killed_but_never_everybody() {
+        for wrong in [0, 1, u32::MAX] {
+            assert_eq!(kill_group(wrong, 0).unwrap_err().raw_os_error(), Some(libc::EINVAL));
+        }
+        let mut plan = endless();
+        plan.setup.group = Some(0);
+        let child = spawn(&plan).unwrap();
+        assert_eq!(process_group_of(child.pid).unwrap(), child.pid);
+        kill_group(child.pid, libc::SIGKILL).unwrap();
+        assert!(matches!(finish(&child).change, Change::Killed { .. }));
+    }
+
+    #[test]
+    fn a_directory_is_locked_once() {
+        // In a child: a copy of a descriptor in the fork of another test would keep it open.
+        crate::sys::fork::tests::in_fork(|| {
+            let directory = tempfile::tempdir().unwrap();
+            let open = || std::fs::File::open(directory.path()).unwrap();
+            let (one, two) = (open(), open());
+            assert!(lock_directory(one.as_fd()).unwrap());
+            assert!(!lock_directory(two.as_fd()).unwrap());
+            drop(one);
+            assert!(lock_directory(two.as_fd()).unwrap());
+        });
+    }
+
+    #[test]
+    fn users_are_found_by_name() {
+        let root = user("root").unwrap().unwrap();
+        assert_eq!((root.uid, root.gid), (0, 0));
+        assert!(root.groups.contains(&0));
+        assert_eq!(user("no-such-user-here").unwrap(), None);
+        assert!(user("a\0b").is_err());
+    }
+
+    #[test]
+    fn orphans_come_to_a_subreaper() {
+        // In a child, because it holds for the whole program.
+        crate::sys::fork::tests::in_fork(|| {
+            become_subreaper().unwrap();
+            finish(&spawn(&sh("(exit 5) & exit 0")).unwrap());
+            let orphan = nix::sys::wait::waitpid(None, None).unwrap();
+            assert!(matches!(orphan, nix::sys::wait::WaitStatus::Exited(_, 5)), "{orphan:?}");
+        });
+    }
+}

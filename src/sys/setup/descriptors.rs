@@ -1,0 +1,152 @@
+//! The child's descriptors: each to its number, and the others closed.
+
+use std::os::fd::RawFd;
+
+use super::{Halt, Step, check};
+
+/// What is to be done, allocated in the parent. The child works on a descriptor table of its own.
+#[derive(Debug)]
+pub(super) struct Descriptors {
+    moves: Vec<Move>,
+    /// The numbers given by the moves, ascending, without duplicates.
+    targets: Vec<i32>,
+    /// The ranges to close, both ends included.
+    gaps: Vec<(u32, u32)>,
+    /// Where closing one by one ends, should `close_range` be missing.
+    limit: u32,
+}
+
+/// One descriptor on its way to its number.
+#[derive(Debug)]
+struct Move {
+    source: RawFd,
+    target: i32,
+    /// The source is also the target of another move, and has to be brought to safety first.
+    endangered: bool,
+    /// Where it was brought; -1 if nowhere. Written by the child.
+    refuge: RawFd,
+}
+
+impl Descriptors {
+    /// For `fds` as in [`Setup::fds`](super::Setup::fds); `keep` is left open by `close_others` as well.
+    pub(super) fn new(fds: &[(RawFd, i32)], close_others: bool, keep: Option<RawFd>) -> Descriptors {
+        let mut targets: Vec<i32> = fds.iter().map(|&(_, target)| target).collect();
+        targets.sort_unstable();
+        targets.dedup();
+        let moves = fds.iter().map(|&(source, target)| Move {
+            source,
+            target,
+            endangered: source != target && targets.binary_search(&source).is_ok(),
+            refuge: -1,
+        });
+        Descriptors {
+            moves: moves.collect(),
+            gaps: if close_others { gaps(&targets, keep) } else { Vec::new() },
+            targets,
+            limit: descriptor_limit(),
+        }
+    }
+
+    /// Gives each descriptor its number. Sources that are the target of another move are duplicated first to a number
+    /// that is nobody's target; that makes every permutation and every cycle one case.
+    ///
+    /// # Safety
+    /// Only in a child with a descriptor table of its own, which holds nothing that anything still relies on.
+    pub(super) unsafe fn place(&mut self) -> Result<(), Halt> {
+        let targets = &self.targets;
+        for item in self.moves.iter_mut().filter(|item| item.endangered) {
+            let step = Step::Descriptor(item.target);
+            let mut lowest: RawFd = 3;
+            loop {
+                // SAFETY: F_DUPFD_CLOEXEC takes numbers only, and overwrites no descriptor.
+                let copy =
+                    check(step, unsafe { libc::syscall(libc::SYS_fcntl, item.source, libc::F_DUPFD_CLOEXEC, lowest) })?;
+                let copy = copy as RawFd;
+                if !targets.contains(&copy) {
+                    item.refuge = copy;
+                    break;
+                }
+                // SAFETY: the descriptor was made two lines above and nobody knows it.
+                unsafe { libc::syscall(libc::SYS_close, copy) };
+                lowest = copy.wrapping_add(1);
+            }
+        }
+        for item in &self.moves {
+            let step = Step::Descriptor(item.target);
+            let source = if item.refuge >= 0 { item.refuge } else { item.source };
+            let result = if source == item.target {
+                // It is in its place, dup3 would refuse it, and its close-on-exec flag has to go.
+                // SAFETY: F_SETFD takes numbers only.
+                unsafe { libc::syscall(libc::SYS_fcntl, source, libc::F_SETFD, 0) }
+            } else {
+                // SAFETY: dup3(2) takes numbers only; what it overwrites is this process's copy of the table.
+                unsafe { libc::syscall(libc::SYS_dup3, source, item.target, 0) }
+            };
+            check(step, result)?;
+        }
+        for item in self.moves.iter().filter(|item| item.refuge >= 0) {
+            // SAFETY: the refuge was made above and is nobody's target.
+            unsafe { libc::syscall(libc::SYS_close, item.refuge) };
+        }
+        Ok(())
+    }
+
+    /// Closes what is in the gaps.
+    ///
+    /// # Safety
+    /// As for [`Descriptors::place`].
+    pub(super) unsafe fn close_others(&self) -> Result<(), Halt> {
+        for &(first, last) in &self.gaps {
+            // SAFETY: close_range(2) takes numbers only; the table is this process's own copy.
+            match check(Step::CloseDescriptors, unsafe { libc::syscall(libc::SYS_close_range, first, last, 0) }) {
+                Ok(_) => {}
+                // The kernel has it since 5.9, but sandboxes with an older list of calls answer ENOSYS or EPERM.
+                Err(halt) if halt.errno == libc::ENOSYS || halt.errno == libc::EPERM => {
+                    // SAFETY: as for close_range.
+                    unsafe { close_one_by_one(first, last, self.limit) };
+                }
+                Err(halt) => return Err(halt),
+            }
+        }
+        Ok(())
+    }
+}
+
+/// For where `close_range` is missing. Descriptors above a limit that was lowered after they were made stay open.
+///
+/// # Safety
+/// Only in a child with a descriptor table of its own.
+unsafe fn close_one_by_one(first: u32, last: u32, limit: u32) {
+    for fd in first..=last {
+        if fd >= limit {
+            break;
+        }
+        // SAFETY: close(2) takes a number; an EBADF is the usual answer here.
+        unsafe { libc::syscall(libc::SYS_close, fd) };
+    }
+}
+
+/// The ranges between 2, `targets` and `keep`. Negative targets fail later, when they are placed.
+fn gaps(targets: &[i32], keep: Option<RawFd>) -> Vec<(u32, u32)> {
+    let mut kept: Vec<u32> = targets.iter().chain(keep.iter()).filter_map(|&fd| u32::try_from(fd).ok()).collect();
+    kept.sort_unstable();
+    let mut gaps = Vec::with_capacity(kept.len() + 1);
+    let mut first = 3;
+    for fd in kept.into_iter().filter(|&fd| fd >= 3) {
+        if fd > first {
+            gaps.push((first, fd - 1));
+        }
+        first = fd + 1;
+    }
+    gaps.push((first, u32::MAX));
+    gaps
+}
+
+fn descriptor_limit() -> u32 {
+    let soft =
+        nix::sys::resource::getrlimit(nix::sys::resource::Resource::RLIMIT_NOFILE).map_or(1024, |(soft, _)| soft);
+    u32::try_from(soft).unwrap_or(u32::MAX)
+}
+
+#[cfg(test)]
+mod tests;

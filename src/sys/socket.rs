@@ -1,0 +1,267 @@
+//! Sockets: the one that `sd_notify` messages come in by, and connections tried to see whether a server is ready.
+
+use std::io;
+use std::mem::MaybeUninit;
+use std::net::SocketAddr;
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::path::Path;
+
+use nix::errno::Errno;
+use nix::sys::socket::{
+    self, AddressFamily, SockFlag, SockType, SockaddrLike, SockaddrStorage, UnixAddr, getsockname, sockopt,
+};
+
+/// A received datagram.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Datagram {
+    pub(crate) len: usize,
+    /// There was more than fitted.
+    pub(crate) truncated: bool,
+    /// The sender as the kernel vouches for it; `None` if it is in a pid namespace that we do not see.
+    pub(crate) pid: Option<u32>,
+    pub(crate) uid: Option<u32>,
+}
+
+/// A connection that was begun.
+#[derive(Debug)]
+pub(crate) enum Connecting {
+    /// Someone listens.
+    Done,
+    /// Not known until the descriptor is writable; then ask [`connected`].
+    Pending(OwnedFd),
+}
+
+/// A bound unix datagram socket and its abstract name, without the NUL in front. The kernel picks an unused name, so
+/// that there is no file to leave behind and no race for a path.
+pub(crate) fn datagram_listener() -> io::Result<(OwnedFd, Vec<u8>)> {
+    let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
+    let fd = socket::socket(AddressFamily::Unix, SockType::Datagram, flags, None)?;
+    socket::setsockopt(&fd, sockopt::PassCred, &true)?;
+    // An address of the family alone asks for the autobind.
+    socket::bind(fd.as_raw_fd(), &UnixAddr::new_unnamed())?;
+    let address: UnixAddr = getsockname(fd.as_raw_fd())?;
+    let name = address.as_abstract().ok_or(Errno::EADDRNOTAVAIL)?.to_vec();
+    Ok((fd, name))
+}
+
+/// Room for credentials and for as many descriptors as one message can carry (`SCM_MAX_FD`), with what the kernel may
+/// add to it. `u64` for the alignment of `cmsghdr`.
+type Control = [u64; 192];
+
+/// Receives one datagram; `None` when there is none. Descriptors that come with it are closed at once, and that is the
+/// answer to systemd's `BARRIER=1`.
+pub(crate) fn receive(socket: BorrowedFd<'_>, buffer: &mut [u8]) -> io::Result<Option<Datagram>> {
+    let mut control: Control = [0; 192];
+    let mut part = libc::iovec { iov_base: buffer.as_mut_ptr().cast(), iov_len: buffer.len() };
+    // nix's recvmsg gives up the control messages of a truncated list, and would leak the descriptors in it.
+    // SAFETY: a msghdr is plain numbers and pointers, and all of them may be zero.
+    let mut message: libc::msghdr = unsafe { MaybeUninit::zeroed().assume_init() };
+    message.msg_iov = &raw mut part;
+    message.msg_iovlen = 1;
+    message.msg_control = (&raw mut control).cast();
+    message.msg_controllen = size_of::<Control>();
+    let len = loop {
+        let flags = libc::MSG_CMSG_CLOEXEC | libc::MSG_DONTWAIT;
+        // SAFETY: `message` points to `part` and `control`, and `part` to `buffer`, with the lengths of each.
+        match Errno::result(unsafe { libc::recvmsg(socket.as_raw_fd(), &raw mut message, flags) }) {
+            Ok(len) => break len as usize,
+            Err(Errno::EINTR) => {}
+            Err(Errno::EAGAIN) => return Ok(None),
+            Err(error) => return Err(error.into()),
+        }
+    };
+    let truncated = message.msg_flags & libc::MSG_TRUNC != 0;
+    // SAFETY: the kernel filled `message` and `control` just now.
+    let sender = unsafe { take_control(&message) };
+    let pid = sender.and_then(|sender| u32::try_from(sender.pid).ok()).filter(|&pid| pid != 0);
+    Ok(Some(Datagram { len, truncated, pid, uid: sender.map(|sender| sender.uid) }))
+}
+
+/// Closes the descriptors, returns the credentials.
+///
+/// # Safety
+/// `message` was filled by `recvmsg`, its control buffer is alive and aligned, and nobody took descriptors out of it.
+unsafe fn take_control(message: &libc::msghdr) -> Option<libc::ucred> {
+    let mut sender = None;
+    // SAFETY: the caller's promise.
+    let mut next = unsafe { libc::CMSG_FIRSTHDR(message) };
+    // SAFETY: CMSG_FIRSTHDR and CMSG_NXTHDR give null or a header inside the control buffer.
+    while let Some(header) = unsafe { next.as_ref() } {
+        // SAFETY: `header` is a control message.
+        let data = unsafe { libc::CMSG_DATA(header) };
+        let len = header.cmsg_len.saturating_sub(data.addr() - next.addr());
+        match (header.cmsg_level, header.cmsg_type) {
+            (libc::SOL_SOCKET, libc::SCM_CREDENTIALS) if len >= size_of::<libc::ucred>() => {
+                // SAFETY: this type carries one ucred, and it is there in full; unaligned reads are allowed for.
+                sender = Some(unsafe { data.cast::<libc::ucred>().read_unaligned() });
+            }
+            (libc::SOL_SOCKET, libc::SCM_RIGHTS) => {
+                for index in 0..len / size_of::<i32>() {
+                    // SAFETY: the message has `len` bytes of descriptors.
+                    let place = unsafe { data.cast::<i32>().add(index) };
+                    // SAFETY: as above.
+                    let fd = unsafe { place.read_unaligned() };
+                    // SAFETY: the kernel made it for us with this message, and nobody else knows it.
+                    drop(unsafe { OwnedFd::from_raw_fd(fd) });
+                }
+            }
+            _ => {}
+        }
+        // SAFETY: `next` is a header of `message`.
+        next = unsafe { libc::CMSG_NXTHDR(message, next) };
+    }
+    sender
+}
+
+/// Begins a connection to a TCP port.
+pub(crate) fn connect_tcp(address: &SocketAddr) -> io::Result<Connecting> {
+    let family = if address.is_ipv4() { AddressFamily::Inet } else { AddressFamily::Inet6 };
+    connect(family, &SockaddrStorage::from(*address))
+}
+
+/// Begins a connection to a unix stream socket. A full backlog counts as done: someone listens.
+pub(crate) fn connect_unix(path: &Path) -> io::Result<Connecting> {
+    match connect(AddressFamily::Unix, &UnixAddr::new(path)?) {
+        Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(Connecting::Done),
+        result => result,
+    }
+}
+
+fn connect(family: AddressFamily, address: &dyn SockaddrLike) -> io::Result<Connecting> {
+    let fd = socket::socket(family, SockType::Stream, SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK, None)?;
+    match socket::connect(fd.as_raw_fd(), address) {
+        Ok(()) => Ok(Connecting::Done),
+        // Interrupted, it goes on all the same.
+        Err(Errno::EINPROGRESS | Errno::EINTR) => Ok(Connecting::Pending(fd)),
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// How a pending connection came out; to be asked when it is writable.
+pub(crate) fn connected(fd: BorrowedFd<'_>) -> io::Result<()> {
+    match socket::getsockopt(&fd, sockopt::SocketError)? {
+        0 => Ok(()),
+        errno => Err(io::Error::from_raw_os_error(errno)),
+    }
+}
+
+const _: () = assert!(align_of::<Control>() >= align_of::<libc::cmsghdr>());
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::fd::AsFd;
+    use std::os::linux::net::SocketAddrExt;
+    use std::os::unix::net::{SocketAddr as UnixName, UnixDatagram, UnixListener};
+
+    fn client(name: &[u8]) -> UnixDatagram {
+        let client = UnixDatagram::unbound().unwrap();
+        client.connect_addr(&UnixName::from_abstract_name(name).unwrap()).unwrap();
+        client
+    }
+
+    #[test]
+    fn a_message_comes_with_its_sender() {
+        let (listener, name) = datagram_listener().unwrap();
+        let mut buffer = [0; 4];
+        assert_eq!(receive(listener.as_fd(), &mut buffer).unwrap(), None);
+        let client = client(&name);
+        client.send(b"READY=1").unwrap();
+        client.send(b"").unwrap();
+        let (pid, uid) = (Some(std::process::id()), Some(nix::unistd::getuid().as_raw()));
+        let first = receive(listener.as_fd(), &mut buffer).unwrap();
+        assert_eq!(first, Some(Datagram { len: 4, truncated: true, pid, uid }));
+        assert_eq!(&buffer, b"READ");
+        let second = receive(listener.as_fd(), &mut buffer).unwrap();
+        assert_eq!(second, Some(Datagram { len: 0, truncated: false, pid, uid }));
+    }
+
+    #[test]
+    fn names_differ() {
+        assert_ne!(datagram_listener().unwrap().1, datagram_listener().unwrap().1);
+    }
+
+    fn send_with(client: &UnixDatagram, text: &[u8], passed: &[i32]) {
+        let mut control: Control = [0; 192];
+        let mut part = libc::iovec { iov_base: text.as_ptr().cast_mut().cast(), iov_len: text.len() };
+        let bytes = size_of_val(passed);
+        // SAFETY: as in `receive`.
+        let mut message: libc::msghdr = unsafe { MaybeUninit::zeroed().assume_init() };
+        message.msg_iov = &raw mut part;
+        message.msg_iovlen = 1;
+        message.msg_control = (&raw mut control).cast();
+        // SAFETY: it only calculates.
+        message.msg_controllen = unsafe { libc::CMSG_SPACE(bytes as u32) } as usize;
+        // A cmsghdr, then the descriptors: `cmsg_len`, then level and type.
+        // SAFETY: as above.
+        control[0] = unsafe { libc::CMSG_LEN(bytes as u32) }.into();
+        control[1] = u64::from(libc::SOL_SOCKET as u32) | u64::from(libc::SCM_RIGHTS as u32) << 32;
+        for (place, pair) in control[2..].iter_mut().zip(passed.chunks(2)) {
+            *place = pair.iter().rev().fold(0, |all, &fd| all << 32 | u64::from(fd as u32));
+        }
+        // SAFETY: all that `message` points to is alive.
+        assert_eq!(unsafe { libc::sendmsg(client.as_raw_fd(), &raw const message, 0) }, text.len() as isize);
+    }
+
+    #[test]
+    fn passed_descriptors_are_closed() {
+        let (listener, name) = datagram_listener().unwrap();
+        let client = client(&name);
+        let (reader, writer) = crate::sys::fd::pipe().unwrap();
+        // As many as a message can carry.
+        let passed = [writer.as_raw_fd(); 253];
+        send_with(&client, b"BARRIER=1", &passed);
+        drop(writer);
+        let mut buffer = [0; 64];
+        assert_eq!(receive(listener.as_fd(), &mut buffer).unwrap().unwrap().len, 9);
+        // Would wait for ever if one were left.
+        assert_eq!(crate::sys::fd::read(reader.as_fd(), &mut buffer).unwrap(), 0);
+    }
+
+    fn outcome(connecting: Connecting) -> io::Result<()> {
+        match connecting {
+            Connecting::Done => Ok(()),
+            Connecting::Pending(fd) => {
+                let poller = crate::sys::event::Poller::new()?;
+                poller.add(fd.as_fd(), 0, crate::sys::event::Interest::WRITE)?;
+                let mut events = Vec::new();
+                while events.is_empty() {
+                    poller.wait(&mut events, None)?;
+                }
+                connected(fd.as_fd())
+            }
+        }
+    }
+
+    #[test]
+    fn a_port_answers_or_refuses() {
+        // In a child: a copy of a descriptor in the fork of another test would keep it open.
+        crate::sys::fork::tests::in_fork(|| {
+            for host in ["127.0.0.1:0", "[::1]:0"] {
+                let Ok(listener) = std::net::TcpListener::bind(host) else { continue };
+                let address = listener.local_addr().unwrap();
+                connect_tcp(&address).and_then(outcome).unwrap();
+                drop(listener);
+                let error = connect_tcp(&address).and_then(outcome).unwrap_err();
+                assert_eq!(error.kind(), io::ErrorKind::ConnectionRefused);
+            }
+        });
+    }
+
+    #[test]
+    fn a_path_answers_or_refuses() {
+        // In a child: a copy of a descriptor in the fork of another test would keep it open.
+        crate::sys::fork::tests::in_fork(|| {
+            let directory = tempfile::tempdir().unwrap();
+            let path = directory.path().join("socket");
+            assert_eq!(connect_unix(&path).unwrap_err().kind(), io::ErrorKind::NotFound);
+            let listener = UnixListener::bind(&path).unwrap();
+            socket::listen(&listener, socket::Backlog::new(1).unwrap()).unwrap();
+            // The backlog is full after two; nobody accepts.
+            let held: Vec<_> = (0..2).map(|_| std::os::unix::net::UnixStream::connect(&path).unwrap()).collect();
+            assert!(matches!(connect_unix(&path).unwrap(), Connecting::Done));
+            drop((held, listener));
+            assert_eq!(connect_unix(&path).unwrap_err().kind(), io::ErrorKind::ConnectionRefused);
+        });
+    }
+}

@@ -1,0 +1,205 @@
+//! Programs started for real.
+
+use super::*;
+use crate::sys::fd::{is_open, pipe};
+use crate::sys::fork::tests::in_fork;
+use crate::sys::wait::{Change, Look, Waited, wait};
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use std::io::Read;
+use std::os::fd::{AsRawFd, BorrowedFd};
+
+pub(crate) fn c(text: &str) -> CString {
+    CString::new(text).unwrap()
+}
+
+/// A plan for `/bin/sh -c script` with a plain PATH.
+pub(crate) fn sh(script: &str) -> Plan {
+    Plan {
+        programs: vec![c("/bin/sh")],
+        argv: vec![c("sh"), c("-c"), c(script)],
+        envp: vec![c("PATH=/usr/bin:/bin")],
+        setup: Setup::default(),
+    }
+}
+
+/// Does nothing until it is killed.
+pub(crate) fn endless() -> Plan {
+    sh("exec sleep 1000000")
+}
+
+pub(crate) fn readable(fd: BorrowedFd<'_>) {
+    while poll(&mut [PollFd::new(fd, PollFlags::POLLIN)], PollTimeout::NONE) != Ok(1) {}
+}
+
+/// Waits for the end and reaps.
+pub(crate) fn finish(child: &Child) -> Waited {
+    readable(child.pidfd.as_fd());
+    wait(child.pidfd.as_fd(), Look::Exit { keep: false }).unwrap().expect("it is readable, so it has ended")
+}
+
+/// Starts it, and returns what it wrote to its standard output until it ended well.
+pub(crate) fn output(mut plan: Plan) -> String {
+    let (reader, writer) = pipe().unwrap();
+    plan.setup.fds.push((writer.as_raw_fd(), 1));
+    let child = spawn(&plan).unwrap();
+    drop(writer);
+    let mut text = String::new();
+    std::fs::File::from(reader).read_to_string(&mut text).unwrap();
+    assert_eq!(finish(&child).change, Change::Exited(0), "{text}");
+    text
+}
+
+pub(crate) fn open_descriptors() -> usize {
+    std::fs::read_dir("/proc/self/fd").unwrap().count()
+}
+
+/// No child is left, not even a zombie.
+pub(crate) fn assert_childless() {
+    assert_eq!(nix::sys::wait::waitpid(None, None), Err(nix::errno::Errno::ECHILD));
+}
+
+#[test]
+fn arguments_and_environment_arrive() {
+    let mut plan = sh("echo \"$0 $1 $X\"; exit 0");
+    plan.argv.extend([c("zero"), c("a b")]);
+    plan.envp.push(c("X=\u{e4}"));
+    assert_eq!(output(plan), "zero a b \u{e4}\n");
+}
+
+#[test]
+fn an_empty_plan_fails_at_exec() {
+    let failure = spawn(&Plan::default()).unwrap_err();
+    assert_eq!((failure.step, failure.program), (Step::Exec, None));
+    assert_eq!(failure.error.raw_os_error(), Some(libc::ENOENT));
+}
+
+#[test]
+fn candidates_are_tried_like_execvp_does() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = |name: &str| c(directory.path().join(name).to_str().unwrap());
+    std::fs::write(directory.path().join("forbidden"), "#!/bin/sh\n").unwrap();
+    std::fs::write(directory.path().join("garbage"), "\0\u{1}garbage").unwrap();
+    nix::sys::stat::fchmodat(
+        nix::fcntl::AT_FDCWD,
+        &directory.path().join("garbage"),
+        nix::sys::stat::Mode::from_bits_truncate(0o755),
+        nix::sys::stat::FchmodatFlags::FollowSymlink,
+    )
+    .unwrap();
+    let (missing, forbidden, garbage) = (path("missing"), path("forbidden"), path("garbage"));
+    let below_file = path("forbidden/x");
+    let good = c("/bin/true");
+    let attempt = |programs: &[&CString]| {
+        let programs = programs.iter().map(|&program| program.clone()).collect();
+        let plan = Plan { programs, argv: vec![c("x")], ..Plan::default() };
+        spawn(&plan).map(|child| finish(&child).change).map_err(|failure| {
+            assert_eq!(failure.step, Step::Exec);
+            (failure.error.raw_os_error().unwrap(), failure.program.unwrap())
+        })
+    };
+    assert_eq!(attempt(&[&missing, &below_file, &forbidden, &good]), Ok(Change::Exited(0)));
+    assert_eq!(attempt(&[&missing, &forbidden, &missing]), Err((libc::EACCES, 1)));
+    assert_eq!(attempt(&[&missing, &below_file]), Err((libc::ENOTDIR, 1)));
+    assert_eq!(attempt(&[&missing]), Err((libc::ENOENT, 0)));
+    assert_eq!(attempt(&[&garbage, &good]), Err((libc::ENOEXEC, 0)));
+}
+
+#[test]
+fn nothing_leaks_from_starts_and_failures() {
+    // In a child, where no other test opens descriptors or starts processes at the same time.
+    in_fork(|| {
+        let bad = Plan { programs: vec![c("/nonexistent")], ..sh("") };
+        let before = open_descriptors();
+        for _ in 0..200 {
+            assert_eq!(finish(&spawn(&sh("exit 4")).unwrap()).change, Change::Exited(4));
+            assert_eq!(spawn(&bad).unwrap_err().step, Step::Exec);
+            assert_childless();
+        }
+        assert_eq!(open_descriptors(), before);
+    });
+}
+
+#[test]
+fn the_pidfd_is_close_on_exec() {
+    let child = spawn(&sh("exit 0")).unwrap();
+    let flags = nix::fcntl::fcntl(&child.pidfd, nix::fcntl::FcntlArg::F_GETFD).unwrap();
+    assert_eq!(flags, libc::FD_CLOEXEC);
+    finish(&child);
+}
+
+#[test]
+fn a_failure_survives_ignored_sigchld() {
+    in_fork(|| {
+        // SAFETY: this child has one thread; SIG_IGN needs no handler.
+        unsafe { libc::signal(libc::SIGCHLD, libc::SIG_IGN) };
+        let bad = Plan { programs: vec![c("/nonexistent")], ..sh("") };
+        assert_eq!(spawn(&bad).unwrap_err().error.raw_os_error(), Some(libc::ENOENT));
+        let child = spawn(&sh("exit 6")).unwrap();
+        readable(child.pidfd.as_fd());
+        let error = wait(child.pidfd.as_fd(), Look::Exit { keep: false }).unwrap_err();
+        assert_eq!(error.raw_os_error(), Some(libc::ECHILD));
+        if crate::sys::pidfd::features().exit_info {
+            assert_eq!(child.pidfd.exit_status().unwrap(), Some(6 << 8));
+        }
+    });
+}
+
+#[test]
+fn running_out_of_descriptors_fails_at_create() {
+    in_fork(|| {
+        let next = std::fs::File::open("/dev/null").unwrap().as_raw_fd() as u64;
+        let limit = nix::sys::resource::Resource::RLIMIT_NOFILE;
+        nix::sys::resource::setrlimit(limit, next, 4096).unwrap();
+        let failure = spawn(&sh("exit 0")).unwrap_err();
+        assert_eq!((failure.step, failure.error.raw_os_error()), (Step::Create, Some(libc::EMFILE)));
+        assert_childless();
+        assert!(!is_open(next as i32));
+    });
+}
+
+#[test]
+fn many_threads_start_at_once() {
+    std::thread::scope(|scope| {
+        for thread in 0..8 {
+            scope.spawn(move || {
+                for round in 0..25 {
+                    let code = (thread * 25 + round) % 256;
+                    let child = spawn(&sh(&format!("exit {code}"))).unwrap();
+                    assert_eq!(finish(&child).change, Change::Exited(code));
+                }
+            });
+        }
+    });
+}
+
+/// `cargo test --release -- --ignored --nocapture no_slower`.
+#[test]
+#[ignore = "a measurement"]
+fn it_is_no_slower_than_the_standard_library() {
+    use std::time::{Duration, Instant};
+    let plan = Plan {
+        programs: vec![c("/bin/true")],
+        argv: vec![c("/bin/true")],
+        envp: std::env::vars().map(|(key, value)| c(&format!("{key}={value}"))).collect(),
+        setup: Setup::default(),
+    };
+    let blocking = |child: &Child| waitid(child.pidfd.as_fd(), libc::WEXITED).unwrap().unwrap();
+    let mut ours: Vec<Duration> = Vec::new();
+    let mut theirs: Vec<Duration> = Vec::new();
+    for _ in 0..3000 {
+        let begin = Instant::now();
+        let child = spawn(&plan).unwrap();
+        assert_eq!(blocking(&child).change, Change::Exited(0));
+        drop(child);
+        ours.push(begin.elapsed());
+        let begin = Instant::now();
+        assert!(std::process::Command::new("/bin/true").spawn().unwrap().wait().unwrap().success());
+        theirs.push(begin.elapsed());
+    }
+    ours.sort_unstable();
+    theirs.sort_unstable();
+    let (ours, theirs) = (ours[1500], theirs[1500]);
+    let ratio = ours.as_secs_f64() / theirs.as_secs_f64();
+    println!("pkit {ours:?}, std {theirs:?}, ratio {ratio:.3}");
+    assert!(ratio < 1.1);
+}
