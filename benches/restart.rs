@@ -34,10 +34,7 @@ fn main() -> io::Result<()> {
     if let [flag, peer, n, program, rest @ ..] = args.as_slice()
         && flag == "--serve"
     {
-        let n = n
-            .to_str()
-            .and_then(|n| n.parse().ok())
-            .expect("a number of children");
+        let n = n.to_str().and_then(|n| n.parse().ok()).expect("a number of children");
         return match peer.to_str() {
             Some("pkit") => with_pkit::serve(n, program, rest),
             _ => with_tokio::serve(n, program, rest),
@@ -49,20 +46,12 @@ fn main() -> io::Result<()> {
 }
 
 fn supervisors() -> io::Result<Vec<Box<dyn Supervisor>>> {
-    Ok(vec![
-        Box::new(Served::new("pkit")),
-        Box::new(CLoop::new()?),
-        Box::new(Served::new("tokio")),
-    ])
+    Ok(vec![Box::new(Served::new("pkit")), Box::new(CLoop::new()?), Box::new(Served::new("tokio"))])
 }
 
 /// One child each; a round kills one child of every supervisor.
 fn one_child(rounds: usize) -> io::Result<()> {
-    let times = measure(
-        "kill -9 of a child to its successor's first instruction",
-        1,
-        rounds,
-    )?;
+    let times = measure("kill -9 of a child to its successor's first instruction", 1, rounds)?;
     times.require("C loop", 1.15, 1.15);
     times.require("tokio", None, 1.0);
     Ok(())
@@ -70,11 +59,7 @@ fn one_child(rounds: usize) -> io::Result<()> {
 
 /// `n` children each; a round kills all children of one supervisor after the other.
 fn all_at_once(n: usize, rounds: usize) -> io::Result<()> {
-    let times = measure(
-        &format!("{n} children killed at once, until all {n} run again"),
-        n,
-        rounds,
-    )?;
+    let times = measure(&format!("{n} children killed at once, until all {n} run again"), n, rounds)?;
     times.require("C loop", 1.3, 1.05);
     Ok(())
 }
@@ -86,14 +71,10 @@ fn measure(name: &str, n: usize, count: usize) -> io::Result<support::rounds::Ti
     }
     let mut rounds = Rounds::new(name);
     for side in &mut sides {
-        rounds = rounds.side(side.supervisor.name(), || {
-            side.kill_all().expect("all children came back")
-        });
+        rounds = rounds.side(side.supervisor.name(), || side.kill_all().expect("all children came back"));
     }
     let times = rounds.run(count);
-    sides
-        .iter_mut()
-        .try_for_each(|side| side.supervisor.stop())?;
+    sides.iter_mut().try_for_each(|side| side.supervisor.stop())?;
     Ok(times)
 }
 
@@ -109,11 +90,7 @@ impl Side {
         let beacon = Beacon::new()?;
         supervisor.start(n, &beacon)?;
         let pids: io::Result<Vec<u32>> = (0..n).map(|_| Ok(beacon.receive(PATIENCE)?.0)).collect();
-        Ok(Side {
-            supervisor,
-            beacon,
-            pids: pids?,
-        })
+        Ok(Side { supervisor, beacon, pids: pids? })
     }
 
     /// Kills every child and returns the time until the last successor ran.
@@ -141,11 +118,7 @@ struct CLoop {
 impl CLoop {
     fn new() -> io::Result<CLoop> {
         let dir = tempfile::tempdir()?;
-        Ok(CLoop {
-            program: compile("benches/peers/loop.c", dir.path())?,
-            running: None,
-            _dir: dir,
-        })
+        Ok(CLoop { program: compile("benches/peers/loop.c", dir.path())?, running: None, _dir: dir })
     }
 }
 
@@ -157,11 +130,7 @@ impl Supervisor for CLoop {
     fn start(&mut self, n: usize, beacon: &Beacon) -> io::Result<()> {
         let (program, args) = beacon.command();
         let mut command = Command::new(&self.program);
-        command
-            .arg(n.to_string())
-            .arg(program)
-            .args(args)
-            .stdin(Stdio::null());
+        command.arg(n.to_string()).arg(program).args(args).stdin(Stdio::null());
         self.running = Some(command.spawn()?);
         Ok(())
     }
@@ -183,10 +152,7 @@ struct Served {
 
 impl Served {
     fn new(name: &'static str) -> Served {
-        Served {
-            name,
-            running: None,
-        }
+        Served { name, running: None }
     }
 }
 
@@ -198,21 +164,14 @@ impl Supervisor for Served {
     fn start(&mut self, n: usize, beacon: &Beacon) -> io::Result<()> {
         let (program, args) = beacon.command();
         let mut command = Command::new(env::current_exe()?);
-        command
-            .arg("--serve")
-            .arg(self.name)
-            .arg(n.to_string())
-            .arg(program)
-            .args(args);
+        command.arg("--serve").arg(self.name).arg(n.to_string()).arg(program).args(args);
         self.running = Some(command.stdin(Stdio::piped()).spawn()?);
         Ok(())
     }
 
     fn stop(&mut self) -> io::Result<()> {
         // `wait` closes its standard input first.
-        self.running
-            .take()
-            .map_or(Ok(()), |mut running| running.wait().map(drop))
+        self.running.take().map_or(Ok(()), |mut running| running.wait().map(drop))
     }
 }
 
@@ -238,10 +197,7 @@ mod with_pkit {
         let running: Result<Vec<Process>, pkit::Error> = (0..n).map(|_| start()).collect();
         let running = running.map_err(io::Error::other)?;
         super::until_stopped()?;
-        running
-            .iter()
-            .try_for_each(|process| process.kill(true))
-            .map_err(io::Error::other)
+        running.iter().try_for_each(|process| process.kill(true)).map_err(io::Error::other)
     }
 }
 

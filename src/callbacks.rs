@@ -36,9 +36,8 @@ static CALLBACKS: sys::PerProcess<Callbacks> = sys::PerProcess::new();
 
 impl Callbacks {
     pub(crate) fn get() -> &'static Callbacks {
-        CALLBACKS.get_or_init(|| Callbacks {
-            shared: Arc::new(Shared { queue: Mutex::default(), work: Condvar::new() }),
-        })
+        CALLBACKS
+            .get_or_init(|| Callbacks { shared: Arc::new(Shared { queue: Mutex::default(), work: Condvar::new() }) })
     }
 
     /// Makes sure that there is a thread, so that [`run`](Callbacks::run) cannot be left without any.

@@ -51,9 +51,7 @@ pub(crate) enum Kind {
     Ended { who: Who, operation: &'static str, exit: Exit },
     #[error("cannot start {who}: it was stopped while it started")]
     Stopped { who: Who },
-    #[error(
-        "cannot {operation} {who}: the handle belongs to the process with id {owner}, of which this one is a fork"
-    )]
+    #[error("cannot {operation} {who}: the handle belongs to the process with id {owner}, of which this one is a fork")]
     Foreign { who: Who, operation: &'static str, owner: u32 },
 }
 

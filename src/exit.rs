@@ -235,39 +235,22 @@ mod tests {
     fn display() {
         let kill = ExitReason::Signaled(Signal::KILL);
         let cases = [
-            (
-                facts(ExitReason::Exited(3), 1_234),
-                "exit code 3 after 1.2 s",
-            ),
+            (facts(ExitReason::Exited(3), 1_234), "exit code 3 after 1.2 s"),
             (facts(kill, 9_000), "killed by SIGKILL after 9 s"),
             (
-                ExitFacts {
-                    core_dumped: true,
-                    requested: true,
-                    ..facts(kill, 20)
-                },
+                ExitFacts { core_dumped: true, requested: true, ..facts(kill, 20) },
                 "killed by SIGKILL (core dumped) after 20 ms, as asked",
             ),
             (
-                ExitFacts {
-                    requested: true,
-                    forced: true,
-                    ..facts(kill, 10_250)
-                },
+                ExitFacts { requested: true, forced: true, ..facts(kill, 10_250) },
                 "killed by SIGKILL after 10.2 s, as asked, by force",
             ),
             (
-                ExitFacts {
-                    output_leaked: true,
-                    ..facts(ExitReason::Exited(0), 60_000)
-                },
+                ExitFacts { output_leaked: true, ..facts(ExitReason::Exited(0), 60_000) },
                 "exit code 0 after 60 s; another process still holds its output",
             ),
             (
-                ExitFacts {
-                    requested: true,
-                    ..facts(ExitReason::Lost, 5)
-                },
+                ExitFacts { requested: true, ..facts(ExitReason::Lost, 5) },
                 "lost: another part of the program took its status",
             ),
         ];
@@ -279,35 +262,19 @@ mod tests {
     #[test]
     fn each_reason_answers_only_its_own_question() {
         let code = Exit::from(facts(ExitReason::Exited(0), 1));
-        assert_eq!(
-            (code.code(), code.signal(), code.success()),
-            (Some(0), None, true)
-        );
+        assert_eq!((code.code(), code.signal(), code.success()), (Some(0), None, true));
         let bad = Exit::from(facts(ExitReason::Exited(1), 1));
-        assert_eq!(
-            (bad.code(), bad.signal(), bad.success()),
-            (Some(1), None, false)
-        );
+        assert_eq!((bad.code(), bad.signal(), bad.success()), (Some(1), None, false));
         let signal = Exit::from(facts(ExitReason::Signaled(Signal::SEGV), 1));
-        assert_eq!(
-            (signal.code(), signal.signal(), signal.success()),
-            (None, Some(Signal::SEGV), false)
-        );
+        assert_eq!((signal.code(), signal.signal(), signal.success()), (None, Some(Signal::SEGV), false));
         let lost = Exit::from(facts(ExitReason::Lost, 1));
-        assert_eq!(
-            (lost.code(), lost.signal(), lost.success()),
-            (None, None, false)
-        );
+        assert_eq!((lost.code(), lost.signal(), lost.success()), (None, None, false));
         assert_eq!(lost.reason(), ExitReason::Lost);
     }
 
     #[test]
     fn the_facts_come_back_as_they_went_in() {
-        let usage = Usage {
-            user: Duration::from_millis(3),
-            system: Duration::from_millis(2),
-            max_rss: 4096,
-        };
+        let usage = Usage { user: Duration::from_millis(3), system: Duration::from_millis(2), max_rss: 4096 };
         let exit = Exit::from(ExitFacts {
             core_dumped: true,
             requested: true,
@@ -316,10 +283,7 @@ mod tests {
             usage,
             ..facts(ExitReason::Signaled(Signal::ABRT), 8)
         });
-        assert_eq!(
-            (exit.pid(), exit.runtime(), exit.usage()),
-            (7, Duration::from_millis(8), usage)
-        );
+        assert_eq!((exit.pid(), exit.runtime(), exit.usage()), (7, Duration::from_millis(8), usage));
         assert!(exit.core_dumped() && exit.requested() && exit.forced() && exit.output_leaked());
     }
 }

@@ -63,11 +63,7 @@ pub struct Line {
 impl Line {
     /// A line of `stream`; `bytes` come without the line end.
     pub(crate) fn new(stream: Stream, bytes: impl Into<Box<[u8]>>, continued: bool) -> Line {
-        Line {
-            stream,
-            bytes: bytes.into(),
-            continued,
-        }
+        Line { stream, bytes: bytes.into(), continued }
     }
 
     /// The stream that it was written to.
@@ -203,10 +199,7 @@ mod tests {
         assert_eq!(line.bytes(), b"caf\xe9 \xc3\xa9");
         assert_eq!(line.stream().to_string(), "stderr");
         assert!(line.continued());
-        assert_eq!(
-            format!("{line:?}"),
-            "Line { stream: Stderr, text: \"caf\u{fffd} é\", continued: true }"
-        );
+        assert_eq!(format!("{line:?}"), "Line { stream: Stderr, text: \"caf\u{fffd} é\", continued: true }");
     }
 
     #[test]
@@ -215,14 +208,8 @@ mod tests {
         assert_eq!((output.stdout(), output.stderr()), (&b""[..], &b""[..]));
         output.set(Stream::Stdout, b"out\xff".to_vec(), 3);
         output.set(Stream::Stderr, b"err".to_vec(), 0);
-        assert_eq!(
-            (output.stdout(), output.stderr()),
-            (&b"out\xff"[..], &b"err"[..])
-        );
-        assert_eq!(
-            (output.stdout_text(), output.stderr_text()),
-            ("out\u{fffd}".into(), "err".into())
-        );
+        assert_eq!((output.stdout(), output.stderr()), (&b"out\xff"[..], &b"err"[..]));
+        assert_eq!((output.stdout_text(), output.stderr_text()), ("out\u{fffd}".into(), "err".into()));
         assert_eq!((output.stdout_dropped(), output.stderr_dropped()), (3, 0));
         assert_eq!(
             format!("{output:?}"),

@@ -47,10 +47,7 @@ pub(crate) enum Message {
 pub(crate) fn parse(datagram: &[u8]) -> Vec<Message> {
     // Some clients send the NUL at the end of their C string, which systemd permits as well.
     let datagram = datagram.strip_suffix(b"\0").unwrap_or(datagram);
-    datagram
-        .split(|&byte| byte == b'\n')
-        .filter_map(message)
-        .collect()
+    datagram.split(|&byte| byte == b'\n').filter_map(message).collect()
 }
 
 /// The message in one line, if it is one.
@@ -76,11 +73,7 @@ fn message(line: &[u8]) -> Option<Message> {
 fn pid(value: &[u8]) -> Option<u32> {
     let pid = number(value)?;
     // The kernel's pid_t is signed; 0 and negative numbers name groups in kill(2), and must never pass for a pid.
-    if pid == 0 {
-        None
-    } else {
-        i32::try_from(pid).ok()?.try_into().ok()
-    }
+    if pid == 0 { None } else { i32::try_from(pid).ok()?.try_into().ok() }
 }
 
 fn microseconds(value: &[u8]) -> Option<Duration> {
@@ -99,11 +92,7 @@ fn clean(status: &[u8]) -> String {
     let head = &status[..status.len().min(STATUS_MAX + 4)];
     let mut clean = String::with_capacity(head.len().min(STATUS_MAX));
     for character in String::from_utf8_lossy(head).chars() {
-        let character = if is_unsafe_to_show(character) {
-            char::REPLACEMENT_CHARACTER
-        } else {
-            character
-        };
+        let character = if is_unsafe_to_show(character) { char::REPLACEMENT_CHARACTER } else { character };
         if clean.len() + character.len_utf8() > STATUS_MAX {
             break;
         }
@@ -142,18 +131,9 @@ mod tests {
             ("MAINPID=2147483647", Message::MainPid(i32::MAX as u32)),
             ("WATCHDOG=1", Message::Watchdog),
             ("WATCHDOG=trigger", Message::WatchdogTrigger),
-            (
-                "WATCHDOG_USEC=20000000",
-                Message::WatchdogUsec(Duration::from_secs(20)),
-            ),
-            (
-                "WATCHDOG_USEC=18446744073709551615",
-                Message::WatchdogUsec(micros(u64::MAX)),
-            ),
-            (
-                "EXTEND_TIMEOUT_USEC= 500 ",
-                Message::ExtendTimeout(micros(500)),
-            ),
+            ("WATCHDOG_USEC=20000000", Message::WatchdogUsec(Duration::from_secs(20))),
+            ("WATCHDOG_USEC=18446744073709551615", Message::WatchdogUsec(micros(u64::MAX))),
+            ("EXTEND_TIMEOUT_USEC= 500 ", Message::ExtendTimeout(micros(500))),
             ("BARRIER=1", Message::Barrier),
         ];
         for (line, message) in &known {
@@ -162,11 +142,7 @@ mod tests {
                 assert_eq!(found, slice::from_ref(message), "{line:?} {ending:?}");
             }
         }
-        let all = known
-            .iter()
-            .map(|(line, _)| *line)
-            .collect::<Vec<_>>()
-            .join("\n");
+        let all = known.iter().map(|(line, _)| *line).collect::<Vec<_>>().join("\n");
         assert_eq!(parse(all.as_bytes()), known.map(|(_, message)| message));
     }
 
@@ -204,11 +180,7 @@ mod tests {
         ] {
             assert_eq!(parse(line.as_bytes()), [], "{line:?}");
             let beside = format!("STOPPING=1\n{line}\nREADY=1");
-            assert_eq!(
-                parse(beside.as_bytes()),
-                [Message::Stopping, Message::Ready],
-                "{line:?}"
-            );
+            assert_eq!(parse(beside.as_bytes()), [Message::Stopping, Message::Ready], "{line:?}");
         }
     }
 
@@ -218,36 +190,17 @@ mod tests {
             parse(b"STATUS=\x1b[31mred\x07\t\xc2\x9b\x7f"),
             [status("\u{fffd}[31mred\u{fffd}\u{fffd}\u{fffd}\u{fffd}")]
         );
-        assert_eq!(
-            parse(b"STATUS=caf\xe9 \xff\xc3\xa9"),
-            [status("caf\u{fffd} \u{fffd}é")]
-        );
-        assert_eq!(
-            parse("STATUS=a\u{202e}b\u{2028}c\u{2066}d".as_bytes()),
-            [status("a\u{fffd}b\u{fffd}c\u{fffd}d")]
-        );
+        assert_eq!(parse(b"STATUS=caf\xe9 \xff\xc3\xa9"), [status("caf\u{fffd} \u{fffd}é")]);
+        assert_eq!(parse("STATUS=a\u{202e}b\u{2028}c\u{2066}d".as_bytes()), [status("a\u{fffd}b\u{fffd}c\u{fffd}d")]);
         assert_eq!(parse(b"STATUS=a\rREADY=1"), [status("a\u{fffd}READY=1")]);
 
         let exact = "x".repeat(STATUS_MAX);
-        assert_eq!(
-            parse(format!("STATUS={exact}").as_bytes()),
-            [status(&exact)]
-        );
-        assert_eq!(
-            parse(format!("STATUS={exact}y").as_bytes()),
-            [status(&exact)]
-        );
+        assert_eq!(parse(format!("STATUS={exact}").as_bytes()), [status(&exact)]);
+        assert_eq!(parse(format!("STATUS={exact}y").as_bytes()), [status(&exact)]);
         // A character that does not fit is left out, not cut in two.
-        for (fill, character) in [
-            (STATUS_MAX - 1, 'é'),
-            (STATUS_MAX - 3, '🦀'),
-            (STATUS_MAX - 1, '\u{1}'),
-        ] {
+        for (fill, character) in [(STATUS_MAX - 1, 'é'), (STATUS_MAX - 3, '🦀'), (STATUS_MAX - 1, '\u{1}')] {
             let fill = "x".repeat(fill);
-            assert_eq!(
-                parse(format!("STATUS={fill}{character}🦀").as_bytes()),
-                [status(&fill)]
-            );
+            assert_eq!(parse(format!("STATUS={fill}{character}🦀").as_bytes()), [status(&fill)]);
         }
     }
 
@@ -255,14 +208,9 @@ mod tests {
     fn garbage() -> impl Strategy<Value = Vec<u8>> {
         prop_oneof![
             prop::collection::vec(any::<u8>(), 0..40),
-            "(X_[A-Z]{0,5}|MAINPID|WATCHDOG_USEC|READY)=[a-z]{0,5}[\\PC]{0,5}"
-                .prop_map(String::into_bytes),
+            "(X_[A-Z]{0,5}|MAINPID|WATCHDOG_USEC|READY)=[a-z]{0,5}[\\PC]{0,5}".prop_map(String::into_bytes),
         ]
-        .prop_map(|line| {
-            line.into_iter()
-                .filter(|&byte| byte != b'\n')
-                .collect::<Vec<u8>>()
-        })
+        .prop_map(|line| line.into_iter().filter(|&byte| byte != b'\n').collect::<Vec<u8>>())
         .prop_filter("garbage must mean nothing", |line| message(line).is_none())
     }
 
@@ -274,22 +222,14 @@ mod tests {
             Just((b"WATCHDOG=1".to_vec(), Message::Watchdog)),
             Just((b"WATCHDOG=trigger".to_vec(), Message::WatchdogTrigger)),
             Just((b"BARRIER=1".to_vec(), Message::Barrier)),
-            (1..=i32::MAX as u32)
-                .prop_map(|pid| (format!("MAINPID={pid}").into_bytes(), Message::MainPid(pid))),
+            (1..=i32::MAX as u32).prop_map(|pid| (format!("MAINPID={pid}").into_bytes(), Message::MainPid(pid))),
             any::<u64>().prop_map(|n| {
-                (
-                    format!("WATCHDOG_USEC={n}").into_bytes(),
-                    Message::WatchdogUsec(Duration::from_micros(n)),
-                )
+                (format!("WATCHDOG_USEC={n}").into_bytes(), Message::WatchdogUsec(Duration::from_micros(n)))
             }),
             any::<u64>().prop_map(|n| {
-                (
-                    format!("EXTEND_TIMEOUT_USEC={n}").into_bytes(),
-                    Message::ExtendTimeout(Duration::from_micros(n)),
-                )
+                (format!("EXTEND_TIMEOUT_USEC={n}").into_bytes(), Message::ExtendTimeout(Duration::from_micros(n)))
             }),
-            "[ -~é🦀]{0,60}"
-                .prop_map(|text| (format!("STATUS={text}").into_bytes(), Message::Status(text))),
+            "[ -~é🦀]{0,60}".prop_map(|text| (format!("STATUS={text}").into_bytes(), Message::Status(text))),
         ]
     }
 

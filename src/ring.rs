@@ -90,10 +90,7 @@ impl Ring {
 
     /// Appends bytes, never more than [`free`](Ring::free), and drops the oldest beyond the capacity.
     pub(crate) fn push(&mut self, bytes: &[u8]) {
-        debug_assert!(
-            bytes.len() <= self.free(),
-            "a byte that some cursor has not read would be dropped"
-        );
+        debug_assert!(bytes.len() <= self.free(), "a byte that some cursor has not read would be dropped");
         debug_assert!(!self.closed, "no byte comes after the end");
         let newline = bytes.iter().rposition(|&byte| byte == b'\n');
         if let Some(newline) = newline {
@@ -129,11 +126,7 @@ impl Ring {
     pub(crate) fn add_cursor(&mut self, at: u64) -> CursorId {
         let id = CursorId(self.next_id);
         self.next_id += 1;
-        self.cursors.push(Cursor {
-            id,
-            at: at.clamp(self.start, self.end()),
-            within_line: false,
-        });
+        self.cursors.push(Cursor { id, at: at.clamp(self.start, self.end()), within_line: false });
         id
     }
 
@@ -154,11 +147,7 @@ impl Ring {
     pub(crate) fn next_line(&mut self, id: CursorId, stream: Stream, limit: usize) -> Option<Line> {
         let index = self.cursors.iter().position(|cursor| cursor.id == id)?;
         let found = self.find(&self.cursors[index], self.clamp_limit(limit))?;
-        let line = Line::new(
-            stream,
-            self.copy(self.cursors[index].at, found.length),
-            found.continued,
-        );
+        let line = Line::new(stream, self.copy(self.cursors[index].at, found.length), found.continued);
         let cursor = &mut self.cursors[index];
         cursor.at += found.consumed as u64;
         cursor.within_line = found.continued;
@@ -184,10 +173,7 @@ impl Ring {
     /// As new, for a new run: nothing kept, no memory held, offsets from 0, open, all cursors removed. Their ids are
     /// not given out again, so a consumer left over from the run before reads nothing of this one.
     pub(crate) fn clear(&mut self) {
-        *self = Ring {
-            next_id: self.next_id,
-            ..Ring::new(self.capacity)
-        };
+        *self = Ring { next_id: self.next_id, ..Ring::new(self.capacity) };
     }
 
     fn clamp_limit(&self, limit: usize) -> usize {
@@ -222,28 +208,16 @@ impl Ring {
             if let Some(newline) = self.find_newline(at, window) {
                 let length = newline - usize::from(self.is_carriage_return_before(at, newline));
                 if length <= limit {
-                    return Some(Found {
-                        length,
-                        consumed: newline + 1,
-                        continued: false,
-                    });
+                    return Some(Found { length, consumed: newline + 1, continued: false });
                 }
             }
         }
         let unread = self.unread(at);
         if self.closed && unread <= limit {
             let owed = unread > 0 || cursor.within_line;
-            return owed.then_some(Found {
-                length: unread,
-                consumed: unread,
-                continued: false,
-            });
+            return owed.then_some(Found { length: unread, consumed: unread, continued: false });
         }
-        let piece = Found {
-            length: limit,
-            consumed: limit,
-            continued: true,
-        };
+        let piece = Found { length: limit, consumed: limit, continued: true };
         self.has_piece(at, limit).then_some(piece)
     }
 
@@ -271,10 +245,7 @@ impl Ring {
         let (from, to) = (self.index(at), self.index(at) + length);
         let (front, back) = self.bytes.as_slices();
         let middle = front.len();
-        (
-            &front[from.min(middle)..to.min(middle)],
-            &back[from.saturating_sub(middle)..to.saturating_sub(middle)],
-        )
+        (&front[from.min(middle)..to.min(middle)], &back[from.saturating_sub(middle)..to.saturating_sub(middle)])
     }
 
     /// Makes room for `more` bytes that fit the capacity. By doubling, but never beyond the capacity, which a
@@ -282,9 +253,7 @@ impl Ring {
     fn reserve(&mut self, more: usize) {
         let needed = self.bytes.len() + more;
         if needed > self.bytes.capacity() {
-            let room = needed
-                .checked_next_power_of_two()
-                .map_or(self.capacity, |room| room.min(self.capacity));
+            let room = needed.checked_next_power_of_two().map_or(self.capacity, |room| room.min(self.capacity));
             self.bytes.reserve_exact(room - self.bytes.len());
         }
     }
@@ -293,16 +262,9 @@ impl Ring {
 /// The first newline. By blocks, whose bytes the compiler compares all at once, because the loop over them has no exit.
 fn newline_in(bytes: &[u8]) -> Option<usize> {
     let (blocks, _) = bytes.as_chunks::<32>();
-    let has_newline = |block: &[u8; 32]| {
-        block
-            .iter()
-            .fold(false, |found, &byte| found | (byte == b'\n'))
-    };
+    let has_newline = |block: &[u8; 32]| block.iter().fold(false, |found, &byte| found | (byte == b'\n'));
     let skipped = blocks.iter().position(has_newline).unwrap_or(blocks.len()) * 32;
-    bytes[skipped..]
-        .iter()
-        .position(|&byte| byte == b'\n')
-        .map(|found| skipped + found)
+    bytes[skipped..].iter().position(|&byte| byte == b'\n').map(|found| skipped + found)
 }
 
 #[cfg(test)]
@@ -342,13 +304,7 @@ mod tests {
     #[test]
     fn lines_end_at_newlines_with_and_without_carriage_return() {
         let (mut ring, cursor) = ring(b"a\n\r\n\nb\r\r\nc\rd\ne");
-        let lines = [
-            whole("a"),
-            whole(""),
-            whole(""),
-            whole("b\r"),
-            whole("c\rd"),
-        ];
+        let lines = [whole("a"), whole(""), whole(""), whole("b\r"), whole("c\rd")];
         assert_eq!(rest(&mut ring, cursor), lines);
         ring.push(b"\r");
         assert_eq!(next(&mut ring, cursor), None);
@@ -372,10 +328,7 @@ mod tests {
     fn a_longer_line_comes_in_pieces() {
         let (mut ring, cursor) = ring(b"1234567890123456");
         assert_eq!(ring.free(), 0);
-        assert_eq!(
-            rest(&mut ring, cursor),
-            [piece("12345678"), piece("90123456")]
-        );
+        assert_eq!(rest(&mut ring, cursor), [piece("12345678"), piece("90123456")]);
         ring.push(b"789\nx\n");
         assert_eq!(rest(&mut ring, cursor), [whole("789"), whole("x")]);
     }
@@ -444,10 +397,7 @@ mod tests {
         assert_eq!(next(&mut ring, old), Some(piece("12345678")));
         ring.close();
         ring.clear();
-        assert_eq!(
-            (ring.start(), ring.end(), ring.is_closed(), ring.free()),
-            (0, 0, false, 16)
-        );
+        assert_eq!((ring.start(), ring.end(), ring.is_closed(), ring.free()), (0, 0, false, 16));
         assert_eq!((ring.contents(), ring.bytes.capacity()), (vec![], 0));
         let new = ring.add_cursor(0);
         assert_ne!(new, old);
@@ -480,8 +430,7 @@ mod tests {
 
     /// Bytes with many line ends, and few of them long.
     fn output() -> impl Strategy<Value = Vec<u8>> {
-        let byte =
-            prop_oneof![4 => Just(b'\n'), 4 => Just(b'\r'), 8 => b'a'..=b'z', 1 => any::<u8>()];
+        let byte = prop_oneof![4 => Just(b'\n'), 4 => Just(b'\r'), 8 => b'a'..=b'z', 1 => any::<u8>()];
         let text = prop::collection::vec(byte, 0..20);
         prop_oneof![4 => text, 1 => prop::collection::vec(Just(b'x'), 0..150)]
     }
@@ -523,12 +472,7 @@ mod tests {
 
     impl Model {
         fn new(capacity: usize, limit: usize) -> Model {
-            Model {
-                ring: Ring::new(capacity),
-                limit,
-                pushed: Vec::new(),
-                readers: Vec::new(),
-            }
+            Model { ring: Ring::new(capacity), limit, pushed: Vec::new(), readers: Vec::new() }
         }
 
         fn apply(&mut self, step: Step) {
@@ -544,20 +488,12 @@ mod tests {
                     let id = self.ring.add_cursor(at);
                     let kept = self.ring.start() as usize..self.pushed.len();
                     let from = (at as usize).clamp(kept.start, kept.end);
-                    self.readers.push(Reader {
-                        id,
-                        from,
-                        pieces: Vec::new(),
-                    });
+                    self.readers.push(Reader { id, from, pieces: Vec::new() });
                 }
                 Step::RemoveCursor(which) if !self.readers.is_empty() => {
                     let reader = self.readers.remove(which % readers);
                     self.ring.remove_cursor(reader.id);
-                    assert!(
-                        self.ring
-                            .next_line(reader.id, Stream::Stdout, self.limit)
-                            .is_none()
-                    );
+                    assert!(self.ring.next_line(reader.id, Stream::Stdout, self.limit).is_none());
                 }
                 Step::Read(which) if !self.readers.is_empty() => drop(self.read(which % readers)),
                 Step::RemoveCursor(_) | Step::Read(_) => {}
@@ -584,10 +520,7 @@ mod tests {
         fn check(&self) {
             let ring = &self.ring;
             let start = self.pushed.len().saturating_sub(ring.capacity);
-            assert_eq!(
-                (ring.start(), ring.end()),
-                (start as u64, self.pushed.len() as u64)
-            );
+            assert_eq!((ring.start(), ring.end()), (start as u64, self.pushed.len() as u64));
             assert_eq!(ring.contents(), &self.pushed[start..]);
             assert!(ring.bytes.capacity() <= ring.capacity);
             for reader in &self.readers {
@@ -595,10 +528,7 @@ mod tests {
             }
             if ring.free() == 0 {
                 let mut ids = self.readers.iter().map(|reader| reader.id);
-                assert!(
-                    ids.any(|id| ring.has_line(id, self.limit)),
-                    "full, and nobody can go on"
-                );
+                assert!(ids.any(|id| ring.has_line(id, self.limit)), "full, and nobody can go on");
             }
         }
 
@@ -612,11 +542,7 @@ mod tests {
                 assert!(piece.bytes().len() <= self.limit);
                 line.extend_from_slice(piece.bytes());
                 if piece.continued() {
-                    assert_eq!(
-                        piece.bytes().len(),
-                        self.limit,
-                        "only a full piece is continued"
-                    );
+                    assert_eq!(piece.bytes().len(), self.limit, "only a full piece is continued");
                     continue;
                 }
                 assert_eq!(Some(&line), lines.next());

@@ -103,11 +103,7 @@ signals! {
 }
 
 /// Other names of the same numbers, understood when read and never written.
-const ALIASES: &[(Signal, &str)] = &[
-    (Signal::ABRT, "SIGIOT"),
-    (Signal::IO, "SIGPOLL"),
-    (Signal::CHLD, "SIGCLD"),
-];
+const ALIASES: &[(Signal, &str)] = &[(Signal::ABRT, "SIGIOT"), (Signal::IO, "SIGPOLL"), (Signal::CHLD, "SIGCLD")];
 
 impl Signal {
     /// The largest signal number on x86-64 and aarch64 (`_NSIG`, signal(7)).
@@ -116,11 +112,7 @@ impl Signal {
     /// The signal of that number; `None` outside 1 to 64. Zero is no signal: it is kill(2)'s question.
     #[must_use]
     pub const fn from_raw(number: i32) -> Option<Self> {
-        if number >= 1 && number <= Self::LAST {
-            Some(Self(number))
-        } else {
-            None
-        }
+        if number >= 1 && number <= Self::LAST { Some(Self(number)) } else { None }
     }
 
     /// Its number, 1 to 64.
@@ -152,11 +144,7 @@ impl Signal {
             "RTMAX" => last.checked_sub(distance(&rest[5..], '-')?)?,
             _ => return None,
         };
-        if (first..=last).contains(&number) {
-            Self::from_raw(number)
-        } else {
-            None
-        }
+        if (first..=last).contains(&number) { Self::from_raw(number) } else { None }
     }
 }
 
@@ -170,11 +158,7 @@ fn distance(text: &str, sign: char) -> Option<i32> {
 
 /// Digits only: `str::parse` would take a sign as well.
 fn number(text: &str) -> Option<i32> {
-    if text.bytes().all(|b| b.is_ascii_digit()) {
-        text.parse().ok()
-    } else {
-        None
-    }
+    if text.bytes().all(|b| b.is_ascii_digit()) { text.parse().ok() } else { None }
 }
 
 impl fmt::Display for Signal {
@@ -207,9 +191,7 @@ impl FromStr for Signal {
             .map(|(signal, _)| *signal)
             .or_else(|| Self::realtime(rest))
             .or_else(|| number(rest).and_then(Self::from_raw))
-            .ok_or_else(|| ParseSignalError {
-                text: text.to_owned(),
-            })
+            .ok_or_else(|| ParseSignalError { text: text.to_owned() })
     }
 }
 
@@ -251,10 +233,7 @@ mod tests {
         assert_eq!(NAMES.len(), 31);
         for (position, (signal, name)) in NAMES.iter().enumerate() {
             assert!((1..32).contains(&signal.as_raw()), "{name}");
-            assert!(
-                NAMES[..position].iter().all(|(other, _)| other != signal),
-                "{name}"
-            );
+            assert!(NAMES[..position].iter().all(|(other, _)| other != signal), "{name}");
         }
     }
 

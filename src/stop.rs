@@ -40,11 +40,7 @@ impl Stop {
     /// `grace` may be zero: then the next signal follows at once.
     #[must_use]
     pub fn signal(signal: Signal, grace: Duration) -> Self {
-        Self {
-            steps: Vec::new(),
-            closed: false,
-        }
-        .then(signal, grace)
+        Self { steps: Vec::new(), closed: false }.then(signal, grace)
     }
 
     /// One more step after those so far. A step after SIGKILL is never reached, so it is left out.
@@ -62,10 +58,7 @@ impl Stop {
     /// SIGKILL at once: the process gets no chance to clean up.
     #[must_use]
     pub fn kill() -> Self {
-        Self {
-            steps: Vec::new(),
-            closed: true,
-        }
+        Self { steps: Vec::new(), closed: true }
     }
 
     /// The steps before the final SIGKILL, in order, each with its grace period. Empty: SIGKILL at once.
@@ -145,10 +138,7 @@ mod tests {
     #[test]
     fn defaults() {
         assert_eq!(Stop::default().steps(), [(Signal::TERM, 10 * S)]);
-        assert_eq!(
-            Survivors::default().ladder().map(Stop::steps),
-            Some(&[(Signal::TERM, 2 * S)][..])
-        );
+        assert_eq!(Survivors::default().ladder().map(Stop::steps), Some(&[(Signal::TERM, 2 * S)][..]));
         assert_eq!(Survivors::leave().ladder(), None);
     }
 }

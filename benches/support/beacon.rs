@@ -23,19 +23,12 @@ impl Beacon {
         let dir = tempfile::tempdir()?;
         let program = compile("benches/beacon/beacon.c", dir.path())?;
         let socket = UnixDatagram::bind(dir.path().join("socket"))?;
-        Ok(Beacon {
-            socket,
-            program,
-            dir,
-        })
+        Ok(Beacon { socket, program, dir })
     }
 
     /// The program and its arguments.
     pub(crate) fn command(&self) -> (PathBuf, Vec<OsString>) {
-        (
-            self.program.clone(),
-            vec![self.dir.path().join("socket").into_os_string()],
-        )
+        (self.program.clone(), vec![self.dir.path().join("socket").into_os_string()])
     }
 
     /// The next report: the child's pid, and when it began to run, in nanoseconds of `CLOCK_MONOTONIC`.
@@ -59,26 +52,16 @@ impl Beacon {
 pub(crate) fn compile(source: &str, dir: &Path) -> io::Result<PathBuf> {
     let source = Path::new(env!("CARGO_MANIFEST_DIR")).join(source);
     let program = dir.join(source.file_stem().expect("a source file has a name"));
-    let status = Command::new("cc")
-        .args(["-O2", "-Wall", "-o"])
-        .arg(&program)
-        .arg(&source)
-        .status()?;
+    let status = Command::new("cc").args(["-O2", "-Wall", "-o"]).arg(&program).arg(&source).status()?;
     if !status.success() {
-        return Err(io::Error::other(format!(
-            "cc failed on {}",
-            source.display()
-        )));
+        return Err(io::Error::other(format!("cc failed on {}", source.display())));
     }
     Ok(program)
 }
 
 /// `CLOCK_MONOTONIC` in nanoseconds: the clock that the beacon reads, which `Instant` does not tell.
 pub(crate) fn now_ns() -> u64 {
-    let mut now = libc::timespec {
-        tv_sec: 0,
-        tv_nsec: 0,
-    };
+    let mut now = libc::timespec { tv_sec: 0, tv_nsec: 0 };
     // SAFETY: `now` is a timespec of ours that outlives the call.
     #[allow(unsafe_code)]
     let result = unsafe { libc::clock_gettime(libc::CLOCK_MONOTONIC, &raw mut now) };

@@ -18,9 +18,7 @@ impl Machine {
         let kernel = fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
         let cpus = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
         let model = cpus.lines().find(|line| line.starts_with("model name"));
-        let cpu = model
-            .and_then(|line| line.split_once(": "))
-            .map_or("unknown CPU", |(_, model)| model);
+        let cpu = model.and_then(|line| line.split_once(": ")).map_or("unknown CPU", |(_, model)| model);
         Machine {
             kernel: kernel.trim().to_owned(),
             cores: thread::available_parallelism().map_or(1, usize::from),
@@ -31,11 +29,7 @@ impl Machine {
 
 impl fmt::Display for Machine {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(
-            out,
-            "machine: Linux {}, {} cores, {}",
-            self.kernel, self.cores, self.cpu
-        )
+        write!(out, "machine: Linux {}, {} cores, {}", self.kernel, self.cores, self.cpu)
     }
 }
 
@@ -69,9 +63,7 @@ pub(crate) fn judge(what: &str, must: Option<f64>, aim: f64, got: f64) -> bool {
         (true, true) => "ok, aim reached",
         (true, false) => "ok",
     };
-    let must = must
-        .map(|must| format!("must <= {must}, "))
-        .unwrap_or_default();
+    let must = must.map(|must| format!("must <= {must}, ")).unwrap_or_default();
     println!("  {what}: {must}aim <= {aim}, got {got:.3}: {verdict}");
     kept
 }

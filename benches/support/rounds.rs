@@ -32,19 +32,12 @@ pub(crate) struct Times {
 
 impl<'a> Rounds<'a> {
     pub(crate) fn new(name: &str) -> Rounds<'a> {
-        Rounds {
-            name: name.to_owned(),
-            sides: Vec::new(),
-        }
+        Rounds { name: name.to_owned(), sides: Vec::new() }
     }
 
     /// Adds a side: a closure that does the work once and returns how long it took. The first is compared to the others.
     pub(crate) fn side(mut self, name: &str, run: impl FnMut() -> Duration + 'a) -> Rounds<'a> {
-        self.sides.push(Side {
-            name: name.to_owned(),
-            run: Box::new(run),
-            times: Vec::new(),
-        });
+        self.sides.push(Side { name: name.to_owned(), run: Box::new(run), times: Vec::new() });
         self
     }
 
@@ -62,13 +55,7 @@ impl<'a> Rounds<'a> {
             }
         }
         println!("\n{} ({rounds} rounds, interleaved)", self.name);
-        let times = Times {
-            sides: self
-                .sides
-                .into_iter()
-                .map(|side| (side.name, side.times))
-                .collect(),
-        };
+        let times = Times { sides: self.sides.into_iter().map(|side| (side.name, side.times)).collect() };
         times.print();
         times
     }
@@ -78,53 +65,27 @@ impl Times {
     /// The median of the first side's times divided by that of the side named.
     pub(crate) fn ratio(&self, against: &str) -> f64 {
         let first = &self.sides[0];
-        let other = self
-            .sides
-            .iter()
-            .find(|(name, _)| name == against)
-            .expect("a side of that name was measured");
+        let other = self.sides.iter().find(|(name, _)| name == against).expect("a side of that name was measured");
         median(&first.1) / median(&other.1)
     }
 
     /// Prints whether that ratio keeps within its bounds, and returns whether it does.
     pub(crate) fn require(&self, against: &str, must: impl Into<Option<f64>>, aim: f64) -> bool {
-        judge(
-            &format!("{} / {against}", self.sides[0].0),
-            must.into(),
-            aim,
-            self.ratio(against),
-        )
+        judge(&format!("{} / {against}", self.sides[0].0), must.into(), aim, self.ratio(against))
     }
 
     fn print(&self) {
-        println!(
-            "  {:<16}{:>12}{:>12}{:>12}{:>12}",
-            "", "median", "min", "p10", "p90"
-        );
+        println!("  {:<16}{:>12}{:>12}{:>12}{:>12}", "", "median", "min", "p10", "p90");
         for (name, times) in &self.sides {
             let times = sorted(times.clone());
             let columns = [0.5, 0.0, 0.1, 0.9].map(|part| time(quantile(&times, part)));
-            println!(
-                "  {name:<16}{:>12}{:>12}{:>12}{:>12}",
-                columns[0], columns[1], columns[2], columns[3]
-            );
+            println!("  {name:<16}{:>12}{:>12}{:>12}{:>12}", columns[0], columns[1], columns[2], columns[3]);
         }
         let (first, others) = self.sides.split_first().expect("there is a side");
         for (name, times) in others {
-            let pairs = sorted(
-                first
-                    .1
-                    .iter()
-                    .zip(times)
-                    .map(|(ours, theirs)| ours / theirs)
-                    .collect(),
-            );
+            let pairs = sorted(first.1.iter().zip(times).map(|(ours, theirs)| ours / theirs).collect());
             let (low, high) = (quantile(&pairs, 0.1), quantile(&pairs, 0.9));
-            println!(
-                "  {} / {name}: {:.3} (round by round {low:.3} to {high:.3})",
-                first.0,
-                self.ratio(name)
-            );
+            println!("  {} / {name}: {:.3} (round by round {low:.3} to {high:.3})", first.0, self.ratio(name));
         }
     }
 }

@@ -55,11 +55,7 @@ impl Backoff {
     /// Always the same delay, the first restart included. Jitter: none, unless asked for.
     #[must_use]
     pub fn fixed(delay: Duration) -> Self {
-        Self {
-            first: delay,
-            growth: Growth::Fixed(delay),
-            jitter: (1.0, 1.0),
-        }
+        Self { first: delay, growth: Growth::Fixed(delay), jitter: (1.0, 1.0) }
     }
 
     /// The first restart at once, then `base`, doubling with each restart in a row, at most `max`.
@@ -67,11 +63,7 @@ impl Backoff {
     /// Jitter: a factor from 0.75 to 1.25.
     #[must_use]
     pub fn exponential(base: Duration, max: Duration) -> Self {
-        Self {
-            first: Duration::ZERO,
-            growth: Growth::Exponential { base, max },
-            jitter: (0.75, 1.25),
-        }
+        Self { first: Duration::ZERO, growth: Growth::Exponential { base, max }, jitter: (0.75, 1.25) }
     }
 
     /// The delay of the first restart in a row, in place of none (exponential) or the fixed one. The delays
@@ -102,11 +94,7 @@ impl Backoff {
                 (base.as_secs_f64() * 2f64.powf(f64::from(doublings)), max)
             }
         };
-        let seconds = if attempt == 0 {
-            self.first.as_secs_f64()
-        } else {
-            after_first
-        };
+        let seconds = if attempt == 0 { self.first.as_secs_f64() } else { after_first };
         // What is too long for a `Duration` is the cap, and so is what a jitter made NaN or negative that
         // no `check` has seen: a long wait does less harm than none.
         Duration::try_from_secs_f64(seconds * factor).map_or(cap, |delay| delay.min(cap))
@@ -116,9 +104,7 @@ impl Backoff {
     pub(super) fn shortest_span(&self, restarts: u32) -> Duration {
         // From here on the delay stays the same, so the rest is one multiplication.
         let growing = restarts.min(MOST_DOUBLINGS + 1);
-        let grown = (1..=growing).fold(Duration::ZERO, |sum, attempt| {
-            sum.saturating_add(self.delay(attempt, 0.0))
-        });
+        let grown = (1..=growing).fold(Duration::ZERO, |sum, attempt| sum.saturating_add(self.delay(attempt, 0.0)));
         grown.saturating_add(self.delay(growing, 0.0).saturating_mul(restarts - growing))
     }
 
@@ -159,40 +145,10 @@ mod tests {
     #[test]
     fn exponential_starts_at_once_and_stops_at_the_cap() {
         let backoff = Backoff::exponential(100 * MS, 700 * MS);
-        assert_eq!(
-            delays(&backoff, 0.5),
-            [
-                Duration::ZERO,
-                100 * MS,
-                200 * MS,
-                400 * MS,
-                700 * MS,
-                700 * MS
-            ]
-        );
+        assert_eq!(delays(&backoff, 0.5), [Duration::ZERO, 100 * MS, 200 * MS, 400 * MS, 700 * MS, 700 * MS]);
         // The jitter comes before the cap.
-        assert_eq!(
-            delays(&backoff, 0.0),
-            [
-                Duration::ZERO,
-                75 * MS,
-                150 * MS,
-                300 * MS,
-                600 * MS,
-                700 * MS
-            ]
-        );
-        assert_eq!(
-            delays(&backoff, 1.0),
-            [
-                Duration::ZERO,
-                125 * MS,
-                250 * MS,
-                500 * MS,
-                700 * MS,
-                700 * MS
-            ]
-        );
+        assert_eq!(delays(&backoff, 0.0), [Duration::ZERO, 75 * MS, 150 * MS, 300 * MS, 600 * MS, 700 * MS]);
+        assert_eq!(delays(&backoff, 1.0), [Duration::ZERO, 125 * MS, 250 * MS, 500 * MS, 700 * MS, 700 * MS]);
         assert_eq!(backoff.delay(u32::MAX, 0.0), 700 * MS);
     }
 
@@ -200,41 +156,25 @@ mod tests {
     fn first_changes_the_first_only() {
         let backoff = Backoff::exponential(100 * MS, 700 * MS).first(500 * MS);
         assert_eq!(delays(&backoff, 0.5), [500 * MS, 100 * MS, 200 * MS]);
-        assert_eq!(
-            delays(&Backoff::fixed(50 * MS).first(MS), 0.0),
-            [MS, 50 * MS, 50 * MS]
-        );
+        assert_eq!(delays(&Backoff::fixed(50 * MS).first(MS), 0.0), [MS, 50 * MS, 50 * MS]);
     }
 
     #[test]
     fn fixed_and_none() {
         assert_eq!(delays(&Backoff::fixed(50 * MS), 0.9), [50 * MS; 4]);
-        assert_eq!(
-            delays(&Backoff::fixed(50 * MS).jitter(1.0, 3.0), 0.5),
-            [100 * MS; 4]
-        );
+        assert_eq!(delays(&Backoff::fixed(50 * MS).jitter(1.0, 3.0), 0.5), [100 * MS; 4]);
         assert_eq!(delays(&Backoff::none(), 0.5), [Duration::ZERO; 4]);
     }
 
     #[test]
     fn extremes_neither_panic_nor_wrap() {
-        let long = Backoff::exponential(Duration::MAX, Duration::MAX)
-            .first(Duration::MAX)
-            .jitter(0.0, f64::MAX);
+        let long = Backoff::exponential(Duration::MAX, Duration::MAX).first(Duration::MAX).jitter(0.0, f64::MAX);
         assert_eq!(long.delay(0, 1.0), Duration::MAX);
         assert_eq!(long.delay(u32::MAX, 1.0), Duration::MAX);
         assert_eq!(long.delay(u32::MAX, 0.0), Duration::ZERO);
         assert_eq!(Backoff::fixed(Duration::MAX).delay(9, 0.0), Duration::MAX);
-        assert_eq!(
-            Backoff::exponential(Duration::ZERO, MS).delay(u32::MAX, 1.0),
-            Duration::ZERO
-        );
-        assert_eq!(
-            Backoff::exponential(MS, 9 * MS)
-                .jitter(f64::NAN, 1.0)
-                .delay(3, 0.5),
-            9 * MS
-        );
+        assert_eq!(Backoff::exponential(Duration::ZERO, MS).delay(u32::MAX, 1.0), Duration::ZERO);
+        assert_eq!(Backoff::exponential(MS, 9 * MS).jitter(f64::NAN, 1.0).delay(3, 0.5), 9 * MS);
         assert_eq!(Backoff::exponential(MS, 9 * MS).delay(3, f64::NAN), 9 * MS);
     }
 
@@ -242,52 +182,23 @@ mod tests {
     fn the_shortest_span_of_many_restarts_is_quick_to_find() {
         assert_eq!(Backoff::fixed(MS).shortest_span(u32::MAX), MS * u32::MAX);
         assert_eq!(Backoff::none().shortest_span(u32::MAX), Duration::ZERO);
-        assert_eq!(
-            Backoff::exponential(100 * MS, 700 * MS).shortest_span(0),
-            Duration::ZERO
-        );
-        assert_eq!(
-            Backoff::exponential(100 * MS, 700 * MS).shortest_span(5),
-            (75 + 150 + 300 + 600 + 700) * MS
-        );
-        assert_eq!(
-            Backoff::fixed(Duration::MAX).shortest_span(9),
-            Duration::MAX
-        );
+        assert_eq!(Backoff::exponential(100 * MS, 700 * MS).shortest_span(0), Duration::ZERO);
+        assert_eq!(Backoff::exponential(100 * MS, 700 * MS).shortest_span(5), (75 + 150 + 300 + 600 + 700) * MS);
+        assert_eq!(Backoff::fixed(Duration::MAX).shortest_span(9), Duration::MAX);
     }
 
     #[test]
     fn bad_options_are_told() {
-        for (low, high) in [
-            (-0.1, 1.0),
-            (1.0, 0.5),
-            (f64::NAN, 1.0),
-            (0.0, f64::NAN),
-            (0.0, f64::INFINITY),
-        ] {
-            let told = Backoff::none()
-                .jitter(low, high)
-                .check()
-                .expect_err("an impossible jitter");
+        for (low, high) in [(-0.1, 1.0), (1.0, 0.5), (f64::NAN, 1.0), (0.0, f64::NAN), (0.0, f64::INFINITY)] {
+            let told = Backoff::none().jitter(low, high).check().expect_err("an impossible jitter");
             assert!(told.contains("0 <= low <= high"), "{told}");
         }
         assert_eq!(
-            Backoff::exponential(100 * MS, 50 * MS)
-                .check()
-                .expect_err("the maximum is below the base"),
+            Backoff::exponential(100 * MS, 50 * MS).check().expect_err("the maximum is below the base"),
             "the back-off's base (100 ms) is longer than its maximum (50 ms): lower the one or raise the other"
         );
-        let told = Backoff::exponential(MS, 50 * MS)
-            .first(60 * MS)
-            .check()
-            .expect_err("above the maximum");
-        assert!(
-            told.starts_with("the back-off's first delay (60 ms)"),
-            "{told}"
-        );
-        assert_eq!(
-            Backoff::exponential(MS, MS).jitter(0.0, 0.0).check(),
-            Ok(())
-        );
+        let told = Backoff::exponential(MS, 50 * MS).first(60 * MS).check().expect_err("above the maximum");
+        assert!(told.starts_with("the back-off's first delay (60 ms)"), "{told}");
+        assert_eq!(Backoff::exponential(MS, MS).jitter(0.0, 0.0).check(), Ok(()));
     }
 }

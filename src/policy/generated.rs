@@ -21,12 +21,8 @@ fn backoffs() -> impl Strategy<Value = (Backoff, Duration)> {
     let exponential = (millis(0..500), millis(0..20_000))
         .prop_map(|(base, more)| (Backoff::exponential(base, base + more), Some(base + more)));
     let shape = prop_oneof![Just((Backoff::none(), None)), fixed, exponential];
-    (
-        shape,
-        proptest::option::of((0.0..2.0, 0.0..2.0)),
-        proptest::option::of(millis(0..2_000)),
-    )
-        .prop_map(|((mut backoff, max), jitter, first)| {
+    (shape, proptest::option::of((0.0..2.0, 0.0..2.0)), proptest::option::of(millis(0..2_000))).prop_map(
+        |((mut backoff, max), jitter, first)| {
             if let Some((low, more)) = jitter {
                 backoff = backoff.jitter(low, low + more);
             }
@@ -34,30 +30,21 @@ fn backoffs() -> impl Strategy<Value = (Backoff, Duration)> {
                 backoff = backoff.first(max.map_or(first, |max| first.min(max)));
             }
             (backoff, max.unwrap_or(Duration::MAX))
-        })
+        },
+    )
 }
 
 /// Policies that restart, with valid options, save that the limit may be out of reach.
 fn restarts() -> impl Strategy<Value = (Restart, Option<(u32, Duration)>, Duration)> {
     let limit = proptest::option::of((0..12u32, millis(1..60_000)));
-    (any::<bool>(), backoffs(), limit, millis(1..20_000)).prop_map(
-        |(always, (backoff, _), limit, reset)| {
-            let restart = if always {
-                Restart::always()
-            } else {
-                Restart::on_failure()
-            };
-            let restart = restart
-                .backoff(backoff)
-                .reset_after(reset)
-                .success_codes([3])
-                .permanent_codes([78]);
-            match limit {
-                Some((most, within)) => (restart.limit(most, within), limit, reset),
-                None => (restart.unlimited(), limit, reset),
-            }
-        },
-    )
+    (any::<bool>(), backoffs(), limit, millis(1..20_000)).prop_map(|(always, (backoff, _), limit, reset)| {
+        let restart = if always { Restart::always() } else { Restart::on_failure() };
+        let restart = restart.backoff(backoff).reset_after(reset).success_codes([3]).permanent_codes([78]);
+        match limit {
+            Some((most, within)) => (restart.limit(most, within), limit, reset),
+            None => (restart.unlimited(), limit, reset),
+        }
+    })
 }
 
 fn outcomes() -> impl Strategy<Value = Outcome> {
@@ -160,18 +147,8 @@ proptest! {
 
 /// The delay of that attempt, read from the policy itself with the limit taken off.
 fn restart_delay(restart: &Restart, attempts: u32, random: f64) -> Duration {
-    let (now, mut history) = (
-        Instant::now(),
-        History {
-            attempts,
-            ..History::default()
-        },
-    );
-    match restart
-        .clone()
-        .unlimited()
-        .decide(&mut history, &CRASH, now, random)
-    {
+    let (now, mut history) = (Instant::now(), History { attempts, ..History::default() });
+    match restart.clone().unlimited().decide(&mut history, &CRASH, now, random) {
         Verdict::Again { at } => at - now,
         other => panic!("a crash is restarted: {other:?}"),
     }

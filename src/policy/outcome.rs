@@ -29,13 +29,7 @@ pub(crate) enum Outcome {
 impl Outcome {
     /// The outcome of a start that failed with `errno`, at whatever step.
     pub(crate) fn cannot_start(errno: i32) -> Self {
-        if is_shortage(errno) {
-            Self::Shortage
-        } else {
-            Self::CannotStart {
-                permanent: is_permanent(errno),
-            }
-        }
+        if is_shortage(errno) { Self::Shortage } else { Self::CannotStart { permanent: is_permanent(errno) } }
     }
 
     /// How long the run was stable; `None` if there was no run.
@@ -51,10 +45,7 @@ impl Outcome {
 /// program that was to be started.
 pub(crate) fn is_shortage(errno: i32) -> bool {
     // EAGAIN: RLIMIT_NPROC or pids.max (fork(2)), and RLIMIT_NPROC at execve(2) after a change of user.
-    matches!(
-        errno,
-        libc::EAGAIN | libc::ENOMEM | libc::EMFILE | libc::ENFILE
-    )
+    matches!(errno, libc::EAGAIN | libc::ENOMEM | libc::EMFILE | libc::ENFILE)
 }
 
 /// The errno says that starting the same thing again will fail in the same way, until someone repairs it.
@@ -100,16 +91,10 @@ impl fmt::Display for GiveUp {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match *self {
             Self::Permanent => f.write_str("a failure that no restart can cure"),
-            Self::TooMany { restarts: 0, .. } => {
-                f.write_str("it failed, and its limit allows no restart")
-            }
+            Self::TooMany { restarts: 0, .. } => f.write_str("it failed, and its limit allows no restart"),
             Self::TooMany { restarts, within } => {
                 let plural = if restarts == 1 { "" } else { "s" };
-                write!(
-                    f,
-                    "more than {restarts} restart{plural} within {}",
-                    Readable(within)
-                )
+                write!(f, "more than {restarts} restart{plural} within {}", Readable(within))
             }
         }
     }
@@ -124,27 +109,9 @@ mod tests {
         let within = Duration::from_secs(60);
         let cases = [
             (GiveUp::Permanent, "a failure that no restart can cure"),
-            (
-                GiveUp::TooMany {
-                    restarts: 0,
-                    within,
-                },
-                "it failed, and its limit allows no restart",
-            ),
-            (
-                GiveUp::TooMany {
-                    restarts: 1,
-                    within,
-                },
-                "more than 1 restart within 60 s",
-            ),
-            (
-                GiveUp::TooMany {
-                    restarts: 8,
-                    within,
-                },
-                "more than 8 restarts within 60 s",
-            ),
+            (GiveUp::TooMany { restarts: 0, within }, "it failed, and its limit allows no restart"),
+            (GiveUp::TooMany { restarts: 1, within }, "more than 1 restart within 60 s"),
+            (GiveUp::TooMany { restarts: 8, within }, "more than 8 restarts within 60 s"),
         ];
         for (give_up, text) in cases {
             assert_eq!(give_up.to_string(), text);
@@ -156,23 +123,11 @@ mod tests {
         for errno in [libc::EAGAIN, libc::ENOMEM, libc::EMFILE, libc::ENFILE] {
             assert_eq!(Outcome::cannot_start(errno), Outcome::Shortage);
         }
-        for errno in [
-            libc::ENOENT,
-            libc::EACCES,
-            libc::ENOEXEC,
-            libc::EPERM,
-            libc::E2BIG,
-        ] {
-            assert_eq!(
-                Outcome::cannot_start(errno),
-                Outcome::CannotStart { permanent: true }
-            );
+        for errno in [libc::ENOENT, libc::EACCES, libc::ENOEXEC, libc::EPERM, libc::E2BIG] {
+            assert_eq!(Outcome::cannot_start(errno), Outcome::CannotStart { permanent: true });
         }
         for errno in [libc::ETXTBSY, libc::EIO, 0, -1] {
-            assert_eq!(
-                Outcome::cannot_start(errno),
-                Outcome::CannotStart { permanent: false }
-            );
+            assert_eq!(Outcome::cannot_start(errno), Outcome::CannotStart { permanent: false });
         }
         assert!((0..200).all(|errno| !(is_shortage(errno) && is_permanent(errno))));
     }

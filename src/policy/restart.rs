@@ -93,10 +93,7 @@ impl Restart {
             success_codes: Vec::new(),
             permanent_codes: Vec::new(),
             backoff: Backoff::exponential(Duration::from_millis(100), Duration::from_secs(30)),
-            limit: Some(Limit {
-                restarts: 8,
-                within: Duration::from_secs(60),
-            }),
+            limit: Some(Limit { restarts: 8, within: Duration::from_secs(60) }),
             reset_after: Duration::from_secs(10),
         }
     }
@@ -172,11 +169,9 @@ impl Restart {
         self.check_codes()?;
         self.backoff.check()?;
         if self.reset_after.is_zero() {
-            return Err(
-                "a reset after zero seconds would clear the count with every run: \
+            return Err("a reset after zero seconds would clear the count with every run: \
                         give reset_after a longer time"
-                    .to_owned(),
-            );
+                .to_owned());
         }
         self.limit.map_or(Ok(()), |limit| self.check_limit(limit))
     }
@@ -184,17 +179,12 @@ impl Restart {
     fn check_codes(&self) -> Result<(), String> {
         for &code in self.success_codes.iter().chain(&self.permanent_codes) {
             if !(0..=255).contains(&code) {
-                return Err(format!(
-                    "there is no exit code {code}: give codes from 0 to 255"
-                ));
+                return Err(format!("there is no exit code {code}: give codes from 0 to 255"));
             }
         }
         for &code in &self.permanent_codes {
             if code == 0 {
-                return Err(
-                    "exit code 0 is always a success: take it out of the permanent codes"
-                        .to_owned(),
-                );
+                return Err("exit code 0 is always a success: take it out of the permanent codes".to_owned());
             }
             if self.success_codes.contains(&code) {
                 return Err(format!(
@@ -230,17 +220,8 @@ impl Restart {
     ///
     /// `now` is the end of the run, not before the restart that was granted last; `random` is in 0 to 1. A
     /// start by hand begins with a new [`History`].
-    pub(crate) fn decide(
-        &self,
-        history: &mut History,
-        outcome: &Outcome,
-        now: Instant,
-        random: f64,
-    ) -> Verdict {
-        if outcome
-            .stable()
-            .is_some_and(|stable| stable >= self.reset_after)
-        {
+    pub(crate) fn decide(&self, history: &mut History, outcome: &Outcome, now: Instant, random: f64) -> Verdict {
+        if outcome.stable().is_some_and(|stable| stable >= self.reset_after) {
             *history = History::default();
         }
         let delay = self.backoff.delay(history.attempts, random);
@@ -249,9 +230,7 @@ impl Restart {
             Judgement::Permanent => Verdict::GiveUp(GiveUp::Permanent),
             Judgement::RestartUncounted => {
                 history.attempts = history.attempts.saturating_add(1);
-                Verdict::Again {
-                    at: now + delay.clamp(SHORTAGE_PAUSE, FAR),
-                }
+                Verdict::Again { at: now + delay.clamp(SHORTAGE_PAUSE, FAR) }
             }
             Judgement::Restart => {
                 let at = now + delay.min(FAR);
@@ -275,24 +254,12 @@ impl Restart {
         match *outcome {
             Outcome::Shortage => Judgement::RestartUncounted,
             Outcome::CannotStart { permanent: true } => Judgement::Permanent,
-            Outcome::CannotStart { permanent: false } | Outcome::NotReady { .. } => {
-                Judgement::Restart
-            }
-            Outcome::Ended {
-                reason,
-                stopped_by_us,
-                ..
-            } => match reason {
-                ExitReason::Exited(code) if code == 0 || self.success_codes.contains(&code) => {
-                    after_clean
-                }
-                ExitReason::Exited(code) if self.permanent_codes.contains(&code) => {
-                    Judgement::Permanent
-                }
+            Outcome::CannotStart { permanent: false } | Outcome::NotReady { .. } => Judgement::Restart,
+            Outcome::Ended { reason, stopped_by_us, .. } => match reason {
+                ExitReason::Exited(code) if code == 0 || self.success_codes.contains(&code) => after_clean,
+                ExitReason::Exited(code) if self.permanent_codes.contains(&code) => Judgement::Permanent,
                 ExitReason::Signaled(_) if stopped_by_us => after_clean,
-                ExitReason::Exited(_) | ExitReason::Signaled(_) | ExitReason::Lost => {
-                    Judgement::Restart
-                }
+                ExitReason::Exited(_) | ExitReason::Signaled(_) | ExitReason::Lost => Judgement::Restart,
             },
         }
     }
@@ -319,11 +286,7 @@ impl History {
     fn admit(&mut self, at: Instant, limit: u32, within: Duration) -> bool {
         // One that lies exactly `within` back is outside: the window is half open, so that "1 within 10 s"
         // allows one every 10 s.
-        while self
-            .restarts
-            .front()
-            .is_some_and(|&oldest| at.saturating_duration_since(oldest) >= within)
-        {
+        while self.restarts.front().is_some_and(|&oldest| at.saturating_duration_since(oldest) >= within) {
             self.restarts.pop_front();
         }
         // The window holds at most `limit`, a `u32`, so the comparison loses nothing where `usize` is wider.

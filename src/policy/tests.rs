@@ -8,18 +8,11 @@ use crate::signal::Signal;
 
 pub(super) const MS: Duration = Duration::from_millis(1);
 const S: Duration = Duration::from_secs(1);
-pub(super) const CRASH: Outcome = Outcome::Ended {
-    reason: ExitReason::Exited(1),
-    stopped_by_us: false,
-    stable: Duration::ZERO,
-};
+pub(super) const CRASH: Outcome =
+    Outcome::Ended { reason: ExitReason::Exited(1), stopped_by_us: false, stable: Duration::ZERO };
 
 fn ended(reason: ExitReason, stopped_by_us: bool) -> Outcome {
-    Outcome::Ended {
-        reason,
-        stopped_by_us,
-        stable: Duration::ZERO,
-    }
+    Outcome::Ended { reason, stopped_by_us, stable: Duration::ZERO }
 }
 
 fn first_verdict(restart: &Restart, outcome: &Outcome, now: Instant) -> Verdict {
@@ -35,84 +28,30 @@ fn the_table_of_outcomes() {
     let term = ExitReason::Signaled(Signal::TERM);
     // Outcome, after on_failure, after always.
     let table = [
-        (
-            ended(ExitReason::Exited(0), false),
-            Verdict::Done,
-            again.clone(),
-        ),
-        (
-            ended(ExitReason::Exited(3), false),
-            Verdict::Done,
-            again.clone(),
-        ),
+        (ended(ExitReason::Exited(0), false), Verdict::Done, again.clone()),
+        (ended(ExitReason::Exited(3), false), Verdict::Done, again.clone()),
         (ended(term, true), Verdict::Done, again.clone()),
         (ended(term, false), again.clone(), again.clone()),
-        (
-            ended(ExitReason::Exited(1), false),
-            again.clone(),
-            again.clone(),
-        ),
-        (
-            ended(ExitReason::Exited(1), true),
-            again.clone(),
-            again.clone(),
-        ),
+        (ended(ExitReason::Exited(1), false), again.clone(), again.clone()),
+        (ended(ExitReason::Exited(1), true), again.clone(), again.clone()),
         (ended(ExitReason::Lost, false), again.clone(), again.clone()),
-        (
-            ended(ExitReason::Exited(78), false),
-            permanent.clone(),
-            permanent.clone(),
-        ),
-        (
-            Outcome::NotReady {
-                stable: Duration::ZERO,
-            },
-            again.clone(),
-            again.clone(),
-        ),
-        (
-            Outcome::CannotStart { permanent: false },
-            again.clone(),
-            again,
-        ),
-        (
-            Outcome::CannotStart { permanent: true },
-            permanent.clone(),
-            permanent,
-        ),
+        (ended(ExitReason::Exited(78), false), permanent.clone(), permanent.clone()),
+        (Outcome::NotReady { stable: Duration::ZERO }, again.clone(), again.clone()),
+        (Outcome::CannotStart { permanent: false }, again.clone(), again),
+        (Outcome::CannotStart { permanent: true }, permanent.clone(), permanent),
         (Outcome::Shortage, later.clone(), later),
     ];
     let with_codes = |restart: Restart| restart.success_codes([3]).permanent_codes([78]);
     for (outcome, on_failure, always) in table {
-        assert_eq!(
-            first_verdict(&with_codes(Restart::on_failure()), &outcome, now),
-            on_failure,
-            "{outcome:?}"
-        );
-        assert_eq!(
-            first_verdict(&with_codes(Restart::always()), &outcome, now),
-            always,
-            "{outcome:?}"
-        );
-        assert_eq!(
-            first_verdict(&with_codes(Restart::never()), &outcome, now),
-            Verdict::Done,
-            "{outcome:?}"
-        );
-        assert_eq!(
-            first_verdict(&Restart::default(), &outcome, now),
-            Verdict::Done,
-            "{outcome:?}"
-        );
+        assert_eq!(first_verdict(&with_codes(Restart::on_failure()), &outcome, now), on_failure, "{outcome:?}");
+        assert_eq!(first_verdict(&with_codes(Restart::always()), &outcome, now), always, "{outcome:?}");
+        assert_eq!(first_verdict(&with_codes(Restart::never()), &outcome, now), Verdict::Done, "{outcome:?}");
+        assert_eq!(first_verdict(&Restart::default(), &outcome, now), Verdict::Done, "{outcome:?}");
     }
 }
 
 /// Runs that fail at once, until the policy gives up or `most` restarts were granted.
-pub(super) fn crash_loop(
-    restart: &Restart,
-    most: usize,
-    random: f64,
-) -> (Vec<Duration>, Option<GiveUp>) {
+pub(super) fn crash_loop(restart: &Restart, most: usize, random: f64) -> (Vec<Duration>, Option<GiveUp>) {
     let begin = Instant::now();
     let (mut now, mut delays, mut history) = (begin, Vec::new(), History::default());
     while delays.len() < most {
@@ -134,13 +73,7 @@ fn the_defaults_give_up_after_eight_restarts() {
         let (delays, end) = crash_loop(&Restart::on_failure(), 100, random);
         assert_eq!(delays.len(), 8);
         assert_eq!(delays[0], Duration::ZERO);
-        assert_eq!(
-            end,
-            Some(GiveUp::TooMany {
-                restarts: 8,
-                within: 60 * S
-            })
-        );
+        assert_eq!(end, Some(GiveUp::TooMany { restarts: 8, within: 60 * S }));
     }
     let (delays, _) = crash_loop(&Restart::always(), 100, 0.5);
     let millis: Vec<_> = delays.iter().map(Duration::as_millis).collect();
@@ -153,13 +86,7 @@ fn no_restart_allowed_means_the_first_failure_fails() {
     assert_eq!(restart.check(), Ok(()));
     let (delays, end) = crash_loop(&restart, 9, 0.0);
     assert!(delays.is_empty());
-    assert_eq!(
-        end,
-        Some(GiveUp::TooMany {
-            restarts: 0,
-            within: Duration::ZERO
-        })
-    );
+    assert_eq!(end, Some(GiveUp::TooMany { restarts: 0, within: Duration::ZERO }));
 }
 
 #[test]
@@ -176,58 +103,33 @@ fn a_shortage_is_retried_and_not_counted() {
         let verdict = restart.decide(&mut history, &Outcome::Shortage, now, 0.0);
         assert_eq!(verdict, Verdict::Again { at: now + 100 * MS });
     }
-    assert_eq!(
-        restart.decide(&mut history, &CRASH, now, 0.0),
-        Verdict::Again { at: now }
-    );
-    assert!(matches!(
-        restart.decide(&mut history, &CRASH, now, 0.0),
-        Verdict::GiveUp(GiveUp::TooMany { .. })
-    ));
+    assert_eq!(restart.decide(&mut history, &CRASH, now, 0.0), Verdict::Again { at: now });
+    assert!(matches!(restart.decide(&mut history, &CRASH, now, 0.0), Verdict::GiveUp(GiveUp::TooMany { .. })));
     // The delay after shortages grows like any other.
     let (restart, mut history) = (Restart::on_failure(), History::default());
     let millis = [100, 100, 200, 400].map(|ms| Verdict::Again { at: now + ms * MS });
-    assert_eq!(
-        millis,
-        [(); 4].map(|()| restart.decide(&mut history, &Outcome::Shortage, now, 0.5))
-    );
+    assert_eq!(millis, [(); 4].map(|()| restart.decide(&mut history, &Outcome::Shortage, now, 0.5)));
 }
 
 #[test]
 fn a_stable_run_and_nothing_else_clears_the_count() {
-    let restart = Restart::on_failure()
-        .backoff(Backoff::none())
-        .limit(2, 1000 * S)
-        .reset_after(10 * S);
+    let restart = Restart::on_failure().backoff(Backoff::none()).limit(2, 1000 * S).reset_after(10 * S);
     let (mut history, now) = (History::default(), Instant::now());
     let fails_after = |stable| Outcome::NotReady { stable };
     for _ in 0..5 {
-        assert!(matches!(
-            restart.decide(&mut history, &fails_after(10 * S), now, 0.0),
-            Verdict::Again { .. }
-        ));
+        assert!(matches!(restart.decide(&mut history, &fails_after(10 * S), now, 0.0), Verdict::Again { .. }));
         assert_eq!((history.attempts, history.restarts.len()), (1, 1));
     }
-    assert!(matches!(
-        restart.decide(&mut history, &fails_after(10 * S - MS), now, 0.0),
-        Verdict::Again { .. }
-    ));
-    assert!(matches!(
-        restart.decide(&mut history, &fails_after(9 * S), now, 0.0),
-        Verdict::GiveUp(_)
-    ));
+    assert!(matches!(restart.decide(&mut history, &fails_after(10 * S - MS), now, 0.0), Verdict::Again { .. }));
+    assert!(matches!(restart.decide(&mut history, &fails_after(9 * S), now, 0.0), Verdict::GiveUp(_)));
 }
 
 #[test]
 fn the_longest_delays_do_not_overflow_the_clock() {
-    let restart = Restart::always()
-        .backoff(Backoff::fixed(Duration::MAX))
-        .unlimited();
+    let restart = Restart::always().backoff(Backoff::fixed(Duration::MAX)).unlimited();
     let now = Instant::now();
     for outcome in [CRASH, Outcome::Shortage] {
-        let Verdict::Again { at } = first_verdict(&restart, &outcome, now) else {
-            panic!("unlimited")
-        };
+        let Verdict::Again { at } = first_verdict(&restart, &outcome, now) else { panic!("unlimited") };
         assert!(at > now + 1000 * 86_400 * S);
     }
 }
@@ -236,38 +138,14 @@ fn the_longest_delays_do_not_overflow_the_clock() {
 fn bad_options_are_told_with_a_way_out() {
     let on_failure = Restart::on_failure;
     let cases = [
-        (
-            on_failure().success_codes([3]).permanent_codes([2, 3]),
-            "exit code 3 is both a success code",
-        ),
-        (
-            on_failure().permanent_codes([0]),
-            "exit code 0 is always a success",
-        ),
-        (
-            on_failure().success_codes([256]),
-            "there is no exit code 256",
-        ),
-        (
-            on_failure().permanent_codes([-1]),
-            "there is no exit code -1",
-        ),
-        (
-            on_failure().limit(3, Duration::ZERO),
-            "a limit within zero seconds",
-        ),
-        (
-            on_failure().reset_after(Duration::ZERO),
-            "a reset after zero seconds",
-        ),
-        (
-            on_failure().backoff(Backoff::none().jitter(2.0, 1.0)),
-            "a back-off jitter of 2 to 1",
-        ),
-        (
-            on_failure().backoff(Backoff::exponential(S, MS)),
-            "the back-off's base (1 s) is longer",
-        ),
+        (on_failure().success_codes([3]).permanent_codes([2, 3]), "exit code 3 is both a success code"),
+        (on_failure().permanent_codes([0]), "exit code 0 is always a success"),
+        (on_failure().success_codes([256]), "there is no exit code 256"),
+        (on_failure().permanent_codes([-1]), "there is no exit code -1"),
+        (on_failure().limit(3, Duration::ZERO), "a limit within zero seconds"),
+        (on_failure().reset_after(Duration::ZERO), "a reset after zero seconds"),
+        (on_failure().backoff(Backoff::none().jitter(2.0, 1.0)), "a back-off jitter of 2 to 1"),
+        (on_failure().backoff(Backoff::exponential(S, MS)), "the back-off's base (1 s) is longer"),
         (on_failure().limit(8, 10 * S), ""),
     ];
     for (restart, begin) in &cases[..8] {
@@ -279,12 +157,7 @@ fn bad_options_are_told_with_a_way_out() {
         "a limit of 8 restarts within 10 s can never be reached: the back-off alone spreads one more over \
          19.1 s at least; give a longer window, a lower limit, or shorter delays"
     );
-    for good in [
-        Restart::never(),
-        on_failure(),
-        Restart::always(),
-        on_failure().unlimited(),
-    ] {
+    for good in [Restart::never(), on_failure(), Restart::always(), on_failure().unlimited()] {
         assert_eq!(good.check(), Ok(()));
     }
 }
@@ -293,15 +166,7 @@ fn bad_options_are_told_with_a_way_out() {
 fn a_limit_exactly_at_the_window_is_out_of_reach() {
     let every_ten = Restart::on_failure().backoff(Backoff::fixed(10 * S));
     assert!(every_ten.clone().limit(5, 50 * S).check().is_err());
-    assert_eq!(
-        crash_loop(&every_ten.clone().limit(5, 50 * S), 100, 0.0).1,
-        None
-    );
+    assert_eq!(crash_loop(&every_ten.clone().limit(5, 50 * S), 100, 0.0).1, None);
     assert_eq!(every_ten.clone().limit(5, 50 * S + MS).check(), Ok(()));
-    assert_eq!(
-        crash_loop(&every_ten.limit(5, 50 * S + MS), 100, 0.0)
-            .0
-            .len(),
-        5
-    );
+    assert_eq!(crash_loop(&every_ten.limit(5, 50 * S + MS), 100, 0.0).0.len(), 5);
 }

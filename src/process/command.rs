@@ -103,10 +103,7 @@ impl Command {
 
     /// Sets several environment variables.
     #[must_use]
-    pub fn envs<K: AsRef<OsStr>, V: AsRef<OsStr>>(
-        mut self,
-        variables: impl IntoIterator<Item = (K, V)>,
-    ) -> Command {
+    pub fn envs<K: AsRef<OsStr>, V: AsRef<OsStr>>(mut self, variables: impl IntoIterator<Item = (K, V)>) -> Command {
         for (key, value) in variables {
             self.environment.set(key.as_ref(), value.as_ref());
         }

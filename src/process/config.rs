@@ -167,15 +167,12 @@ impl Config {
     /// Where the three standard streams go, the builder's word before the command's before the default.
     pub(super) fn stdio(&self) -> [Stdio; 3] {
         let (stdin, stdout, stderr) = match &self.target.0 {
-            target::Kind::Command(command) => {
-                (command.stdin.clone(), command.stdout.clone(), command.stderr.clone())
-            }
+            target::Kind::Command(command) => (command.stdin.clone(), command.stdout.clone(), command.stderr.clone()),
             target::Kind::Fork(_) => (None, None, None),
         };
         // Who asks for output without saying whose wants that of both.
-        let wants_output = self.capture.is_some()
-            || self.calls.on_line.is_some()
-            || matches!(self.ready.0, readiness::Kind::Line(_));
+        let wants_output =
+            self.capture.is_some() || self.calls.on_line.is_some() || matches!(self.ready.0, readiness::Kind::Line(_));
         let default = if wants_output { Stdio::captured() } else { Stdio::inherit() };
         [
             self.stdin.clone().or(stdin).unwrap_or_else(Stdio::null),

@@ -178,7 +178,10 @@ impl Inner {
     /// Whether anything of this process runs on callback threads.
     pub(super) fn needs_callbacks(&self) -> bool {
         let calls = &self.config.calls;
-        calls.on_start.is_some() || calls.on_ready.is_some() || calls.on_exit.is_some() || self.config.captures_any()
+        calls.on_start.is_some()
+            || calls.on_ready.is_some()
+            || calls.on_exit.is_some()
+            || self.config.captures_any()
             || matches!(self.config.child.containment, super::containment::Containment::Tree)
             || matches!(self.config.ready.0, super::readiness::Kind::File(_) | super::readiness::Kind::Check(_))
             || !sys::pidfd::features().group_signal

@@ -2,8 +2,8 @@
 
 use std::fmt;
 use std::process::{ChildStderr, ChildStdin, ChildStdout};
-use std::sync::atomic::Ordering;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use super::builder::Builder;
@@ -443,7 +443,10 @@ impl fmt::Display for Process {
 enum Patience {
     None,
     /// `None`: for ever. The limit is for the error text.
-    Until { at: Option<Instant>, limit: Duration },
+    Until {
+        at: Option<Instant>,
+        limit: Duration,
+    },
 }
 
 fn deadline(wait: Wait) -> Patience {

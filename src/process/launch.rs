@@ -168,20 +168,13 @@ impl Ends {
 fn place(stream: &Stdio) -> String {
     match &stream.0 {
         stdio::Kind::Append(path) => format!(" as `{}`", path.display()),
-        stdio::Kind::Inherit
-        | stdio::Kind::Null
-        | stdio::Kind::Piped
-        | stdio::Kind::Captured
-        | stdio::Kind::Fd(_) => String::new(),
+        stdio::Kind::Inherit | stdio::Kind::Null | stdio::Kind::Piped | stdio::Kind::Captured | stdio::Kind::Fd(_) => {
+            String::new()
+        }
     }
 }
 
-fn setup(
-    config: &Config,
-    detached: bool,
-    contained: &Contained,
-    fds: Vec<(RawFd, i32)>,
-) -> Result<Setup, Refused> {
+fn setup(config: &Config, detached: bool, contained: &Contained, fds: Vec<(RawFd, i32)>) -> Result<Setup, Refused> {
     let child = &config.child;
     let identity = Identity::of(child)?;
     Ok(Setup {
@@ -389,4 +382,3 @@ fn describe_exec(config: &Config, failure: &Failure, programs: &[CString]) -> St
         None => "execute".into(),
     }
 }
-

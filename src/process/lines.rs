@@ -129,7 +129,9 @@ impl Captured {
 
     fn has_lines_to_deliver(&self) -> bool {
         let mut rings = self.rings.iter().zip(self.delivery);
-        rings.any(|(ring, cursor)| ring.as_ref().zip(cursor).is_some_and(|(ring, cursor)| ring.has_line(cursor, LINE_LIMIT)))
+        rings.any(|(ring, cursor)| {
+            ring.as_ref().zip(cursor).is_some_and(|(ring, cursor)| ring.has_line(cursor, LINE_LIMIT))
+        })
     }
 
     pub(super) fn snapshot(&self, most: usize) -> Output {

@@ -27,9 +27,16 @@ pub(super) enum Gate {
     Open,
     Notify(Notify),
     /// Our end; the child's end is there until the child has it.
-    Fd { number: i32, read: OwnedFd, write: Option<OwnedFd> },
+    Fd {
+        number: i32,
+        read: OwnedFd,
+        write: Option<OwnedFd>,
+    },
     Line(Arc<str>),
-    Try { probe: Probe, pause: Duration },
+    Try {
+        probe: Probe,
+        pause: Duration,
+    },
 }
 
 pub(super) struct Notify {

@@ -23,8 +23,7 @@ pub(super) enum Channel {
     Connect,
 }
 
-const CHANNELS: [Channel; 5] =
-    [Channel::Pidfd, Channel::Stdout, Channel::Stderr, Channel::Gate, Channel::Connect];
+const CHANNELS: [Channel; 5] = [Channel::Pidfd, Channel::Stdout, Channel::Stderr, Channel::Gate, Channel::Connect];
 const CHANNEL_BITS: u32 = 3;
 
 pub(super) fn key(generation: u64, channel: Channel) -> u64 {
@@ -85,7 +84,11 @@ pub(super) struct Relook {
 
 impl Run {
     /// Registers everything with the reaper. On failure nothing stays registered, and the child is still there.
-    pub(super) fn new(generation: u64, launched: Launched, inner: &Arc<Inner>) -> Result<Run, (Launched, std::io::Error)> {
+    pub(super) fn new(
+        generation: u64,
+        launched: Launched,
+        inner: &Arc<Inner>,
+    ) -> Result<Run, (Launched, std::io::Error)> {
         let watcher = || Arc::clone(inner) as Arc<dyn Watcher>;
         let mut tokens = Vec::new();
         {
@@ -114,7 +117,9 @@ impl Run {
                 return Err((launched, error));
             }
         }
-        let [pidfd_token, stdout, stderr, gate_token] = tokens[..] else { unreachable!("four channels were registered") };
+        let [pidfd_token, stdout, stderr, gate_token] = tokens[..] else {
+            unreachable!("four channels were registered")
+        };
         let [stdout_fd, stderr_fd] = launched.captured;
         let [stdout_end, stderr_end] = launched.piped;
         let streams = Streams {

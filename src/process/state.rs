@@ -490,13 +490,7 @@ impl Machine {
         match event {
             Event::LeaderExited(reason) => {
                 out.push(Action::Look);
-                return Phase::Clearing(Clearing {
-                    run,
-                    reason,
-                    ended: now,
-                    look: None,
-                    pause: FIRST_LOOK,
-                });
+                return Phase::Clearing(Clearing { run, reason, ended: now, look: None, pause: FIRST_LOOK });
             }
             Event::Stop => return self.stop_up(run, now, out),
             Event::Kill => return self.kill_up(run, out),

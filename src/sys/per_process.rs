@@ -58,8 +58,7 @@ mod tests {
     #[test]
     fn one_value_for_all_threads() {
         static VALUE: PerProcess<u64> = PerProcess::new();
-        let threads: Vec<_> =
-            (0..8).map(|n| std::thread::spawn(move || *VALUE.get_or_init(|| n))).collect();
+        let threads: Vec<_> = (0..8).map(|n| std::thread::spawn(move || *VALUE.get_or_init(|| n))).collect();
         let values: Vec<u64> = threads.into_iter().map(|thread| thread.join().unwrap()).collect();
         assert!(values.iter().all(|value| *value == values[0]));
     }

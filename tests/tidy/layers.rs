@@ -57,37 +57,22 @@ fn imports_point_downward() {
 }
 
 fn check(sources: &[Source]) -> Vec<Complaint> {
-    let exports = sources
-        .iter()
-        .find(|source| source.path == "src/lib.rs")
-        .map(root_names)
-        .unwrap_or_default();
-    let in_layers = sources
-        .iter()
-        .filter(|source| !module_of(&source.path).is_empty());
-    in_layers
-        .flat_map(|source| check_file(source, &exports))
-        .collect()
+    let exports = sources.iter().find(|source| source.path == "src/lib.rs").map(root_names).unwrap_or_default();
+    let in_layers = sources.iter().filter(|source| !module_of(&source.path).is_empty());
+    in_layers.flat_map(|source| check_file(source, &exports)).collect()
 }
 
 fn check_file(source: &Source, exports: &HashMap<String, ModulePath>) -> Vec<Complaint> {
     let module = module_of(&source.path);
     let Some((_, own)) = layer_of(&module) else {
-        let reason = format!(
-            "`{}` is missing from the layer table of {}",
-            module.join("/"),
-            file!()
-        );
+        let reason = format!("`{}` is missing from the layer table of {}", module.join("/"), file!());
         return vec![source.complaint(0, reason)];
     };
     let code = source.product();
     let inline = inline_modules(&code);
     let mut complaints = Vec::new();
     for written in references(&code) {
-        let surrounding = inline
-            .iter()
-            .filter(|(range, _)| range.contains(&written.at))
-            .map(|(_, name)| name.clone());
+        let surrounding = inline.iter().filter(|(range, _)| range.contains(&written.at)).map(|(_, name)| name.clone());
         let here: ModulePath = module.iter().cloned().chain(surrounding).collect();
         let shown = written.parts.join("::");
         let target = absolute(&here, &written.parts);
@@ -116,14 +101,8 @@ fn module_of(path: &str) -> ModulePath {
 }
 
 fn layer_of(path: &[String]) -> Option<(&'static str, u8)> {
-    let fits = |prefix: &str| {
-        prefix.split('/').zip(path).filter(|(a, b)| a == b).count() == prefix.split('/').count()
-    };
-    LAYERS
-        .iter()
-        .filter(|(prefix, _)| fits(prefix))
-        .max_by_key(|(prefix, _)| prefix.len())
-        .copied()
+    let fits = |prefix: &str| prefix.split('/').zip(path).filter(|(a, b)| a == b).count() == prefix.split('/').count();
+    LAYERS.iter().filter(|(prefix, _)| fits(prefix)).max_by_key(|(prefix, _)| prefix.len()).copied()
 }
 
 /// The layer of an absolute path, by the table or by way of what `lib.rs` re-exports.
@@ -137,10 +116,7 @@ fn absolute(here: &[String], written: &[String]) -> ModulePath {
         "crate" => &[],
         _ => &here[..here.len().saturating_sub(supers)],
     };
-    base.iter()
-        .chain(&written[supers.max(1)..])
-        .cloned()
-        .collect()
+    base.iter().chain(&written[supers.max(1)..]).cloned().collect()
 }
 
 /// What `lib.rs` imports or re-exports, by the name that `crate::name` would use.
@@ -150,16 +126,9 @@ fn root_names(lib: &Source) -> HashMap<String, ModulePath> {
     for (at, _) in words(&code).filter(|(_, word)| *word == "use") {
         read_paths(&code, at + "use".len(), &[], &mut written);
     }
-    let below_root = |parts: ModulePath| {
-        parts
-            .into_iter()
-            .skip_while(|part| part == "crate" || part == "self")
-            .collect()
-    };
-    written
-        .into_iter()
-        .map(|path| (path.name, below_root(path.parts)))
-        .collect()
+    let below_root =
+        |parts: ModulePath| parts.into_iter().skip_while(|part| part == "crate" || part == "self").collect();
+    written.into_iter().map(|path| (path.name, below_root(path.parts))).collect()
 }
 
 /// Every path in `code` that starts at `crate`, `super` or `self`.
@@ -189,11 +158,7 @@ fn read_paths(code: &str, at: usize, prefix: &[String], written: &mut Vec<Writte
         if rest.starts_with('{') {
             return read_group(code, next, &parts, written);
         }
-        let length = if rest.starts_with('*') {
-            1
-        } else {
-            rest.find(|c| !is_word(c)).unwrap_or(rest.len())
-        };
+        let length = if rest.starts_with('*') { 1 } else { rest.find(|c| !is_word(c)).unwrap_or(rest.len()) };
         let part = &rest[..length];
         next += length;
         if part == "r" && code[next..].starts_with('#') {
@@ -212,17 +177,9 @@ fn read_paths(code: &str, at: usize, prefix: &[String], written: &mut Vec<Writte
     let mut name = parts.last().cloned().unwrap_or_default();
     let after = past_spaces(code, next);
     if let Some(alias) = code[after..].strip_prefix("as ") {
-        name = alias
-            .chars()
-            .skip_while(|c| c.is_whitespace())
-            .take_while(|c| is_word(*c))
-            .collect();
+        name = alias.chars().skip_while(|c| c.is_whitespace()).take_while(|c| is_word(*c)).collect();
     }
-    written.push(Written {
-        at: start,
-        parts,
-        name,
-    });
+    written.push(Written { at: start, parts, name });
     next
 }
 
@@ -250,10 +207,7 @@ fn inline_modules(code: &str) -> Vec<(Range<usize>, String)> {
         };
         let behind = past_spaces(code, at + "mod".len() + name_at + name.len());
         if code[behind..].starts_with('{') {
-            modules.push((
-                behind..closing(code, behind).unwrap_or(code.len()),
-                name.to_owned(),
-            ));
+            modules.push((behind..closing(code, behind).unwrap_or(code.len()), name.to_owned()));
         }
     }
     modules
@@ -267,78 +221,29 @@ fn complaints(path: &str, text: &str) -> Vec<Complaint> {
 
 #[test]
 fn an_upward_import_is_seen() {
+    expect_one(&complaints("src/exit.rs", "\nuse crate::reaper::Reaper;\n"), 2, "`reaper` is of layer 2");
     expect_one(
-        &complaints("src/exit.rs", "\nuse crate::reaper::Reaper;\n"),
-        2,
-        "`reaper` is of layer 2",
-    );
-    expect_one(
-        &complaints(
-            "src/reaper/mod.rs",
-            "use crate::{sys,\n process::{\n state::S, Process}};",
-        ),
+        &complaints("src/reaper/mod.rs", "use crate::{sys,\n process::{\n state::S, Process}};"),
         3,
         "layer 2 imports",
     );
-    expect_one(
-        &complaints(
-            "src/reaper/timers.rs",
-            "fn f() { super::super::process::f::<u8>() }",
-        ),
-        1,
-        "`process`",
-    );
-    expect_one(
-        &complaints("src/sys/fd.rs", "use crate::error::Error;"),
-        1,
-        "layer 0 imports",
-    );
-    expect_one(
-        &complaints("src/process/state.rs", "use super::Builder;"),
-        1,
-        "layer 1 imports",
-    );
-    expect_one(
-        &complaints(
-            "src/exit.rs",
-            "mod inner { use super::super::command::Command; }",
-        ),
-        1,
-        "`command`",
-    );
+    expect_one(&complaints("src/reaper/timers.rs", "fn f() { super::super::process::f::<u8>() }"), 1, "`process`");
+    expect_one(&complaints("src/sys/fd.rs", "use crate::error::Error;"), 1, "layer 0 imports");
+    expect_one(&complaints("src/process/state.rs", "use super::Builder;"), 1, "layer 1 imports");
+    expect_one(&complaints("src/exit.rs", "mod inner { use super::super::command::Command; }"), 1, "`command`");
 }
 
 #[test]
 fn an_upward_import_by_way_of_the_root_is_seen() {
-    expect_one(
-        &complaints("src/exit.rs", "use crate::Handle;"),
-        1,
-        "`process` is of layer 3",
-    );
-    expect_one(
-        &complaints("src/exit.rs", "use crate::running;"),
-        1,
-        "`process` is of layer 3",
-    );
-    expect_one(
-        &complaints("src/exit.rs", "use crate::*;"),
-        1,
-        "cannot be told",
-    );
-    expect_one(
-        &complaints("src/exit.rs", "use crate::Unknown;"),
-        1,
-        "cannot be told",
-    );
+    expect_one(&complaints("src/exit.rs", "use crate::Handle;"), 1, "`process` is of layer 3");
+    expect_one(&complaints("src/exit.rs", "use crate::running;"), 1, "`process` is of layer 3");
+    expect_one(&complaints("src/exit.rs", "use crate::*;"), 1, "cannot be told");
+    expect_one(&complaints("src/exit.rs", "use crate::Unknown;"), 1, "cannot be told");
 }
 
 #[test]
 fn a_module_missing_from_the_table_is_seen() {
-    expect_one(
-        &complaints("src/processor.rs", ""),
-        1,
-        "missing from the layer table",
-    );
+    expect_one(&complaints("src/processor.rs", ""), 1, "missing from the layer table");
 }
 
 #[test]
@@ -348,8 +253,5 @@ fn downward_imports_tests_and_comments_pass() {
                 pub(in crate::process) fn f() -> u8 { \"crate::process\"; crate::signal::g() as u8 }\n\
                 #[cfg(test)]\nmod tests { use crate::process::Process; use super::*; }\n";
     accept(&complaints("src/process/state/table.rs", text));
-    accept(&complaints(
-        "src/reaper/mod.rs",
-        "use crate::Error; use self::timers::Timers; use super::sys;",
-    ));
+    accept(&complaints("src/reaper/mod.rs", "use crate::Error; use self::timers::Timers; use super::sys;"));
 }

@@ -22,12 +22,7 @@ impl Source {
     pub(crate) fn new(path: &str, text: &str) -> Source {
         let code = blank(text);
         let tests = test_ranges(&code);
-        Source {
-            path: path.to_owned(),
-            text: text.to_owned(),
-            code,
-            tests,
-        }
+        Source { path: path.to_owned(), text: text.to_owned(), code, tests }
     }
 
     /// The code that is compiled for users; tests are blanked out.
@@ -42,11 +37,7 @@ impl Source {
 
     /// How many lines are not for tests only.
     pub(crate) fn product_lines(&self) -> usize {
-        let in_tests: usize = self
-            .tests
-            .iter()
-            .map(|range| self.text[range.clone()].lines().count())
-            .sum();
+        let in_tests: usize = self.tests.iter().map(|range| self.text[range.clone()].lines().count()).sum();
         self.text.lines().count().saturating_sub(in_tests)
     }
 
@@ -56,22 +47,14 @@ impl Source {
     }
 
     pub(crate) fn complaint(&self, offset: usize, reason: impl Into<String>) -> Complaint {
-        Complaint {
-            file: self.path.clone(),
-            line: self.line(offset),
-            reason: reason.into(),
-        }
+        Complaint { file: self.path.clone(), line: self.line(offset), reason: reason.into() }
     }
 
     fn masked(&self, keep_tests: bool) -> String {
         let mut code = self.code.clone().into_bytes();
         let mut from = 0;
         for range in &self.tests {
-            let blanked = if keep_tests {
-                from..range.start
-            } else {
-                range.clone()
-            };
+            let blanked = if keep_tests { from..range.start } else { range.clone() };
             fill(&mut code[blanked]);
             from = range.end;
         }
@@ -89,14 +72,10 @@ pub(crate) fn load(root: &Path, dir: &str) -> Vec<Source> {
     sources.sort_by(|a, b| a.path.cmp(&b.path));
     let test_modules: Vec<String> = sources.iter().flat_map(test_modules).collect();
     for source in &mut sources {
-        let inside = |module: &String| {
-            source.path == format!("{module}.rs") || source.path.starts_with(&format!("{module}/"))
-        };
+        let inside =
+            |module: &String| source.path == format!("{module}.rs") || source.path.starts_with(&format!("{module}/"));
         if test_modules.iter().any(inside) {
-            source.tests = vec![Range {
-                start: 0,
-                end: source.code.len(),
-            }];
+            source.tests = vec![Range { start: 0, end: source.code.len() }];
         }
     }
     sources
@@ -170,26 +149,18 @@ fn collect(root: &Path, dir: &str, sources: &mut Vec<Source>) {
 /// The files, without `.rs`, that `#[cfg(test)] mod name;` in this one stands for.
 fn test_modules(source: &Source) -> Vec<String> {
     let stem = source.path.trim_end_matches(".rs");
-    let dir = ["/mod", "/lib", "/main"]
-        .iter()
-        .find_map(|own| stem.strip_suffix(own))
-        .unwrap_or(stem);
+    let dir = ["/mod", "/lib", "/main"].iter().find_map(|own| stem.strip_suffix(own)).unwrap_or(stem);
     let in_range = |range: &Range<usize>| {
         let item = source.code[range.clone()].strip_suffix(';')?;
         let (rest, name) = item.rsplit_once(char::is_whitespace)?;
-        rest.trim_end()
-            .ends_with("mod")
-            .then(|| format!("{dir}/{name}"))
+        rest.trim_end().ends_with("mod").then(|| format!("{dir}/{name}"))
     };
     source.tests.iter().filter_map(in_range).collect()
 }
 
 /// Overwrites code with spaces; line breaks stay.
 fn fill(bytes: &mut [u8]) {
-    bytes
-        .iter_mut()
-        .filter(|byte| **byte != b'\n')
-        .for_each(|byte| *byte = b' ');
+    bytes.iter_mut().filter(|byte| **byte != b'\n').for_each(|byte| *byte = b' ');
 }
 
 /// Blanks out comments and the literals that can hold arbitrary text.
@@ -197,11 +168,7 @@ fn blank(text: &str) -> String {
     let mut code = text.as_bytes().to_vec();
     let mut at = 0;
     while let Some(c) = text[at..].chars().next() {
-        let word: usize = text[at..]
-            .chars()
-            .take_while(|c| is_word(*c))
-            .map(char::len_utf8)
-            .sum();
+        let word: usize = text[at..].chars().take_while(|c| is_word(*c)).map(char::len_utf8).sum();
         let end = match &text[at..at + word] {
             "" | "b" | "c" => literal_end(text, at + word),
             "r" | "br" | "cr" => raw_string_end(text, at + word),
@@ -243,9 +210,7 @@ fn raw_string_end(text: &str, at: usize) -> Option<usize> {
     let hashes = rest.bytes().take_while(|byte| *byte == b'#').count();
     let body = rest[hashes..].strip_prefix('"')?;
     let end = format!("\"{}", "#".repeat(hashes));
-    let length = body
-        .find(&end)
-        .map_or(body.len(), |found| found + end.len());
+    let length = body.find(&end).map_or(body.len(), |found| found + end.len());
     Some(at + hashes + 1 + length)
 }
 
@@ -291,10 +256,7 @@ fn test_ranges(code: &str) -> Vec<Range<usize>> {
             continue;
         }
         if code[..bracket].ends_with("#!") {
-            return vec![Range {
-                start: 0,
-                end: code.len(),
-            }];
+            return vec![Range { start: 0, end: code.len() }];
         }
         at = item_end(code, closing(code, bracket).unwrap_or(close) + 1);
         ranges.push(bracket.saturating_sub(1)..at);
@@ -305,9 +267,7 @@ fn test_ranges(code: &str) -> Vec<Range<usize>> {
 /// Whether a `cfg` predicate holds in tests alone: `test`, or `all(…)` with `test` in it.
 fn only_for_tests(predicate: &str) -> bool {
     let predicate = predicate.trim();
-    let all = predicate
-        .strip_prefix("all(")
-        .and_then(|rest| rest.strip_suffix(')'));
+    let all = predicate.strip_prefix("all(").and_then(|rest| rest.strip_suffix(')'));
     predicate == "test" || all.is_some_and(|all| all.split(',').any(|part| part.trim() == "test"))
 }
 
@@ -321,19 +281,14 @@ fn item_end(code: &str, at: usize) -> usize {
         }
         at = closing(code, at + 1).map_or(code.len(), |close| close + 1);
     }
-    let keyword = words(&code[at..])
-        .map(|(_, word)| word)
-        .find(|word| !matches!(*word, "pub" | "crate" | "super"));
+    let keyword = words(&code[at..]).map(|(_, word)| word).find(|word| !matches!(*word, "pub" | "crate" | "super"));
     let (wanted, block): (&[u8], bool) = match keyword.unwrap_or("") {
         "use" | "static" | "type" | "let" => (b";", false),
-        "fn" | "mod" | "impl" | "struct" | "enum" | "trait" | "unsafe" | "async" | "const"
-        | "extern" => (b";{", true),
+        "fn" | "mod" | "impl" | "struct" | "enum" | "trait" | "unsafe" | "async" | "const" | "extern" => (b";{", true),
         _ => (b";{,", true),
     };
     match find_outside_brackets(code, at, wanted) {
-        Some(end) if block && code[end..].starts_with('{') => {
-            closing(code, end).map_or(code.len(), |close| close + 1)
-        }
+        Some(end) if block && code[end..].starts_with('{') => closing(code, end).map_or(code.len(), |close| close + 1),
         Some(end) => end + 1,
         // The last field or variant of a list without a comma.
         None => at + code[at..].find(['}', ')']).unwrap_or(code.len() - at),

@@ -1,0 +1,75 @@
+//! Start, join, terminate, kill, restart: the life of one process.
+
+use std::time::Duration;
+
+use pkit::{Command, Process, RestartMode, Signal, State, Stop, Wait};
+
+use crate::support::{LONG, is_alive, sh, tests};
+
+tests! {
+    fn a_run_from_start_to_end() {
+        let process = Process::new(sh("exit 3"));
+        assert_eq!(process.state(), State::Idle);
+        assert!(process.join().is_err_and(|error| error.is_never_started()));
+        let pid = process.start(true).unwrap();
+        let exit = process.join().unwrap();
+        assert_eq!(exit.code(), Some(3));
+        assert_eq!(exit.pid(), pid);
+        assert!(!exit.requested() && !exit.forced() && !exit.success());
+        assert_eq!((process.state(), process.pid()), (State::Idle, None));
+        assert_eq!(process.join().unwrap(), exit);
+        assert_eq!(process.exit(), Some(exit));
+    }
+
+    fn the_hull_is_reused() {
+        let process = Process::new(sh("exit 0"));
+        for generation in 1..=20 {
+            process.start(true).unwrap();
+            assert!(process.join().unwrap().success());
+            assert_eq!(process.status().generation, generation);
+        }
+    }
+
+    fn a_start_of_a_running_process_changes_nothing() {
+        let process = Process::new(Command::new("sleep").arg("1000"));
+        let pid = process.start(true).unwrap();
+        assert!(process.start(true).is_err_and(|error| error.is_running()));
+        assert_eq!(process.pid(), Some(pid));
+        process.kill(true).unwrap();
+        assert!(process.join().unwrap().forced());
+    }
+
+    fn terminate_asks_then_forces() {
+        let stubborn = Process::builder(sh("trap '' TERM; echo up; while :; do sleep 1000; done"))
+            .stop(Stop::signal(Signal::TERM, Duration::from_millis(50)))
+            .ready(pkit::Ready::line("up"))
+            .build()
+            .unwrap();
+        let pid = stubborn.start(true).unwrap();
+        stubborn.terminate(true).unwrap();
+        assert!(!is_alive(pid));
+        let exit = stubborn.join().unwrap();
+        assert_eq!(exit.signal(), Some(Signal::KILL));
+        assert!(exit.requested() && exit.forced());
+    }
+
+    fn restart_gives_a_new_run() {
+        let process = Process::new(Command::new("sleep").arg("1000"));
+        let first = process.start(true).unwrap();
+        let second = process.restart(RestartMode::Terminate, true).unwrap();
+        assert_ne!(first, second);
+        assert!(!is_alive(first) && is_alive(second));
+        process.restart(RestartMode::Kill, Wait::For(LONG)).unwrap();
+        process.terminate(true).unwrap();
+    }
+
+    fn the_last_handle_stops_it() {
+        let process = Process::new(Command::new("sleep").arg("1000"));
+        let pid = process.start(true).unwrap();
+        let other = process.clone();
+        drop(process);
+        assert!(is_alive(pid));
+        drop(other);
+        crate::support::eventually("the child is gone", || !is_alive(pid));
+    }
+}

@@ -1,0 +1,104 @@
+//! What every test needs: a process of its own, and a check that it left nothing behind.
+
+#![allow(dead_code, reason = "not every binary uses all of it")]
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::time::{Duration, Instant};
+
+use pkit::{Command, Process};
+
+/// Long enough on a loaded machine; nothing waits that long unless it is broken.
+pub(crate) const LONG: Duration = Duration::from_secs(60);
+
+/// Tests that each run in a process of their own (so that they may count descriptors, threads and children, and change what is
+/// process-wide) and end with the check that nothing is left of them.
+macro_rules! tests {
+    ($($(#[$meta:meta])* fn $name:ident() $body:block)*) => {
+        rusty_fork::rusty_fork_test! {
+            #![rusty_fork(timeout_ms = 240000)]
+            $(
+                #[test]
+                $(#[$meta])*
+                fn $name() {
+                    crate::support::checked(|| $body);
+                }
+            )*
+        }
+    };
+}
+pub(crate) use tests;
+
+/// Runs a test body and fails if it leaves a child, a zombie, a descriptor or a thread behind.
+pub(crate) fn checked(body: impl FnOnce()) {
+    if crate::OLD_KERNEL {
+        pkit::testing::pretend_old_kernel();
+    }
+    // The threads and descriptors that pkit keeps are there before the count.
+    let warm = Process::builder(Command::new("true")).on_exit(|_, _| ()).build().unwrap();
+    warm.start(true).unwrap();
+    warm.join().unwrap();
+    drop(warm);
+    let descriptors = open_descriptors();
+    let strangers_before = thread_names().iter().filter(|name| !name.starts_with("pkit-")).count();
+    body();
+    // The last handle was dropped perhaps an instant ago, and a drop does not wait.
+    eventually("no child is left", || children().is_empty());
+    eventually("no descriptor is left", || open_descriptors().is_subset(&descriptors));
+    eventually("no thread is left but pkit's own", || {
+        let threads = thread_names();
+        let callbacks = threads.iter().filter(|name| *name == "pkit-callback").count();
+        let strangers = threads.iter().filter(|name| !name.starts_with("pkit-")).count();
+        callbacks <= 1 && strangers <= strangers_before
+    });
+}
+
+/// Waits for something that nothing announces, such as the end of a stranger. Fails after [`LONG`].
+pub(crate) fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
+    let began = Instant::now();
+    while !holds() {
+        assert!(
+            began.elapsed() < LONG,
+            "not in time: {what}; children {:?}, fds {:?}, threads {:?}",
+            children(),
+            open_descriptors(),
+            thread_names()
+        );
+        std::thread::yield_now();
+    }
+}
+
+/// The pids of our children, zombies included.
+pub(crate) fn children() -> Vec<u32> {
+    let tasks = fs::read_dir("/proc/self/task").unwrap().flatten();
+    let lists = tasks.filter_map(|task| fs::read_to_string(task.path().join("children")).ok());
+    lists.flat_map(|list| list.split_whitespace().map(|pid| pid.parse().unwrap()).collect::<Vec<u32>>()).collect()
+}
+
+/// What is open: number and target. (The directory that is being read is not counted.)
+pub(crate) fn open_descriptors() -> BTreeSet<(i32, String)> {
+    let entries = fs::read_dir("/proc/self/fd").unwrap().flatten();
+    let open = entries.filter_map(|entry| {
+        let target = fs::read_link(entry.path()).ok()?.to_string_lossy().into_owned();
+        Some((entry.file_name().to_str()?.parse().ok()?, target))
+    });
+    open.filter(|(_, target)| !target.ends_with("/fd")).collect()
+}
+
+pub(crate) fn thread_names() -> Vec<String> {
+    let tasks = fs::read_dir("/proc/self/task").unwrap().flatten();
+    tasks.filter_map(|task| Some(fs::read_to_string(task.path().join("comm")).ok()?.trim().to_owned())).collect()
+}
+
+/// Whether a process is there and has not ended: a zombie is not alive, one whose main thread alone has ended is.
+pub(crate) fn is_alive(pid: u32) -> bool {
+    let Ok(stat) = fs::read_to_string(format!("/proc/{pid}/stat")) else { return false };
+    let Some((_, rest)) = stat.rsplit_once(") ") else { return false };
+    let fields: Vec<&str> = rest.split(' ').collect();
+    !matches!(fields[0], "Z" | "X") || fields[17].parse::<u32>().unwrap() > 1
+}
+
+/// A shell script as a command.
+pub(crate) fn sh(script: &str) -> Command {
+    Command::new("sh").args(["-c", script])
+}
