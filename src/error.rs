@@ -49,8 +49,6 @@ pub(crate) enum Kind {
     EndedEarly { who: Who, exit: Exit },
     #[error("cannot {operation} {who}: {exit}")]
     Ended { who: Who, operation: &'static str, exit: Exit },
-    #[error("cannot start {who}: it was stopped while it started")]
-    Stopped { who: Who },
     #[error("cannot {operation} {who}: the handle belongs to the process with id {owner}, of which this one is a fork")]
     Foreign { who: Who, operation: &'static str, owner: u32 },
 }
@@ -122,11 +120,6 @@ impl Error {
         matches!(self.0.kind, Kind::EndedEarly { .. } | Kind::Ended { .. })
     }
 
-    /// A stop came while the process was being started.
-    pub fn is_stopped(&self) -> bool {
-        matches!(self.0.kind, Kind::Stopped { .. })
-    }
-
     /// The handle was made in a process of which this one is a fork: what it names is not ours to touch.
     pub fn is_foreign(&self) -> bool {
         matches!(self.0.kind, Kind::Foreign { .. })
@@ -143,7 +136,6 @@ impl Error {
             | Kind::Start { .. }
             | Kind::Io { .. }
             | Kind::Invalid { .. }
-            | Kind::Stopped { .. }
             | Kind::Foreign { .. } => None,
         }
     }
@@ -159,7 +151,6 @@ impl Error {
             | Kind::Invalid { .. }
             | Kind::EndedEarly { .. }
             | Kind::Ended { .. }
-            | Kind::Stopped { .. }
             | Kind::Foreign { .. } => None,
         }
     }

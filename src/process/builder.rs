@@ -346,7 +346,7 @@ fn check(config: &Config) -> Result<(), String> {
         return Err("a watchdog interval of zero cannot be met".into());
     }
     if let readiness::Kind::Tcp(address) = &config.ready.0
-        && !address.rsplit_once(':').is_some_and(|(_, port)| port.parse::<u16>().is_ok())
+        && address.rsplit_once(':').is_none_or(|(_, port)| port.parse::<u16>().is_err())
     {
         return Err(format!("readiness address `{address}` is not of the form host:port"));
     }

@@ -140,18 +140,16 @@ impl Inner {
     pub(super) fn launch(self: &Arc<Self>, generation: u64) -> Result<u32> {
         let detached = self.lock().detached;
         let launched = self.prepare_threads().and_then(|()| launch::launch(&self.config, detached));
-        let created = match launched {
-            Ok(launched) => match Run::new(generation, launched, self) {
-                Ok(run) => Ok(run),
-                Err((launched, source)) => {
-                    // It runs, and we cannot watch it: it must not run.
-                    let _ = launched.child.pidfd.signal(Signal::KILL.as_raw());
-                    sys::spawn::reap(&launched.child.pidfd);
+        let created = launched.and_then(|launched| {
+            let mut run = Run::new(generation, launched);
+            match run.register(self) {
+                Ok(()) => Ok(run),
+                Err(source) => {
+                    run.abolish();
                     Err(Refused { step: "watch the process".into(), source })
                 }
-            },
-            Err(refused) => Err(refused),
-        };
+            }
+        });
         match created {
             Ok(run) => Ok(self.turn(|turn| turn.begin(run))),
             Err(refused) => {
@@ -279,7 +277,7 @@ impl Turn<'_> {
     fn begin(&mut self, mut run: Run) -> u32 {
         let pid = run.pid();
         let generation = run.generation;
-        self.core.started = Some(SystemTime::now());
+        self.core.started = Some(run.started);
         self.core.containment = Some(run.contained.level());
         self.core.error = None;
         self.core.text = None;

@@ -125,7 +125,7 @@ impl Ends {
     fn connect(&mut self, number: usize, stream: &Stdio) -> io::Result<()> {
         match &stream.0 {
             stdio::Kind::Inherit => return Ok(()),
-            stdio::Kind::Null => self.give(number, sys::fd::null()?),
+            stdio::Kind::Null => self.child.push((sys::fd::null()?.as_raw_fd(), number as i32)),
             stdio::Kind::Append(path) if number == 0 => self.give(number, File::open(path)?.into()),
             stdio::Kind::Append(path) => {
                 self.give(number, File::options().append(true).create(true).open(path)?.into());

@@ -1,8 +1,9 @@
 //! The live resources of one run, given back together when it is over.
 
-use std::os::fd::{AsFd, OwnedFd};
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use super::containment::{Contained, Leader};
 use super::core::{Inner, Streams};
@@ -10,6 +11,8 @@ use super::launch::Launched;
 use super::probe::Gate;
 use crate::exit::{ExitReason, Usage};
 use crate::reaper::{Reaper, Token, Watcher};
+use crate::signal::Signal;
+use crate::sys;
 use crate::sys::event::Interest;
 use crate::sys::wait::{Change, Waited};
 
@@ -37,6 +40,7 @@ pub(super) fn split(key: u64) -> Option<(u64, Channel)> {
 
 pub(super) struct Run {
     pub(super) generation: u64,
+    pub(super) started: SystemTime,
     pub(super) leader: Leader,
     pidfd_token: Option<Token>,
     /// How the leader ended, once it has.
@@ -68,7 +72,7 @@ pub(super) struct Ended {
 /// One captured stream.
 pub(super) struct Pipe {
     pub(super) fd: OwnedFd,
-    token: Token,
+    token: Option<Token>,
     /// Nothing is read because a consumer has yet to make room.
     pub(super) paused: bool,
 }
@@ -83,69 +87,55 @@ pub(super) struct Relook {
 }
 
 impl Run {
-    /// Registers everything with the reaper. On failure nothing stays registered, and the child is still there.
-    pub(super) fn new(
-        generation: u64,
-        launched: Launched,
-        inner: &Arc<Inner>,
-    ) -> Result<Run, (Launched, std::io::Error)> {
-        let watcher = || Arc::clone(inner) as Arc<dyn Watcher>;
-        let mut tokens = Vec::new();
-        {
-            let captured = launched.captured.iter().map(Option::as_ref).map(|fd| fd.map(AsFd::as_fd));
-            let fds = [Some(launched.child.pidfd.as_fd())].into_iter().chain(captured).chain([launched.gate.watched()]);
-            let mut added = Vec::new();
-            let mut failed = None;
-            for (fd, channel) in fds.zip(CHANNELS) {
-                let Some(fd) = fd else {
-                    tokens.push(None);
-                    continue;
-                };
-                match Reaper::get().watch(fd, Interest::READ, watcher(), key(generation, channel)) {
-                    Ok(token) => {
-                        added.push((token, fd));
-                        tokens.push(Some(token));
-                    }
-                    Err(error) => {
-                        failed = Some(error);
-                        break;
-                    }
-                }
-            }
-            if let Some(error) = failed {
-                added.into_iter().for_each(|(token, fd)| Reaper::get().unwatch(token, fd));
-                return Err((launched, error));
-            }
-        }
-        let [pidfd_token, stdout, stderr, gate_token] = tokens[..] else {
-            unreachable!("four channels were registered")
-        };
-        let [stdout_fd, stderr_fd] = launched.captured;
-        let [stdout_end, stderr_end] = launched.piped;
+    pub(super) fn new(generation: u64, launched: Launched) -> Run {
+        let [stdout, stderr] = launched.piped;
         let streams = Streams {
             stdin: launched.stdin.map(Into::into),
-            stdout: stdout_end.map(Into::into),
-            stderr: stderr_end.map(Into::into),
+            stdout: stdout.map(Into::into),
+            stderr: stderr.map(Into::into),
         };
-        let pipe = |fd: Option<OwnedFd>, token: Option<Token>| {
-            fd.zip(token).map(|(fd, token)| Pipe { fd, token, paused: false })
-        };
-        Ok(Run {
+        Run {
             generation,
+            started: launched.started,
             leader: Leader { pid: launched.child.pid, pidfd: Arc::new(launched.child.pidfd) },
-            pidfd_token,
+            pidfd_token: None,
             ended: None,
             reaped: false,
-            pipes: [pipe(stdout_fd, stdout), pipe(stderr_fd, stderr)],
+            pipes: launched.captured.map(|fd| fd.map(|fd| Pipe { fd, token: None, paused: false })),
             gate: launched.gate,
-            gate_token,
+            gate_token: None,
             connecting: None,
             try_at: None,
             contained: launched.contained,
             looks: 0,
             relook: None,
             streams,
-        })
+        }
+    }
+
+    /// Has the reaper tell `inner` of everything that happens to it. What was registered before a failure goes with the run.
+    pub(super) fn register(&mut self, inner: &Arc<Inner>) -> io::Result<()> {
+        let generation = self.generation;
+        let watch = |fd: BorrowedFd<'_>, channel| {
+            let watcher = Arc::clone(inner) as Arc<dyn Watcher>;
+            Reaper::get().watch(fd, Interest::READ, watcher, key(generation, channel)).map(Some)
+        };
+        self.pidfd_token = watch(self.leader.pidfd.as_fd(), Channel::Pidfd)?;
+        for (pipe, channel) in self.pipes.iter_mut().zip([Channel::Stdout, Channel::Stderr]) {
+            if let Some(pipe) = pipe {
+                pipe.token = watch(pipe.fd.as_fd(), channel)?;
+            }
+        }
+        if let Some(fd) = self.gate.watched() {
+            self.gate_token = watch(fd, Channel::Gate)?;
+        }
+        Ok(())
+    }
+
+    /// Undoes a creation: nobody has heard of this process yet.
+    pub(super) fn abolish(self) {
+        let _ = self.leader.pidfd.signal(Signal::KILL.as_raw());
+        sys::spawn::reap(&self.leader.pidfd);
     }
 
     pub(super) fn pid(&self) -> u32 {
@@ -169,16 +159,18 @@ impl Run {
     pub(super) fn set_pipe_paused(&mut self, index: usize, paused: bool) {
         if let Some(pipe) = &mut self.pipes[index]
             && pipe.paused != paused
+            && let Some(token) = pipe.token
         {
             pipe.paused = paused;
             let interest = if paused { Interest::NONE } else { Interest::READ };
-            let _ = Reaper::get().rewatch(pipe.token, pipe.fd.as_fd(), interest);
+            // It is registered, so it can only fail for want of kernel memory.
+            let _ = Reaper::get().rewatch(token, pipe.fd.as_fd(), interest);
         }
     }
 
     pub(super) fn close_pipe(&mut self, index: usize) {
-        if let Some(pipe) = self.pipes[index].take() {
-            Reaper::get().unwatch(pipe.token, pipe.fd.as_fd());
+        if let Some(Pipe { fd, token: Some(token), .. }) = self.pipes[index].take() {
+            Reaper::get().unwatch(token, fd.as_fd());
         }
     }
 
@@ -227,7 +219,7 @@ impl Ended {
         let (reason, core_dumped) = match change {
             Change::Exited(code) => (ExitReason::Exited(code), false),
             Change::Killed { signal, core } => {
-                (crate::signal::Signal::from_raw(signal).map_or(ExitReason::Lost, ExitReason::Signaled), core)
+                (Signal::from_raw(signal).map_or(ExitReason::Lost, ExitReason::Signaled), core)
             }
             Change::Stopped(_) | Change::Continued => (ExitReason::Lost, false),
         };

@@ -3,33 +3,29 @@
 //! Exits arrive through pidfds. Stops and continues do not: for those every child has to be asked, and
 //! as SIGCHLDs merge none of them can be left out. Asking all costs time in proportion to their
 //! number, and every exit of every child raises a SIGCHLD too; so a round may only begin when
-//! fifty times as long has passed as the last one took. One exit stays O(1), and a stop is seen at
-//! once with a hundred children and after a fraction of a second with ten thousand.
+//! fifty times as long has passed as the last one took, and 2 ms at least. Until then further SIGCHLDs wake nobody. One exit stays
+//! O(1), and a stop is seen at once with a hundred children and after a fraction of a second with ten thousand.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use super::event_loop::Watcher;
+use crate::sys::sigchld::Flag;
 
 const PAUSE_FACTOR: u32 = 50;
+const LEAST_PAUSE: Duration = Duration::from_millis(2);
 
 pub(super) struct Children {
     /// Leaf lock: nothing else is taken while it is held.
     list: Mutex<BTreeMap<u64, Arc<dyn Watcher>>>,
-    pace: Mutex<Pace>,
-}
-
-/// When the next round may begin, and whether one is wanted.
-#[derive(Default)]
-struct Pace {
-    wanted: bool,
-    not_before: Option<Instant>,
+    /// When the next round may begin. Leaf lock.
+    not_before: Mutex<Option<Instant>>,
 }
 
 impl Children {
     pub(super) fn new() -> Children {
-        Children { list: Mutex::new(BTreeMap::new()), pace: Mutex::new(Pace::default()) }
+        Children { list: Mutex::new(BTreeMap::new()), not_before: Mutex::new(None) }
     }
 
     pub(super) fn add(&self, id: u64, watcher: Arc<dyn Watcher>) {
@@ -42,36 +38,29 @@ impl Children {
         drop(removed);
     }
 
-    pub(super) fn want_round(&self) {
-        lock(&self.pace).wanted = true;
+    /// When a round that SIGCHLD asked for may begin; `None` when it asked for none.
+    pub(super) fn next_round(&self, sigchld: &Flag) -> Option<Instant> {
+        if sigchld.is_set() { Some(lock(&self.not_before).unwrap_or_else(Instant::now)) } else { None }
     }
 
-    /// When a wanted round may begin; `None` when none is wanted.
-    pub(super) fn next_round(&self) -> Option<Instant> {
-        let pace = lock(&self.pace);
-        if pace.wanted { Some(pace.not_before.unwrap_or_else(Instant::now)) } else { None }
-    }
-
-    pub(super) fn round(&self) {
+    /// Has everyone look, if SIGCHLD asks for it and it is time.
+    pub(super) fn round(&self, sigchld: &Flag) {
         let began = Instant::now();
-        {
-            let mut pace = lock(&self.pace);
-            if !pace.wanted || pace.not_before.is_some_and(|at| began < at) {
-                return;
-            }
-            pace.wanted = false;
+        if !sigchld.is_set() || lock(&self.not_before).is_some_and(|at| began < at) {
+            return;
         }
+        sigchld.clear();
         let all: Vec<_> = lock(&self.list).values().cloned().collect();
         for watcher in all {
             watcher.look();
         }
         let ended = Instant::now();
-        lock(&self.pace).not_before = Some(ended + pause_after(ended - began));
+        *lock(&self.not_before) = Some(ended + pause_after(ended - began));
     }
 }
 
 fn pause_after(round: Duration) -> Duration {
-    round * PAUSE_FACTOR
+    (round * PAUSE_FACTOR).max(LEAST_PAUSE)
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {

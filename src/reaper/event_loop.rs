@@ -1,17 +1,18 @@
 //! The loop itself, and how the rest of the crate reaches it.
 
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use super::children::Children;
 use super::registry::{Registry, Token, Watched};
 use super::timers::Timers;
 use crate::sys;
 use crate::sys::event::{Bell, Happened, Interest, Poller};
+use crate::sys::sigchld::Flag;
 
 /// Someone whom the reaper tells of events. Called on the reaper's thread with no lock held: it
 /// must not block, nor call anything that the user wrote.
@@ -32,7 +33,8 @@ pub(crate) struct Reaper {
 
 struct Shared {
     poller: Poller,
-    bell: Bell,
+    bell: Arc<Bell>,
+    sigchld: Arc<Flag>,
     registry: Registry,
     timers: Timers<Arc<dyn Watcher>>,
     children: Children,
@@ -41,8 +43,8 @@ struct Shared {
 /// A process that is a fork of one that used the crate has none of its threads: it makes its own.
 static REAPER: sys::PerProcess<Reaper> = sys::PerProcess::new();
 
+/// No registration has this token.
 const BELL: u64 = u64::MAX;
-const SIGCHLD: u64 = u64::MAX - 1;
 
 impl Reaper {
     /// The reaper of this process; its thread starts with the first registration.
@@ -132,68 +134,52 @@ impl Reaper {
 }
 
 fn start() -> io::Result<Arc<Shared>> {
-    let (wake, sigchld) = sys::fd::pipe()?;
-    sys::fd::set_nonblocking(wake.as_fd(), true)?;
-    sys::fd::set_nonblocking(sigchld.as_fd(), true)?;
     let shared = Arc::new(Shared {
         poller: Poller::new()?,
-        bell: Bell::new()?,
+        bell: Arc::new(Bell::new()?),
+        sigchld: Arc::default(),
         registry: Registry::new(),
         timers: Timers::new(),
         children: Children::new(),
     });
     shared.poller.add(shared.bell.as_fd(), BELL, Interest::READ)?;
-    shared.poller.add(wake.as_fd(), SIGCHLD, Interest::READ)?;
-    // Handlers that were there before are called after ours; those that come after ours can only
-    // take the stops and continues from us, exits come by pidfd.
-    let action = signal_hook::low_level::pipe::register(libc::SIGCHLD, sigchld)?;
+    let action = sys::sigchld::register(Arc::clone(&shared.sigchld), Arc::clone(&shared.bell))?;
     let worker = Arc::clone(&shared);
     // The program's signal handlers have no business on this thread.
     let _blocked = sys::process::block_all_signals();
-    match thread::Builder::new().name("pkit-reaper".into()).spawn(move || worker.run(&wake)) {
+    match thread::Builder::new().name("pkit-reaper".into()).spawn(move || worker.run()) {
         Ok(_) => Ok(shared),
         Err(error) => {
-            signal_hook::low_level::unregister(action);
+            sys::sigchld::unregister(action);
             Err(error)
         }
     }
 }
 
 impl Shared {
-    fn run(&self, wake: &OwnedFd) {
+    fn run(&self) {
         let mut events = Vec::new();
         loop {
-            let until = [self.timers.fall_asleep(), self.children.next_round()].into_iter().flatten().min();
+            let round = self.children.next_round(&self.sigchld);
+            let until = [self.timers.fall_asleep(), round].into_iter().flatten().min();
             let timeout = until.map(|until| until.saturating_duration_since(Instant::now()));
             if let Err(error) = self.poller.wait(&mut events, timeout) {
                 // Only EBADF, EFAULT and EINVAL are left: our descriptors were closed by someone
                 // else's bug. Children cannot be watched any more, and silence would be a lie.
                 log::error!("the event loop of pkit cannot wait: {error}");
-                thread::park_timeout(std::time::Duration::from_secs(1));
+                thread::park_timeout(Duration::from_secs(1));
             }
             for watcher in self.timers.wake_up(Instant::now()) {
                 watcher.due(Instant::now());
             }
             for (token, happened) in events.drain(..) {
-                match token {
-                    BELL => self.bell.silence(),
-                    SIGCHLD => {
-                        empty(wake.as_fd());
-                        self.children.want_round();
-                    }
-                    token => {
-                        if let Some(watched) = self.registry.get(Token::from_raw(token)) {
-                            watched.watcher.ready(watched.key, happened);
-                        }
-                    }
+                if token == BELL {
+                    self.bell.silence();
+                } else if let Some(watched) = self.registry.get(Token::from_raw(token)) {
+                    watched.watcher.ready(watched.key, happened);
                 }
             }
-            self.children.round();
+            self.children.round(&self.sigchld);
         }
     }
-}
-
-fn empty(wake: BorrowedFd<'_>) {
-    let mut bytes = [0; 256];
-    while matches!(sys::fd::read(wake, &mut bytes), Ok(read) if read == bytes.len()) {}
 }

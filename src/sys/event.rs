@@ -17,8 +17,6 @@ impl Interest {
     pub(crate) const NONE: Interest = Interest(EpollFlags::empty());
     pub(crate) const READ: Interest = Interest(EpollFlags::EPOLLIN);
     pub(crate) const WRITE: Interest = Interest(EpollFlags::EPOLLOUT);
-    /// Out-of-band news: a changed `cgroup.events`, for one.
-    pub(crate) const PRIORITY: Interest = Interest(EpollFlags::EPOLLPRI);
 }
 
 /// What a descriptor is ready for.

@@ -3,10 +3,13 @@
 
 use std::fs::OpenOptions;
 use std::io;
-use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::OnceLock;
 
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
+
+use super::per_process::PerProcess;
 
 /// A pipe: its reading end, its writing end.
 pub(crate) fn pipe() -> io::Result<(OwnedFd, OwnedFd)> {
@@ -33,47 +36,37 @@ pub(crate) fn read(fd: BorrowedFd<'_>, buffer: &mut [u8]) -> io::Result<usize> {
     }
 }
 
-/// `/dev/null`, for reading and writing.
-pub(crate) fn null() -> io::Result<OwnedFd> {
-    Ok(OpenOptions::new().read(true).write(true).open("/dev/null")?.into())
-}
-
-/// A copy with a number of 3 or more.
-pub(crate) fn duplicate(fd: BorrowedFd<'_>) -> io::Result<OwnedFd> {
-    // The standard library documents F_DUPFD_CLOEXEC from 3 on.
-    fd.try_clone_to_owned()
+/// `/dev/null`, for reading and writing: opened once for all children of this process.
+pub(crate) fn null() -> io::Result<BorrowedFd<'static>> {
+    static NULL: PerProcess<OnceLock<OwnedFd>> = PerProcess::new();
+    let null = NULL.get_or_init(OnceLock::new);
+    if null.get().is_none() {
+        // Two may open it at once; the second copy is closed again.
+        let _ = null.set(OpenOptions::new().read(true).write(true).open("/dev/null")?.into());
+    }
+    Ok(null.get().expect("it was set just now").as_fd())
 }
 
 /// Whether the number is in use in this process.
-pub(crate) fn is_open(fd: RawFd) -> bool {
+#[cfg(test)]
+pub(crate) fn is_open(fd: std::os::fd::RawFd) -> bool {
     // SAFETY: F_GETFD takes numbers only and changes nothing.
     unsafe { libc::fcntl(fd, libc::F_GETFD) != -1 }
-}
-
-/// How much can be read at once from a pipe or socket.
-pub(crate) fn bytes_waiting(fd: BorrowedFd<'_>) -> io::Result<usize> {
-    let mut count: libc::c_int = 0;
-    // SAFETY: FIONREAD writes one int.
-    Errno::result(unsafe { libc::ioctl(fd.as_raw_fd(), libc::FIONREAD, &raw mut count) })?;
-    Ok(usize::try_from(count).unwrap_or(0))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::os::fd::AsFd;
 
-    fn is_close_on_exec(fd: &OwnedFd) -> bool {
+    fn is_close_on_exec(fd: impl AsFd) -> bool {
         fcntl(fd, FcntlArg::F_GETFD).unwrap() & libc::FD_CLOEXEC != 0
     }
 
     #[test]
-    fn a_pipe_carries_bytes_and_counts_them() {
+    fn a_pipe_carries_bytes() {
         let (reader, writer) = pipe().unwrap();
         assert!(is_close_on_exec(&reader) && is_close_on_exec(&writer));
-        assert_eq!(bytes_waiting(reader.as_fd()).unwrap(), 0);
         nix::unistd::write(&writer, b"hello").unwrap();
-        assert_eq!(bytes_waiting(reader.as_fd()).unwrap(), 5);
         let mut buffer = [0; 8];
         assert_eq!(read(reader.as_fd(), &mut buffer).unwrap(), 5);
         assert_eq!(&buffer[..5], b"hello");
@@ -88,18 +81,8 @@ mod tests {
     #[test]
     fn null_reads_nothing_and_takes_everything() {
         let null = null().unwrap();
-        assert!(is_close_on_exec(&null));
-        assert_eq!(read(null.as_fd(), &mut [0; 4]).unwrap(), 0);
-        assert_eq!(nix::unistd::write(&null, b"gone").unwrap(), 4);
-    }
-
-    #[test]
-    fn a_copy_is_open_until_dropped() {
-        let copy = duplicate(io::stdin().as_fd()).unwrap();
-        assert!(copy.as_raw_fd() >= 3);
-        assert!(is_close_on_exec(&copy));
-        assert!(is_open(copy.as_raw_fd()));
-        // Far above anything the other tests have open at the same time.
-        assert!(!is_open(1 << 30));
+        assert!(is_close_on_exec(null));
+        assert_eq!(read(null, &mut [0; 4]).unwrap(), 0);
+        assert_eq!(nix::unistd::write(null, b"gone").unwrap(), 4);
     }
 }

@@ -64,7 +64,7 @@ pub(crate) fn fork_body(setup: &Setup, environment: &[CString], body: &Body) -> 
 ///
 /// # Errors
 /// At [`Step::Create`] also when someone else reaped the child before we could get hold of it.
-unsafe fn fork(setup: &Setup, body: &mut dyn FnMut() -> i32) -> Result<Child, Failure> {
+pub(super) unsafe fn fork(setup: &Setup, body: &mut dyn FnMut() -> i32) -> Result<Child, Failure> {
     let create = |error: io::Error| Failure { step: Step::Create, error, program: None };
     let report = Report::new().map_err(create)?;
     let bell = bell_beside(setup).map_err(create)?;

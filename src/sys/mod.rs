@@ -7,10 +7,12 @@
 pub(crate) mod event;
 pub(crate) mod fd;
 pub(crate) mod fork;
+mod own_pid;
 mod per_process;
 pub(crate) mod pidfd;
 pub(crate) mod process;
 pub(crate) mod setup;
+pub(crate) mod sigchld;
 pub(crate) mod socket;
 pub(crate) mod spawn;
 pub(crate) mod wait;

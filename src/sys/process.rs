@@ -9,9 +9,9 @@ use libc::c_int;
 use nix::errno::Errno;
 use nix::unistd::{self, Gid, Pid};
 
-/// This process. Asked each time: after a fork the answer is another.
+/// This process; in a fork, that one.
 pub(crate) fn pid() -> u32 {
-    std::process::id()
+    super::own_pid::get()
 }
 
 /// Makes `entries` (`NAME=value`) the environment, without the lock that std and libc guard it with: in a forked child

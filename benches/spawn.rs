@@ -1,0 +1,193 @@
+//! What a start costs: beside `std::process` and `tokio::process`, and however much memory the parent has touched.
+//!
+//! Parents of different sizes are processes of their own (this one again with `--serve`), so that all sizes are
+//! measured in one run, interleaved.
+
+#![allow(unsafe_code, reason = "`pre_exec`, the thing compared against, is unsafe")]
+
+mod support;
+
+use std::env;
+use std::io::{self, Read, Write};
+use std::os::unix::process::CommandExt;
+use std::process::{Child, ChildStdin, ChildStdout, Stdio};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use support::{Machine, Rounds, smoke};
+
+const GIB: usize = 1 << 30;
+const CHILDREN: usize = 2_000;
+const THREADS: usize = 4;
+
+fn main() -> io::Result<()> {
+    let args: Vec<String> = env::args().skip(1).collect();
+    if let [flag, side, gib] = args.as_slice()
+        && flag == "--serve"
+    {
+        return serve(side, gib.parse().expect("a number of GiB"));
+    }
+    println!("{}", Machine::new());
+    small_parent();
+    large_parent()?;
+    rate();
+    Ok(())
+}
+
+fn small_parent() {
+    let times = Rounds::new("start + join of /bin/true, small parent")
+        .side("pkit", || timed(pkit_plain))
+        .side("std", || timed(std_plain))
+        .run(400);
+    times.require("std", 1.15, 1.0);
+}
+
+/// Session, group, limit, umask, parent death and directory: std has to fork for them.
+fn large_parent() -> io::Result<()> {
+    let (one, four) = if smoke() { (0, 0) } else { (1, 4) };
+    let mut served = [("pkit", one), ("std", one), ("pkit", 0), ("pkit", four)]
+        .map(|(side, gib)| Served::start(side, gib).expect("this program starts again"));
+    let [ours, std, none, large] = &mut served;
+    let times = Rounds::new("the same with options set, 1 GiB touched in the parent")
+        .side("pkit", || ours.round())
+        .side("std pre_exec", || std.round())
+        .run(60);
+    times.require("std pre_exec", 1.0 / 25.0, 1.0 / 40.0);
+    let times = Rounds::new("that start, 4 GiB touched in the parent against none")
+        .side("pkit, 4 GiB", || large.round())
+        .side("pkit, 0 GiB", || none.round())
+        .run(400);
+    times.require("pkit, 0 GiB", 1.25, 1.0);
+    served.into_iter().try_for_each(Served::stop)
+}
+
+fn rate() {
+    let children = if smoke() { 40 } else { CHILDREN };
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(THREADS).enable_all().build();
+    let runtime = runtime.expect("a tokio runtime");
+    let times = Rounds::new(&format!("{children} short children, started from {THREADS} threads"))
+        .side("pkit", || from_threads(children, pkit_plain))
+        .side("std", || from_threads(children, std_plain))
+        .side("tokio", || from_tasks(children, &runtime))
+        .run(11);
+    times.require("std", 1.1, 1.0);
+    times.require("tokio", 1.1, 1.0);
+}
+
+fn timed(work: impl FnOnce()) -> Duration {
+    let began = Instant::now();
+    work();
+    began.elapsed()
+}
+
+fn pkit_plain() {
+    let process = pkit::Process::new(pkit::Command::new("/bin/true"));
+    process.start(true).expect("/bin/true starts");
+    process.join().expect("it was started");
+}
+
+fn std_plain() {
+    let mut child = std::process::Command::new("/bin/true").spawn().expect("/bin/true starts");
+    child.wait().expect("it is our child");
+}
+
+fn pkit_with_options() {
+    let process = pkit::Process::builder(pkit::Command::new("/bin/true"))
+        .session(true)
+        .rlimit(pkit::Resource::Core, 0, 0)
+        .umask(0o027)
+        .on_parent_death(pkit::Signal::KILL)
+        .current_dir("/")
+        .build()
+        .expect("the options are good");
+    process.start(true).expect("/bin/true starts");
+    process.join().expect("it was started");
+}
+
+fn std_with_pre_exec() {
+    let mut command = std::process::Command::new("/bin/true");
+    command.current_dir("/");
+    // SAFETY: only async-signal-safe system calls.
+    unsafe {
+        command.pre_exec(|| {
+            libc::setsid();
+            libc::umask(0o027);
+            let none = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
+            libc::setrlimit(libc::RLIMIT_CORE, &none);
+            libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL);
+            Ok(())
+        })
+    };
+    let mut child = command.spawn().expect("/bin/true starts");
+    child.wait().expect("it is our child");
+}
+
+fn from_threads(children: usize, one: fn()) -> Duration {
+    timed(|| {
+        thread::scope(|scope| {
+            for _ in 0..THREADS {
+                scope.spawn(|| (0..children / THREADS).for_each(|_| one()));
+            }
+        });
+    })
+}
+
+fn from_tasks(children: usize, runtime: &tokio::runtime::Runtime) -> Duration {
+    async fn some(children: usize) {
+        for _ in 0..children / THREADS {
+            let mut child = tokio::process::Command::new("/bin/true").spawn().expect("/bin/true starts");
+            child.wait().await.expect("it is our child");
+        }
+    }
+    timed(|| {
+        let tasks: Vec<_> = (0..THREADS).map(|_| runtime.spawn(some(children))).collect();
+        tasks.into_iter().for_each(|task| runtime.block_on(task).expect("no panic"));
+    })
+}
+
+/// The other end of [`Served`]: for each byte one start and join, answered with its time.
+fn serve(side: &str, gib: usize) -> io::Result<()> {
+    let touched = vec![1_u8; gib * GIB];
+    let one = if side == "pkit" { pkit_with_options } else { std_with_pre_exec };
+    let (mut orders, mut answers) = (io::stdin(), io::stdout());
+    let mut order = [0];
+    while orders.read(&mut order)? == 1 {
+        answers.write_all(&(timed(one).as_nanos() as u64).to_ne_bytes())?;
+        answers.flush()?;
+    }
+    drop(std::hint::black_box(touched));
+    Ok(())
+}
+
+/// A parent of a certain size.
+struct Served {
+    child: Child,
+    orders: ChildStdin,
+    answers: ChildStdout,
+}
+
+impl Served {
+    fn start(side: &str, gib: usize) -> io::Result<Served> {
+        let mut child = std::process::Command::new(env::current_exe()?)
+            .args(["--serve", side, &gib.to_string()])
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()?;
+        let orders = child.stdin.take().expect("it is piped");
+        let answers = child.stdout.take().expect("it is piped");
+        Ok(Served { child, orders, answers })
+    }
+
+    fn round(&mut self) -> Duration {
+        let mut nanos = [0; 8];
+        self.orders.write_all(&[1]).expect("it is there");
+        self.answers.read_exact(&mut nanos).expect("it answers");
+        Duration::from_nanos(u64::from_ne_bytes(nanos))
+    }
+
+    fn stop(self) -> io::Result<()> {
+        let Served { mut child, orders, answers } = self;
+        drop((orders, answers));
+        child.wait().map(drop)
+    }
+}
