@@ -62,6 +62,8 @@ pub(super) struct Core {
     pub(super) detached: bool,
     /// Counts the turns, so that a waiter can tell whether it missed one.
     pub(super) turns: u64,
+    /// How many threads sleep on the condition variable: signalling nobody is a system call all the same.
+    pub(super) sleepers: usize,
 }
 
 /// The user's ends of piped streams, until they are taken.
@@ -96,6 +98,7 @@ impl Inner {
             subscribers: Vec::new(),
             detached: false,
             turns: 0,
+            sleepers: 0,
         };
         Arc::new(Inner {
             config,
@@ -430,8 +433,9 @@ impl Turn<'_> {
         }
         let Turn { inner, mut core, changed, wakers, ended, .. } = self;
         core.turns += u64::from(changed);
+        let wanted = changed && core.sleepers > 0;
         drop(core);
-        if changed {
+        if wanted {
             inner.changed.notify_all();
         }
         wakers.into_iter().for_each(Waker::wake);

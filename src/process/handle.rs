@@ -164,7 +164,7 @@ impl Process {
         let stdin = self.inner.lock().streams.stdin.take();
         drop(stdin);
         let until = limit.and_then(|limit| Instant::now().checked_add(limit));
-        self.inner.wait(until, |core| self.inner.end(core)).transpose()
+        self.inner.wait_end(until, |core| self.inner.end(core)).transpose()
     }
 
     /// The future of what [`join`](Process::join) returns, for any async runtime.
@@ -214,7 +214,7 @@ impl Process {
         let Patience::Until { at, limit } = until else { return Ok(()) };
         let gone = |core: &Core| self.inner.is_over(core).then_some(());
         let timeout = || Error::new(self.inner.who(pid), |who| Kind::Timeout { who, operation, limit });
-        self.inner.wait(at, gone).ok_or_else(timeout)
+        self.inner.wait_end(at, gone).ok_or_else(timeout)
     }
 
     /// Sends a signal to everything that the stop ladder would reach: the group, by default.

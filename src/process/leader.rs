@@ -4,6 +4,7 @@
 //! once; on older kernels it stays a zombie until the run is over, so that nobody gets its number meanwhile.
 
 use std::os::fd::AsFd;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::containment::Level;
@@ -12,7 +13,7 @@ use super::run::{Ended, Relook, Run};
 use super::state::Event;
 use crate::sys;
 use crate::sys::event::Interest;
-use crate::sys::pidfd::features;
+use crate::sys::pidfd::{Pidfd, features};
 use crate::sys::wait::{Change, Look};
 
 /// The kernel files the status of a child that someone else reaped a moment after the thief's wait returned.
@@ -21,6 +22,13 @@ const FIRST_PAUSE: Duration = Duration::from_millis(1);
 const LAST_PAUSE: Duration = Duration::from_millis(100);
 
 impl Turn<'_> {
+    /// For who waited for that leader without the lock: another run may be there by now.
+    pub(super) fn look_at_leader_of(&mut self, generation: u64) {
+        if self.core.run.as_ref().is_some_and(|run| run.generation == generation) {
+            self.look_at_leader();
+        }
+    }
+
     pub(super) fn look_at_leader(&mut self) {
         let now = self.now;
         let Some(run) = &mut self.core.run else { return };
@@ -70,6 +78,15 @@ impl Turn<'_> {
 }
 
 impl Run {
+    /// Hands the watch over the leader from the reaper to the caller, who then has to look at it once its pidfd is
+    /// readable. `None` if it has ended, or someone else watches it.
+    pub(super) fn take_over_leader(&mut self) -> Option<(u64, Arc<Pidfd>)> {
+        if self.ended.is_some() || !self.unwatch_leader() {
+            return None;
+        }
+        Some((self.generation, Arc::clone(&self.leader.pidfd)))
+    }
+
     fn must_stay_zombie(&self) -> bool {
         self.contained.level() != Level::Leader && !features().group_signal
     }

@@ -142,11 +142,12 @@ impl Run {
         self.leader.pid
     }
 
-    /// The pidfd is ready for ever from now on.
-    pub(super) fn unwatch_leader(&mut self) {
-        if let Some(token) = self.pidfd_token.take() {
-            Reaper::get().unwatch(token, self.leader.pidfd.as_fd());
-        }
+    /// Ends the reaper's watch over the leader: its pidfd is ready for ever, or someone else watches it. False: there
+    /// was none.
+    pub(super) fn unwatch_leader(&mut self) -> bool {
+        let Some(token) = self.pidfd_token.take() else { return false };
+        Reaper::get().unwatch(token, self.leader.pidfd.as_fd());
+        true
     }
 
     pub(super) fn set_leader_interest(&self, interest: Interest) {

@@ -1,5 +1,6 @@
 //! How callers wait for a process: on its condition variable, which every turn signals.
 
+use std::os::fd::AsFd;
 use std::sync::{Arc, MutexGuard, PoisonError, mpsc};
 use std::time::{Duration, Instant};
 
@@ -69,20 +70,45 @@ impl Inner {
         }
     }
 
+    /// [`wait`](Inner::wait) for something that comes only with or after the end of the current run.
+    ///
+    /// Who waits without a limit looks after the leader itself meanwhile, in the reaper's stead: one thread is woken by the
+    /// exit where it would be two, one after the other.
+    pub(super) fn wait_end<T>(
+        self: &Arc<Self>,
+        until: Option<Instant>,
+        done: impl Fn(&Core) -> Option<T>,
+    ) -> Option<T> {
+        if until.is_none() {
+            let mut core = self.lock();
+            while done(&core).is_none() {
+                let Some((generation, pidfd)) = core.run.as_mut().and_then(Run::take_over_leader) else { break };
+                drop(core);
+                sys::event::wait_readable(pidfd.as_fd());
+                self.turn(|turn| turn.look_at_leader_of(generation));
+                core = self.lock();
+            }
+        }
+        self.wait(until, done)
+    }
+
     /// Sleeps until something changed, or gives the lock back as an error when the time passed.
     pub(super) fn sleep<'a>(
         &self,
-        core: MutexGuard<'a, Core>,
+        mut core: MutexGuard<'a, Core>,
         until: Option<Instant>,
     ) -> Result<MutexGuard<'a, Core>, MutexGuard<'a, Core>> {
-        let Some(until) = until else {
-            return Ok(self.changed.wait(core).unwrap_or_else(PoisonError::into_inner));
-        };
-        let left = until.saturating_duration_since(Instant::now());
-        if left.is_zero() {
+        let left = until.map(|until| until.saturating_duration_since(Instant::now()));
+        if left.is_some_and(|left| left.is_zero()) {
             return Err(core);
         }
-        Ok(self.changed.wait_timeout(core, left).unwrap_or_else(PoisonError::into_inner).0)
+        core.sleepers += 1;
+        let mut core = match left {
+            None => self.changed.wait(core).unwrap_or_else(PoisonError::into_inner),
+            Some(left) => self.changed.wait_timeout(core, left).unwrap_or_else(PoisonError::into_inner).0,
+        };
+        core.sleepers -= 1;
+        Ok(core)
     }
 
     /// What `join` returns, once it does.

@@ -60,7 +60,9 @@ pub(crate) fn fork_body(setup: &Setup, environment: &[CString], body: &Body) -> 
 ///
 /// # Safety
 /// The child is a copy of a program that may have had other threads, with their locks as they were: `body` must not
-/// wait for any of them. It must also bear to run while the original of everything it uses is in use in the parent.
+/// wait for any of them. A panic of `body` takes such locks itself (of the hook, of backtraces, of standard error), and
+/// hangs if another thread was panicking at the moment of the fork. `body` must also bear to run while the original of
+/// everything it uses is in use in the parent.
 ///
 /// # Errors
 /// At [`Step::Create`] also when someone else reaped the child before we could get hold of it.
@@ -133,9 +135,7 @@ fn abandon(pid: libc::pid_t, error: &io::Error) {
 /// An eventfd with a number that `setup` gives to nothing else.
 fn bell_beside(setup: &Setup) -> io::Result<OwnedFd> {
     let taken = |fd: RawFd| setup.fds.iter().any(|&(_, target)| target == fd);
-    let first = EventFd::from_flags(EfdFlags::EFD_CLOEXEC)?;
-    let mut fd: OwnedFd = first.as_fd().try_clone_to_owned()?;
-    drop(first);
+    let mut fd = OwnedFd::from(EventFd::from_flags(EfdFlags::EFD_CLOEXEC)?);
     while taken(fd.as_raw_fd()) {
         let lowest = fd.as_raw_fd().saturating_add(1);
         let next = nix::fcntl::fcntl(&fd, nix::fcntl::FcntlArg::F_DUPFD_CLOEXEC(lowest))?;

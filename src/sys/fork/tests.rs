@@ -14,8 +14,10 @@ pub(crate) fn in_fork(mut body: impl FnMut()) {
         body();
         0
     };
+    // However the tests end, it does not stay.
+    let setup = Setup { parent_death: Some(libc::SIGKILL), ..Setup::default() };
     // SAFETY: the tests hold no locks that other tests would have to give back.
-    let child = unsafe { fork(&Setup::default(), &mut run) }.unwrap();
+    let child = unsafe { fork(&setup, &mut run) }.unwrap();
     assert_eq!(finish(&child).change, Change::Exited(0));
 }
 
@@ -121,7 +123,7 @@ fn a_fork_in_a_fork_in_a_fork() {
 fn a_child_nobody_can_be_told_of_is_killed() {
     in_fork(|| {
         let next = std::fs::File::open("/dev/null").unwrap().as_raw_fd() as u64;
-        // Room for the eventfd and its copy, but the copy's original is closed again: fill that place.
+        // First not even the eventfd fits, then that but no pidfd.
         let limit = nix::sys::resource::Resource::RLIMIT_NOFILE;
         nix::sys::resource::setrlimit(limit, next, 4096).unwrap();
         // SAFETY: as above.
