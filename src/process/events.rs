@@ -28,6 +28,14 @@ pub struct Event {
     pub kind: EventKind,
 }
 
+impl fmt::Display for Event {
+    /// One aligned line: process, pid, what happened.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let pid = self.pid.map_or("-".to_owned(), |pid| pid.to_string());
+        write!(f, "{:<12} {pid:>8}  {}", self.process, self.kind)
+    }
+}
+
 /// What happened to a process.
 #[derive(Debug, Clone)]
 #[non_exhaustive]
