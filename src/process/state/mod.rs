@@ -1,0 +1,31 @@
+//! The life of a process as a pure state machine.
+//!
+//! `step` takes an event and the time and answers with actions; the shell around it
+//! (`process/core.rs`) does them. Nothing here touches the operating system, which is why the
+//! generated tests can drive it through hundreds of thousands of lives in seconds.
+//!
+//! | phase | what is true | left by |
+//! |---|---|---|
+//! | `Idle` | nothing runs, nothing is scheduled | `Start` |
+//! | `Starting` | a spawn is under way | `Spawned`, `SpawnFailed` |
+//! | `Up` | the leader lives | `LeaderExited` |
+//! | `Clearing` | the leader is gone, others of its run may not be | `Empty` |
+//! | `Draining` | the run's processes are gone, its pipes are being read | `Drained`, time |
+//! | `Reporting` | the run is over, its `on_exit` callback has not returned | `Reported`, `Start` |
+//! | `Backoff` | the next run has a due time | time, `Start`, `Stop` |
+//! | `Failed` | the policy gave up | `Start` |
+//!
+//! Invariants, each checked by the generated tests: at most one live run; no signal when no
+//! process of a run can be there; every spawned run is concluded exactly once; in `Idle` and
+//! `Failed` nothing is scheduled; an event of an earlier generation changes nothing.
+
+mod around;
+mod ladder;
+mod machine;
+mod protocol;
+mod running;
+mod shown;
+
+pub(crate) use machine::Machine;
+pub(crate) use protocol::{Action, Conclusion, Event, Notice, Rules};
+pub use shown::State;
