@@ -117,7 +117,7 @@ impl Machine {
                 let climb = at.run.climb.and_then(|climb| climb.due);
                 [climb, at.look].into_iter().flatten().min()
             }
-            Phase::Draining(draining) => Some(draining.until),
+            Phase::Draining(draining) => draining.until,
             Phase::Backoff { due } => Some(*due),
         }
     }
@@ -140,7 +140,7 @@ impl Machine {
     /// Pushes the end of the draining back: a slow reader on our side is not a leak.
     pub(crate) fn postpone_drain(&mut self, now: Instant) {
         if let Phase::Draining(draining) = &mut self.phase {
-            draining.until = now + self.rules.drain;
+            draining.until = now.checked_add(self.rules.drain);
         }
     }
 }

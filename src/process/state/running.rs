@@ -46,7 +46,8 @@ pub(super) struct Draining {
     pub(super) run: Run,
     reason: ExitReason,
     ended: Instant,
-    pub(super) until: Instant,
+    /// `None`: for longer than the clock can say.
+    pub(super) until: Option<Instant>,
 }
 
 impl Machine {
@@ -222,7 +223,7 @@ impl Machine {
     fn drain(&mut self, at: Clearing, now: Instant, out: &mut Vec<Action>) -> Phase {
         out.push(Action::Drain);
         let Clearing { run, reason, ended, .. } = at;
-        Phase::Draining(Draining { run, reason, ended, until: now + self.rules.drain })
+        Phase::Draining(Draining { run, reason, ended, until: now.checked_add(self.rules.drain) })
     }
 
     pub(super) fn draining(
@@ -235,7 +236,7 @@ impl Machine {
     ) -> Phase {
         match event {
             Event::Drained => self.conclude(at, false, now, random, out),
-            Event::Tick if now >= at.until => {
+            Event::Tick if at.until.is_some_and(|until| now >= until) => {
                 out.push(Action::Abandon);
                 self.conclude(at, true, now, random, out)
             }
