@@ -13,7 +13,7 @@ use crate::stop::Stop;
 pub(super) struct Climb {
     ladder: Ladder,
     step: usize,
-    /// When the next rung is due; `None` after SIGKILL.
+    /// When the next rung is due; `None` after SIGKILL, and where a grace never ends.
     pub(super) due: Option<Instant>,
 }
 

@@ -182,9 +182,8 @@ impl Machine {
                     }
                     self.begin(&mut at.run, Ladder::Survivors, now, out);
                 }
-                let killed = at.run.climb.is_some_and(|climb| climb.due.is_none());
                 at.look = Some(now + at.pause);
-                at.pause = (at.pause * 2).min(if killed { SLOW_LOOK } else { LAST_LOOK });
+                at.pause = (at.pause * 2).min(if at.run.forced { SLOW_LOOK } else { LAST_LOOK });
             }
             Event::Stop | Event::Last => self.restarting = false,
             Event::Kill => {
@@ -198,7 +197,7 @@ impl Machine {
                 if at.look.is_some_and(|look| now >= look) {
                     at.look = None;
                     // A process created while we killed the others has not seen the signal.
-                    if at.run.climb.is_some_and(|climb| climb.due.is_none()) {
+                    if at.run.forced {
                         out.push(Action::Kill);
                     }
                     out.push(Action::Look);
