@@ -190,7 +190,8 @@ impl Machine {
                 self.restarting = false;
                 self.kill(&mut at.run, out);
                 at.pause = FIRST_LOOK;
-                at.look = Some(now + at.pause);
+                // An answer that is on its way already leads to the next look.
+                at.look = at.look.map(|_| now + at.pause);
             }
             Event::Tick => {
                 self.climb(&mut at.run, now, out);
