@@ -80,7 +80,9 @@ impl Machine {
     fn become_ready(&self, run: &mut Run, now: Instant, out: &mut Vec<Action>) {
         run.ready = Some(now);
         run.ready_by = None;
-        run.watchdog_by = self.rules.watchdog.and_then(|limit| now.checked_add(limit));
+        if !run.announced_stop {
+            run.watchdog_by = self.rules.watchdog.and_then(|limit| now.checked_add(limit));
+        }
         out.push(Action::Announce(Notice::Ready));
     }
 
