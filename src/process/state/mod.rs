@@ -25,6 +25,8 @@ mod machine;
 mod protocol;
 mod running;
 mod shown;
+#[cfg(test)]
+mod tests;
 
 pub(crate) use machine::Machine;
 pub(crate) use protocol::{Action, Conclusion, Event, Notice, Rules};
