@@ -50,6 +50,7 @@ mod spawners;
 mod stop;
 #[allow(unsafe_code)]
 mod sys;
+mod threads;
 mod wait;
 
 pub use error::{Error, Result};

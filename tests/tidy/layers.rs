@@ -26,6 +26,7 @@ const LAYERS: &[(&str, u8)] = &[
     ("callbacks", 2),
     ("reaper", 2),
     ("spawners", 2),
+    ("threads", 2),
     ("command", 3),
     ("containment", 3),
     ("process", 3),
