@@ -10,7 +10,7 @@ use proptest::prelude::*;
 
 use super::super::{Event, Rules};
 use super::happenings::{EVENTS_THAT_MAY_BE_MISPLACED, Happening::*, is_misplaced, possible};
-use super::world::{Live, Scene, World};
+use super::world::{Live, PERMANENT, Scene, World};
 use crate::exit::ExitReason;
 use crate::policy::{Backoff, Restart};
 use crate::signal::Signal;
@@ -19,13 +19,8 @@ use crate::stop::{Stop, Survivors};
 const EVENTS: usize = 40;
 
 const SECOND: Duration = Duration::from_secs(1);
-const REASONS: [ExitReason; 5] = [
-    ExitReason::Exited(0),
-    ExitReason::Exited(1),
-    ExitReason::Exited(78),
-    ExitReason::Signaled(Signal::TERM),
-    ExitReason::Lost,
-];
+const REASONS: [ExitReason; 5] =
+    [ExitReason::Exited(0), ExitReason::Exited(1), PERMANENT, ExitReason::Signaled(Signal::TERM), ExitReason::Lost];
 const ERRNOS: [i32; 3] = [libc::EAGAIN, libc::ENOENT, libc::ETXTBSY];
 
 impl World {
@@ -228,13 +223,14 @@ fn world(mut number: u32) -> World {
         picked
     };
     let delay = [Duration::ZERO, SECOND / 5][pick(2) as usize];
-    let restart = match pick(6) {
-        0 => Restart::never(),
-        1 | 2 => Restart::on_failure(),
-        _ => Restart::always(),
+    let (restart, always) = match pick(6) {
+        0 => (Restart::never(), false),
+        1 | 2 => (Restart::on_failure(), false),
+        _ => (Restart::always(), true),
     };
     let restart = restart.backoff(Backoff::fixed(delay)).permanent_codes([78]);
-    let restart = if pick(2) == 0 { restart.limit(3, 60 * SECOND) } else { restart.unlimited() };
+    let limited = pick(2) == 0;
+    let restart = if limited { restart.limit(3, 60 * SECOND) } else { restart.unlimited() };
     let ladder = |picked| match picked {
         0 => Stop::default(),
         1 => Stop::signal(Signal::INT, SECOND).then(Signal::TERM, 2 * SECOND).then(Signal::QUIT, Duration::ZERO),
@@ -247,7 +243,8 @@ fn world(mut number: u32) -> World {
     let watchdog = [None, Some(3 * SECOND)][pick(2) as usize];
     let drain = [Duration::ZERO, SECOND / 10, Duration::MAX][pick(3) as usize];
     let reports = pick(2) == 0;
-    World::new(Rules { restart, stop, survivors, ready_within, watchdog, drain, reports }, delay)
+    let rules = Rules { restart, stop, survivors, ready_within, watchdog, drain, reports };
+    World::new(rules, always && !limited, delay)
 }
 
 fn live_through(rules: u32, happenings: &[u16]) {

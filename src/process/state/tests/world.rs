@@ -9,12 +9,17 @@ use crate::policy::{Outcome, Restart};
 use crate::signal::Signal;
 use crate::stop::Stop;
 
+/// The exit that no policy of the generated rules restarts after.
+pub(super) const PERMANENT: ExitReason = ExitReason::Exited(78);
+
 /// The least wait after a start that failed for a shortage; see `policy`.
 const SHORTAGE_PAUSE: Duration = Duration::from_millis(100);
 
 pub(super) struct World {
     pub(super) machine: Machine,
     pub(super) rules: Rules,
+    /// The policy restarts for ever, save after the one permanent code.
+    pub(super) restless: bool,
     /// What the policy waits before every restart.
     pub(super) delay: Duration,
     pub(super) now: Instant,
@@ -28,6 +33,8 @@ pub(super) struct World {
     starts: u64,
     /// The earliest time of the next automatic start.
     due: Option<Instant>,
+    /// The next start cannot fail to come, unless someone asks for a stop.
+    comes_back: bool,
 }
 
 /// What is really there.
@@ -75,10 +82,11 @@ struct Ladder {
 }
 
 impl World {
-    pub(super) fn new(rules: Rules, delay: Duration) -> World {
+    pub(super) fn new(rules: Rules, restless: bool, delay: Duration) -> World {
         World {
             machine: Machine::new(rules.clone()),
             rules,
+            restless,
             delay,
             now: Instant::now(),
             scene: Scene::Idle,
@@ -88,6 +96,7 @@ impl World {
             concluded: 0,
             starts: 0,
             due: None,
+            comes_back: false,
         }
     }
 
@@ -164,6 +173,7 @@ impl World {
         }
         self.starts += 1;
         self.due = None;
+        self.comes_back = false;
         self.scene = Scene::Spawning { by_hand, requested: false, killed: false };
     }
 
@@ -235,6 +245,7 @@ impl World {
         assert_eq!(conclusion, Conclusion { reason, requested, forced, output_leaked, runtime });
         assert!(live.abandoned || !live.pipes_open, "pipes forgotten");
         self.concluded += 1;
+        self.comes_back = self.restless && !self.stopped && reason != PERMANENT;
         self.due = Some(self.now + self.delay);
         self.late.push((self.starts, Event::Reported));
         self.late.push((self.starts, Event::Empty));
@@ -308,6 +319,9 @@ impl World {
         assert_eq!(self.machine.is_alive(), matches!(self.scene, Scene::Spawning { .. } | Scene::Live(_)));
         assert_eq!(self.machine.is_settled(), matches!(self.scene, Scene::Idle | Scene::Failed));
         assert!(self.spawned - self.concluded == u64::from(matches!(self.scene, Scene::Live(_))));
+        if self.comes_back && !self.stopped {
+            assert_eq!(state, State::Backoff, "it is to be started again");
+        }
         match &self.scene {
             Scene::Idle => assert_eq!((state, deadline, self.machine.next_start()), (State::Idle, None, None)),
             Scene::Failed => assert_eq!((state, deadline, self.machine.next_start()), (State::Failed, None, None)),
@@ -323,6 +337,7 @@ impl World {
             }
             Scene::Spawning { .. } => assert_eq!((state, deadline), (State::Starting, None)),
             Scene::Live(live) => {
+                assert!(live.killed || !live.kill_wished, "a kill asked for early is forgotten");
                 assert_eq!(state, live.state());
                 assert_eq!(self.machine.is_draining(), live.draining);
                 live.check_deadline(deadline);
