@@ -4,7 +4,27 @@
 
 const OLD_KERNEL: bool = true;
 
+#[path = "../it/async_wait.rs"]
+mod async_wait;
 #[path = "../it/basics.rs"]
 mod basics;
+#[path = "../it/callbacks.rs"]
+mod callbacks;
+#[path = "../it/events.rs"]
+mod events;
+#[path = "../it/generations.rs"]
+mod generations;
+#[path = "../it/handles.rs"]
+mod handles;
+#[path = "../it/lines.rs"]
+mod lines;
+#[path = "../it/notify.rs"]
+mod notify;
+#[path = "../it/output.rs"]
+mod output;
+#[path = "../it/policy.rs"]
+mod policy;
+#[path = "../it/readiness.rs"]
+mod readiness;
 #[path = "../it/support.rs"]
 mod support;

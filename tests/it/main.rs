@@ -5,5 +5,15 @@
 /// On this kernel, as it is.
 const OLD_KERNEL: bool = false;
 
+mod async_wait;
 mod basics;
+mod callbacks;
+mod events;
+mod generations;
+mod handles;
+mod lines;
+mod notify;
+mod output;
+mod policy;
+mod readiness;
 mod support;
