@@ -161,8 +161,8 @@ for n in range({lines}): sys.stdout.buffer.write(b'%08d' % n + filler)");
         process.start(true).unwrap();
         let exit = process.join().unwrap();
         assert_eq!((exit.code(), exit.output_leaked()), (Some(5), true));
-        let stranger = process.output().stdout_text().trim().to_owned();
-        assert!(std::process::Command::new("kill").arg(stranger).status().unwrap().success());
+        let stranger = nix::unistd::Pid::from_raw(process.output().stdout_text().trim().parse().unwrap());
+        nix::sys::signal::kill(stranger, nix::sys::signal::Signal::SIGKILL).unwrap();
     }
 
     fn stdout_piped_is_the_users() {
