@@ -16,8 +16,8 @@ use crate::exit::Exit;
 pub(super) enum Call {
     Start,
     Ready,
-    /// Lines are there to be taken.
-    Lines,
+    /// Lines of run number so-and-so are there to be taken.
+    Lines(u64),
     /// Run number so-and-so is over.
     Exit(u64, Exit),
 }
@@ -41,7 +41,7 @@ impl Turn<'_> {
         let wanted = match call {
             Call::Start => calls.on_start.is_some(),
             Call::Ready => calls.on_ready.is_some(),
-            Call::Lines => !matches!(self.core.calling.queue.back(), Some(Call::Lines)),
+            Call::Lines(of) => !matches!(self.core.calling.queue.back(), Some(Call::Lines(last)) if *last == of),
             Call::Exit(..) => true,
         };
         if wanted {
@@ -92,7 +92,7 @@ impl Inner {
                     on_ready(&Process::from_inner(self));
                 }
             }),
-            Call::Lines => self.deliver(),
+            Call::Lines(generation) => self.deliver(generation),
             Call::Exit(generation, exit) => {
                 self.guarded("on_exit", || {
                     if let Some(on_exit) = &calls.on_exit {
@@ -104,9 +104,9 @@ impl Inner {
         }
     }
 
-    fn deliver(self: &Arc<Self>) {
+    fn deliver(self: &Arc<Self>, generation: u64) {
         loop {
-            let lines = self.turn(|turn| turn.take_lines());
+            let lines = self.turn(|turn| turn.take_lines(generation));
             if lines.is_empty() {
                 return;
             }

@@ -286,7 +286,7 @@ impl Turn<'_> {
         self.core.text = None;
         self.core.main_pid = None;
         self.core.streams = std::mem::take(&mut run.streams);
-        self.core.output.begin(&self.inner.config);
+        self.core.output.begin(&self.inner.config, generation);
         run.try_at = run.gate.next_try(self.now);
         self.core.run = Some(run);
         Reaper::get().add_child(self.inner.id, Arc::clone(self.inner) as Arc<dyn Watcher>);

@@ -4,6 +4,7 @@
 //! `wait_for_line`. Reading stops while the ring holds bytes that a cursor has not passed, so a slow consumer makes the
 //! child wait, and memory is bounded by the ring whatever the child writes.
 
+use std::collections::VecDeque;
 use std::os::fd::AsFd;
 use std::sync::Arc;
 
@@ -37,8 +38,12 @@ pub(super) type Cursors = [Option<CursorId>; 2];
 /// The captured output of the current run, or else of the last one.
 pub(super) struct Captured {
     rings: [Option<Ring>; 2],
+    /// The run that it is of.
+    generation: u64,
     /// Of the callback and the log.
     delivery: Cursors,
+    /// Lines of earlier runs that are still to be delivered, and their runs.
+    owed: VecDeque<(u64, Line)>,
     /// Of `Ready::line`.
     gate: Cursors,
     /// How many callers wait for a line.
@@ -51,15 +56,32 @@ impl Captured {
     pub(super) fn new(config: &Config) -> Captured {
         let wants_log = log::log_enabled!(target: LOG_TARGET, log::Level::Debug);
         let delivered = config.captures_any() && (config.calls.on_line.is_some() || wants_log);
-        Captured { rings: [None, None], delivery: [None, None], gate: [None, None], readers: 0, delivered }
+        Captured {
+            rings: [None, None],
+            generation: 0,
+            delivery: [None, None],
+            owed: VecDeque::new(),
+            gate: [None, None],
+            readers: 0,
+            delivered,
+        }
     }
 
     pub(super) fn is_delivered(&self) -> bool {
         self.delivered
     }
 
-    /// A new run: what the last one printed is forgotten.
-    pub(super) fn begin(&mut self, config: &Config) {
+    pub(super) fn generation(&self) -> u64 {
+        self.generation
+    }
+
+    /// A new run: what the last one printed is forgotten, but for what was not delivered yet (a start by hand does not
+    /// wait for callbacks).
+    pub(super) fn begin(&mut self, config: &Config, generation: u64) {
+        while let Some(line) = self.next_line(self.delivery) {
+            self.owed.push_back((self.generation, line));
+        }
+        self.generation = generation;
         let capacity = config.capture_size().max(LEAST_CAPACITY);
         let [_, stdout, stderr] = config.stdio();
         let captured = [stdout, stderr].map(|stream| matches!(stream.0, stdio::Kind::Captured));
@@ -132,6 +154,15 @@ impl Captured {
         rings.any(|(ring, cursor)| {
             ring.as_ref().zip(cursor).is_some_and(|(ring, cursor)| ring.has_line(cursor, LINE_LIMIT))
         })
+    }
+
+    /// The next line to deliver of run number `generation`.
+    fn next_to_deliver(&mut self, generation: u64) -> Option<Line> {
+        if generation == self.generation {
+            return self.next_line(self.delivery);
+        }
+        self.owed.front().filter(|(of, _)| *of == generation)?;
+        self.owed.pop_front().map(|(_, line)| line)
     }
 
     pub(super) fn snapshot(&self, most: usize) -> Output {
@@ -241,14 +272,14 @@ impl Turn<'_> {
 
     pub(super) fn deliver_lines(&mut self) {
         if self.core.output.has_lines_to_deliver() {
-            self.call(Call::Lines);
+            self.call(Call::Lines(self.core.output.generation));
         }
     }
 
-    /// The next lines for the callback and the log.
-    pub(super) fn take_lines(&mut self) -> Vec<Line> {
-        let cursors = self.core.output.delivery;
-        let lines: Vec<Line> = std::iter::from_fn(|| self.core.output.next_line(cursors)).take(BATCH).collect();
+    /// The next lines of run number `generation` for the callback and the log.
+    pub(super) fn take_lines(&mut self, generation: u64) -> Vec<Line> {
+        let next = || self.core.output.next_to_deliver(generation);
+        let lines: Vec<Line> = std::iter::from_fn(next).take(BATCH).collect();
         self.resume_reading();
         lines
     }
