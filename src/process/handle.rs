@@ -316,7 +316,7 @@ impl Process {
         const OPERATION: &str = "wait for a line of";
         self.inner.check_owner(OPERATION)?;
         let at = Instant::now().checked_add(limit);
-        let reader = LineReader::new(&self.inner, OPERATION)?;
+        let reader = LineReader::new(&self.inner, OPERATION, at, limit)?;
         loop {
             match reader.next(at, limit)? {
                 line if matches(&line.text()) => return Ok(line),

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use super::core::{Core, Inner};
 use super::lines::Cursors;
 use super::run::Run;
-use super::state::Event;
+use super::state::{Event, State};
 use super::status::Status;
 use crate::error::{Error, Kind, Result};
 use crate::exit::Exit;
@@ -159,17 +159,28 @@ pub(super) struct LineReader<'a> {
 }
 
 impl<'a> LineReader<'a> {
-    pub(super) fn new(inner: &'a Arc<Inner>, operation: &'static str) -> Result<LineReader<'a>> {
+    pub(super) fn new(
+        inner: &'a Arc<Inner>,
+        operation: &'static str,
+        until: Option<Instant>,
+        limit: Duration,
+    ) -> Result<LineReader<'a>> {
         if !inner.config.captures_any() {
             let problem = "its output is not captured".to_owned();
             return Err(Error::new(inner.who(None), |who| Kind::Invalid { who, problem }));
         }
         let mut core = inner.lock();
+        // The run that is being created is the current one, and its output is not there yet.
+        while core.machine.state() == State::Starting {
+            core = inner.sleep(core, until).map_err(|core| {
+                Error::new(inner.who(core.pid()), |who| Kind::Timeout { who, operation, limit })
+            })?;
+        }
         if !core.output.is_captured() {
             return Err(Error::new(inner.who(None), |who| Kind::NeverStarted { who, operation }));
         }
         let cursors = core.output.add_reader();
-        Ok(LineReader { inner, cursors, generation: core.machine.generation(), operation })
+        Ok(LineReader { inner, cursors, generation: core.output.generation(), operation })
     }
 
     pub(super) fn next(&self, until: Option<Instant>, limit: Duration) -> Result<Line> {
@@ -184,7 +195,7 @@ impl<'a> LineReader<'a> {
                 return Ok(line);
             }
             let mut core = self.inner.lock();
-            let over = core.machine.generation() != self.generation || core.output.is_closed();
+            let over = core.output.generation() != self.generation || core.output.is_closed();
             let exit = core.exit.as_ref().filter(|(of, _)| over && *of >= self.generation);
             if let Some((_, exit)) = exit {
                 let exit = exit.clone();
