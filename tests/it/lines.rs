@@ -95,6 +95,19 @@ sys.stdout.buffer.write(b'd' * {LENGTH})");
         assert!(silent.wait_for_line(limit, |_| true).unwrap_err().is_invalid());
     }
 
+    fn a_failed_start_leaves_the_output_of_the_last_run() {
+        let directory = tempfile::tempdir().unwrap();
+        let program = directory.path().join("program");
+        std::fs::copy("/bin/echo", &program).unwrap();
+        let process = Process::builder(Command::new(&program).arg("hello")).capture(4096).build().unwrap();
+        process.start(true).unwrap();
+        process.join().unwrap();
+        std::fs::remove_file(&program).unwrap();
+        assert!(process.start(true).unwrap_err().is_start());
+        process.wait_for_line(LONG, |line| line == "hello").unwrap();
+        assert!(process.wait_for_line(LONG, |line| line == "other").unwrap_err().is_ended());
+    }
+
     fn the_end_of_the_run_ends_the_wait() {
         let process = Process::builder(sh("echo no; exec sleep 1000")).capture(4096).build().unwrap();
         process.start(true).unwrap();
