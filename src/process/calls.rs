@@ -122,7 +122,7 @@ impl Inner {
     }
 
     /// A callback that panics is a bug of its own and stops nothing else.
-    fn guarded(&self, what: &str, call: impl FnOnce()) {
+    pub(super) fn guarded(&self, what: &str, call: impl FnOnce()) {
         if catch_unwind(AssertUnwindSafe(call)).is_err() {
             // A logger that panics as well has had its chance.
             let complain = || log::error!("the {what} callback of `{}` panicked", self.name);

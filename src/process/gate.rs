@@ -114,7 +114,9 @@ impl Turn<'_> {
             Probe::File { .. } | Probe::Check(_) => {
                 let (probe, inner, generation) = (probe.clone(), Arc::clone(self.inner), run.generation);
                 Callbacks::get().run(move || {
-                    let passes = probe.passes(&Process::from_inner(&inner));
+                    // One that panics has not said yes; it is asked again.
+                    let mut passes = false;
+                    inner.guarded("readiness", || passes = probe.passes(&Process::from_inner(&inner)));
                     inner.turn(|turn| turn.tried(generation, passes));
                 });
             }
