@@ -12,6 +12,8 @@ mod basics;
 mod callbacks;
 #[path = "../it/events.rs"]
 mod events;
+#[path = "../it/forked.rs"]
+mod forked;
 #[path = "../it/generations.rs"]
 mod generations;
 #[path = "../it/handles.rs"]
@@ -20,6 +22,8 @@ mod handles;
 mod lines;
 #[path = "../it/notify.rs"]
 mod notify;
+#[path = "../it/options/mod.rs"]
+mod options;
 #[path = "../it/output.rs"]
 mod output;
 #[path = "../it/policy.rs"]
