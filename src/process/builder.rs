@@ -356,6 +356,7 @@ fn check(config: &Config) -> Result<(), String> {
 fn check_strings(config: &Config) -> Result<(), String> {
     let nul = |text: &OsStr| text.as_bytes().contains(&0);
     let mut environments = vec![&config.child.environment];
+    let mut directories = vec![&config.child.directory];
     if let target::Kind::Command(command) = &config.target.0 {
         if command.program.is_empty() {
             return Err("an empty program name".into());
@@ -366,6 +367,13 @@ fn check_strings(config: &Config) -> Result<(), String> {
             }
         }
         environments.push(&command.environment);
+        directories.push(&command.directory);
+    }
+    // The kernel would take what stands before the NUL: another directory.
+    for directory in directories.into_iter().flatten() {
+        if nul(directory.as_os_str()) {
+            return Err(format!("directory {directory:?} contains a NUL byte"));
+        }
     }
     for (key, value) in environments.iter().flat_map(|environment| &environment.changes) {
         if key.is_empty() || key.as_bytes().contains(&b'=') || nul(key) {

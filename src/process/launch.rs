@@ -317,8 +317,7 @@ fn entry(key: &OsStr, value: &OsStr) -> CString {
 }
 
 fn c_string(text: &OsStr) -> CString {
-    // Arguments and variables were checked for NUL; a path of `PATH` cannot contain any. What else does is cut
-    // where the kernel would cut it.
+    // Program, arguments, variables (`PATH` among them) and directory were checked for NUL; nothing else comes here.
     let bytes = text.as_bytes();
     let end = bytes.iter().position(|byte| *byte == 0).unwrap_or(bytes.len());
     CString::new(&bytes[..end]).expect("it was cut before its first NUL")
