@@ -30,5 +30,7 @@ mod output;
 mod policy;
 #[path = "../it/readiness.rs"]
 mod readiness;
+#[path = "../it/start_errors/mod.rs"]
+mod start_errors;
 #[path = "../it/support.rs"]
 mod support;

@@ -18,4 +18,5 @@ mod options;
 mod output;
 mod policy;
 mod readiness;
+mod start_errors;
 mod support;
