@@ -73,4 +73,9 @@ pub mod testing {
     pub fn pretend_old_kernel() {
         crate::sys::pidfd::pretend_old_kernel();
     }
+
+    /// From now on this program can make no cgroup.
+    pub fn pretend_no_cgroups() {
+        crate::process::pretend_no_cgroups();
+    }
 }

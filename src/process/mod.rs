@@ -27,6 +27,8 @@ mod waiting;
 pub use builder::Builder;
 pub use command::Command;
 pub use config::Group;
+#[cfg(feature = "_testing")]
+pub(crate) use containment::pretend_no_cgroups;
 pub use containment::{Containment, Level};
 pub use events::{Event, EventKind, Events};
 pub use exited::Exited;
