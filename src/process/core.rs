@@ -48,6 +48,9 @@ pub(super) struct Core {
     /// The exit of the last run that is over, and its generation.
     pub(super) exit: Option<(u64, Exit)>,
     pub(super) error: Option<Error>,
+    /// The last generation after which it came to rest: nothing ran and nothing was scheduled. Who waits for that sees it
+    /// here even when somebody started the next run before he woke up.
+    pub(super) settled: u64,
     /// The last generation that became ready.
     pub(super) ready: u64,
     pub(super) started: Option<SystemTime>,
@@ -86,6 +89,7 @@ impl Inner {
             timer: None,
             exit: None,
             error: None,
+            settled: 0,
             ready: 0,
             started: None,
             containment: None,
@@ -238,6 +242,9 @@ impl Turn<'_> {
             for action in actions {
                 events.extend(self.perform(action));
             }
+        }
+        if self.core.machine.is_settled() {
+            self.core.settled = self.core.machine.generation();
         }
     }
 

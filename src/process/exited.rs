@@ -21,12 +21,14 @@ pub struct Exited {
     process: Process,
     /// Under which its waker is kept.
     id: u64,
+    /// The generation in which it was polled first.
+    since: Option<u64>,
 }
 
 impl Exited {
     pub(super) fn new(process: Process) -> Exited {
         static IDS: AtomicU64 = AtomicU64::new(0);
-        Exited { process, id: IDS.fetch_add(1, Ordering::Relaxed) }
+        Exited { process, id: IDS.fetch_add(1, Ordering::Relaxed), since: None }
     }
 
     fn inner(&self) -> &Arc<Inner> {
@@ -37,17 +39,19 @@ impl Exited {
 impl Future for Exited {
     type Output = Result<Exit>;
 
-    fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Result<Exit>> {
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Result<Exit>> {
         if let Err(error) = self.inner().check_owner("join") {
             return Poll::Ready(Err(error));
         }
-        let mut core = self.inner().lock();
-        core.wakers.retain(|(id, _)| *id != self.id);
-        match self.inner().end(&core) {
+        let (inner, id) = (Arc::clone(self.inner()), self.id);
+        let mut core = inner.lock();
+        core.wakers.retain(|(other, _)| *other != id);
+        let since = *self.since.get_or_insert(core.machine.generation());
+        match inner.end(&core, since) {
             Some(end) => Poll::Ready(end),
             None => {
                 // Under the same lock under which the end is told: it cannot come in between.
-                core.wakers.push((self.id, context.waker().clone()));
+                core.wakers.push((id, context.waker().clone()));
                 Poll::Pending
             }
         }

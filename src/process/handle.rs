@@ -161,10 +161,13 @@ impl Process {
 
     fn join_until(&self, limit: Option<Duration>) -> Result<Option<Exit>> {
         self.inner.check_owner("join")?;
-        let stdin = self.inner.lock().streams.stdin.take();
+        let (stdin, since) = {
+            let mut core = self.inner.lock();
+            (core.streams.stdin.take(), core.machine.generation())
+        };
         drop(stdin);
         let until = limit.and_then(|limit| Instant::now().checked_add(limit));
-        self.inner.wait_end(until, |core| self.inner.end(core)).transpose()
+        self.inner.wait_end(until, |core| self.inner.end(core, since)).transpose()
     }
 
     /// The future of what [`join`](Process::join) returns, for any async runtime.
@@ -206,13 +209,15 @@ impl Process {
 
     fn end(&self, event: Event, operation: &'static str, until: Patience) -> Result<()> {
         self.inner.check_owner(operation)?;
-        let pid = self.inner.turn(|turn| {
+        let (pid, since) = self.inner.turn(|turn| {
             let pid = turn.core.pid();
             turn.feed(event);
-            pid
+            (pid, turn.core.machine.generation())
         });
         let Patience::Until { at, limit } = until else { return Ok(()) };
-        let gone = |core: &Core| self.inner.is_over(core).then_some(());
+        // A later run was started by hand after the end of this one: the policy is off.
+        let is_gone = |core: &Core| self.inner.is_over(core, since) || core.machine.generation() > since;
+        let gone = |core: &Core| is_gone(core).then_some(());
         let timeout = || Error::new(self.inner.who(pid), |who| Kind::Timeout { who, operation, limit });
         self.inner.wait_end(at, gone).ok_or_else(timeout)
     }

@@ -111,18 +111,19 @@ impl Inner {
         Ok(core)
     }
 
-    /// What `join` returns, once it does.
-    pub(super) fn end(&self, core: &Core) -> Option<Result<Exit>> {
-        if self.is_over(core) {
+    /// What a `join` that began in generation `since` returns, once it does.
+    pub(super) fn end(&self, core: &Core, since: u64) -> Option<Result<Exit>> {
+        if self.is_over(core, since) {
             let never = || Error::new(self.who(None), |who| Kind::NeverStarted { who, operation: "join" });
             return Some(core.exit.as_ref().map(|(_, exit)| exit.clone()).ok_or_else(never));
         }
         None
     }
 
-    /// It will not run again by itself and its callbacks have returned; within one of them, the run is over.
-    pub(super) fn is_over(&self, core: &Core) -> bool {
-        core.machine.is_settled() || (!core.machine.is_alive() && self.is_within_callback())
+    /// At some moment in or after generation `since` it would not run again by itself and its callbacks had returned;
+    /// within one of them, the run is over. Not "at this moment": somebody else may have started it again.
+    pub(super) fn is_over(&self, core: &Core, since: u64) -> bool {
+        core.settled >= since || (!core.machine.is_alive() && self.is_within_callback())
     }
 
     pub(super) fn status(&self, core: &Core) -> Status {
