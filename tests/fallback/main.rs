@@ -10,12 +10,16 @@ mod async_wait;
 mod basics;
 #[path = "../it/callbacks.rs"]
 mod callbacks;
+#[path = "../it/containment.rs"]
+mod containment;
 #[path = "../it/events.rs"]
 mod events;
 #[path = "../it/forked.rs"]
 mod forked;
 #[path = "../it/generations.rs"]
 mod generations;
+#[path = "../it/groups.rs"]
+mod groups;
 #[path = "../it/handles.rs"]
 mod handles;
 #[path = "../it/lines.rs"]
@@ -26,11 +30,23 @@ mod notify;
 mod options;
 #[path = "../it/output.rs"]
 mod output;
+#[path = "../it/parent_death.rs"]
+mod parent_death;
+#[path = "../it/pid_reuse.rs"]
+mod pid_reuse;
 #[path = "../it/policy.rs"]
 mod policy;
+#[path = "../it/program.rs"]
+mod program;
 #[path = "../it/readiness.rs"]
 mod readiness;
+#[path = "../it/reaping.rs"]
+mod reaping;
+#[path = "../it/reaping_crowds.rs"]
+mod reaping_crowds;
 #[path = "../it/start_errors/mod.rs"]
 mod start_errors;
+#[path = "../it/stress.rs"]
+mod stress;
 #[path = "../it/support.rs"]
 mod support;
