@@ -5,10 +5,11 @@ use std::collections::VecDeque;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
-use super::core::{Core, Inner, Turn};
+use super::core::{Core, Inner};
 use super::handle::Process;
 use super::lines::log_line;
 use super::state::Event;
+use super::turn::Turn;
 use crate::callbacks::Callbacks;
 use crate::exit::Exit;
 

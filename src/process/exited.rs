@@ -32,7 +32,7 @@ impl Exited {
     }
 
     fn inner(&self) -> &Arc<Inner> {
-        self.process.inner()
+        &self.process.inner
     }
 }
 

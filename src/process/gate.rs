@@ -3,12 +3,13 @@
 use std::os::fd::AsFd;
 use std::sync::Arc;
 
-use super::core::{Inner, Turn};
+use super::core::Inner;
 use super::events::EventKind;
 use super::handle::Process;
 use super::probe::{Gate, Probe};
 use super::run::{Channel, Run, key};
 use super::state::Event;
+use super::turn::Turn;
 use crate::callbacks::Callbacks;
 use crate::notify::{self, Message};
 use crate::reaper::{Reaper, Watcher};

@@ -8,10 +8,10 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::containment::Level;
-use super::core::Turn;
 use super::probe::Gate;
 use super::run::{Ended, Relook, Run};
 use super::state::Event;
+use super::turn::Turn;
 use crate::sys;
 use crate::sys::event::Interest;
 use crate::sys::pidfd::{Pidfd, features};

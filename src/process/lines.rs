@@ -10,10 +10,11 @@ use std::sync::Arc;
 
 use super::calls::Call;
 use super::config::Config;
-use super::core::{Core, Turn};
+use super::core::Core;
 use super::readiness;
 use super::state::Event;
 use super::stdio;
+use super::turn::Turn;
 use crate::line::{Line, Output, Stream};
 use crate::ring::{CursorId, Ring};
 use crate::sys;

@@ -2,6 +2,7 @@
 
 mod builder;
 mod calls;
+mod check;
 mod command;
 mod config;
 mod containment;
@@ -12,6 +13,7 @@ mod gate;
 mod handle;
 mod launch;
 mod leader;
+mod lifecycle;
 mod limits;
 mod lines;
 mod probe;
@@ -22,6 +24,7 @@ mod state;
 mod status;
 mod stdio;
 mod target;
+mod turn;
 mod waiting;
 
 pub use builder::Builder;
@@ -32,7 +35,8 @@ pub(crate) use containment::pretend_no_cgroups;
 pub use containment::{Containment, Level};
 pub use events::{Event, EventKind, Events};
 pub use exited::Exited;
-pub use handle::{Process, RestartMode};
+pub use handle::Process;
+pub use lifecycle::RestartMode;
 pub use limits::Resource;
 pub use readiness::Ready;
 pub use state::State;

@@ -173,9 +173,9 @@ impl<'a> LineReader<'a> {
         let mut core = inner.lock();
         // The run that is being created is the current one, and its output is not there yet.
         while core.machine.state() == State::Starting {
-            core = inner.sleep(core, until).map_err(|core| {
-                Error::new(inner.who(core.pid()), |who| Kind::Timeout { who, operation, limit })
-            })?;
+            core = inner
+                .sleep(core, until)
+                .map_err(|core| Error::new(inner.who(core.pid()), |who| Kind::Timeout { who, operation, limit }))?;
         }
         if !core.output.is_captured() {
             return Err(Error::new(inner.who(None), |who| Kind::NeverStarted { who, operation }));

@@ -22,6 +22,7 @@ const LAYERS: &[(&str, u8)] = &[
     ("signal", 1),
     ("stop", 1),
     ("supervisor/strategy", 1),
+    ("readable", 1),
     ("wait", 1),
     ("callbacks", 2),
     ("reaper", 2),
