@@ -5,8 +5,7 @@
 //! Lock order: `Inner::core`, then the leaves (registry, timers, queues of the other layers, subscribers' queues).
 
 use std::sync::atomic::AtomicUsize;
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, Weak};
-use std::task::Waker;
+use std::sync::{Arc, Weak};
 use std::time::{Instant, SystemTime};
 
 use super::calls::Calling;
@@ -15,6 +14,7 @@ use super::containment::Level;
 use super::events::Queue;
 use super::launch::{self, Refused};
 use super::lines::Captured;
+use super::monitor::{Guard, Monitor};
 use super::run::{Channel, Run, split};
 use super::state::{Event, Machine};
 use super::turn::Turn;
@@ -32,9 +32,7 @@ pub(super) struct Inner {
     pub(super) owner: u32,
     pub(super) id: u64,
     pub(super) handles: AtomicUsize,
-    core: Mutex<Core>,
-    /// Signalled after every turn that changed something.
-    pub(super) changed: Condvar,
+    pub(super) core: Monitor<Core>,
 }
 
 pub(super) struct Core {
@@ -56,13 +54,8 @@ pub(super) struct Core {
     pub(super) streams: Streams,
     pub(super) output: Captured,
     pub(super) calling: Calling,
-    pub(super) wakers: Vec<(u64, Waker)>,
     pub(super) subscribers: Vec<Weak<Queue>>,
     pub(super) detached: bool,
-    /// Counts the turns, so that a waiter can tell whether it missed one.
-    pub(super) turns: u64,
-    /// How many threads sleep on the condition variable: signalling nobody is a system call all the same.
-    pub(super) sleepers: usize,
 }
 
 /// The user's ends of piped streams, until they are taken.
@@ -94,11 +87,8 @@ impl Inner {
             streams: Streams::default(),
             output,
             calling: Calling::default(),
-            wakers: Vec::new(),
             subscribers: Vec::new(),
             detached: false,
-            turns: 0,
-            sleepers: 0,
         };
         Arc::new(Inner {
             config,
@@ -106,13 +96,12 @@ impl Inner {
             owner: sys::process::pid(),
             id: Reaper::get().new_id(),
             handles: AtomicUsize::new(0),
-            core: Mutex::new(core),
-            changed: Condvar::new(),
+            core: Monitor::new(core),
         })
     }
 
-    pub(super) fn lock(&self) -> MutexGuard<'_, Core> {
-        self.core.lock().unwrap_or_else(PoisonError::into_inner)
+    pub(super) fn lock(&self) -> Guard<'_, Core> {
+        self.core.lock()
     }
 
     pub(super) fn who(&self, pid: Option<u32>) -> Who {
@@ -207,7 +196,7 @@ impl Watcher for Inner {
 
 impl Drop for Inner {
     fn drop(&mut self) {
-        let core = self.core.get_mut().unwrap_or_else(PoisonError::into_inner);
+        let core = self.core.get_mut();
         let queues: Vec<_> = core.subscribers.iter().filter_map(Weak::upgrade).collect();
         for waker in queues.iter().filter_map(|queue| queue.end()) {
             waker.wake();

@@ -44,28 +44,15 @@ impl Future for Exited {
             return Poll::Ready(Err(error));
         }
         let (inner, id) = (Arc::clone(self.inner()), self.id);
-        let mut core = inner.lock();
-        core.wakers.retain(|(other, _)| *other != id);
-        let since = *self.since.get_or_insert(core.machine.generation());
-        match inner.end(&core, since) {
-            Some(end) => Poll::Ready(end),
-            None => {
-                // Under the same lock under which the end is told: it cannot come in between.
-                core.wakers.push((id, context.waker().clone()));
-                Poll::Pending
-            }
-        }
+        let since = *self.since.get_or_insert_with(|| inner.lock().machine.generation());
+        inner.core.poll(id, context.waker(), |core| inner.end(core, since))
     }
 }
 
 impl Drop for Exited {
     fn drop(&mut self) {
         if !self.inner().is_foreign() {
-            let mut core = self.inner().lock();
-            let unused: Vec<_> = core.wakers.extract_if(.., |(id, _)| *id == self.id).collect();
-            drop(core);
-            // A waker's drop may run anything: not under our lock.
-            drop(unused);
+            self.inner().core.forget(self.id);
         }
     }
 }

@@ -225,21 +225,16 @@ impl Process {
         let mut core = self.inner.lock();
         loop {
             let status = self.inner.status(&core);
-            let turns = core.turns;
+            let turns = core.turns();
             drop(core);
             if until(&status) {
                 return Ok(status);
             }
             core = self.inner.lock();
-            while core.turns == turns {
-                core = match self.inner.sleep(core, at) {
-                    Ok(core) => core,
-                    Err(core) => {
-                        let who = self.inner.who(core.pid());
-                        return Err(Error::new(who, |who| Kind::Timeout { who, operation: OPERATION, limit }));
-                    }
-                };
-            }
+            core = self.inner.core.wait_past(core, turns, at).map_err(|core| {
+                let who = self.inner.who(core.pid());
+                Error::new(who, |who| Kind::Timeout { who, operation: OPERATION, limit })
+            })?;
         }
     }
 

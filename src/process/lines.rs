@@ -184,7 +184,7 @@ impl Turn<'_> {
     pub(super) fn read_output(&mut self, index: usize) {
         let mut chunk = [0; CHUNK];
         for _ in 0..CHUNKS_IN_A_ROW {
-            let Core { run, output, .. } = &mut *self.core;
+            let Core { run, output, .. } = &mut **self.core;
             let (Some(run), Some(ring)) = (run.as_mut(), output.rings[index].as_mut()) else { return };
             let Some(pipe) = &run.pipes[index] else { return };
             let room = ring.free().min(CHUNK);
@@ -217,7 +217,7 @@ impl Turn<'_> {
     }
 
     fn end_output(&mut self, index: usize) {
-        let Core { run, output, .. } = &mut *self.core;
+        let Core { run, output, .. } = &mut **self.core;
         if let (Some(run), Some(ring)) = (run.as_mut(), output.rings[index].as_mut()) {
             run.close_pipe(index);
             ring.close();
@@ -262,7 +262,7 @@ impl Turn<'_> {
 
     /// A consumer has moved on: there may be room again.
     pub(super) fn resume_reading(&mut self) {
-        let Core { run, output, .. } = &mut *self.core;
+        let Core { run, output, .. } = &mut **self.core;
         let Some(run) = run else { return };
         for (index, ring) in output.rings.iter().enumerate() {
             if ring.as_ref().is_some_and(|ring| ring.free() > 0) {

@@ -16,6 +16,7 @@ mod leader;
 mod lifecycle;
 mod limits;
 mod lines;
+mod monitor;
 mod probe;
 mod procfs;
 mod readiness;
@@ -26,6 +27,11 @@ mod stdio;
 mod target;
 mod turn;
 mod waiting;
+
+/// What the monitor locks with. The model tests compile the same file against loom.
+mod sync {
+    pub(super) use std::sync::{Condvar, Mutex, MutexGuard};
+}
 
 pub use builder::Builder;
 pub use command::Command;

@@ -5,8 +5,8 @@
 //! runs and no foreign code is called: signals, waits and reads are all of the non-blocking kind.
 
 use std::collections::VecDeque;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, MutexGuard};
 use std::task::Waker;
 use std::time::{Instant, SystemTime};
 
@@ -14,6 +14,7 @@ use super::calls::Call;
 use super::containment::Occupancy;
 use super::core::{Core, Inner};
 use super::events::{Event as PublicEvent, EventKind};
+use super::monitor::Guard;
 use super::run::Run;
 use super::state::{Action, Conclusion, Event, Notice};
 use crate::callbacks::Callbacks;
@@ -26,12 +27,13 @@ use crate::spawners::Spawners;
 /// One stay under the lock of a process.
 pub(super) struct Turn<'a> {
     pub(super) inner: &'a Arc<Inner>,
-    pub(super) core: MutexGuard<'a, Core>,
+    pub(super) core: Guard<'a, Core>,
     pub(super) now: Instant,
     /// The caller starts the process itself.
     pub(super) by_hand: bool,
     /// Something that a waiter may wait for is different.
     pub(super) changed: bool,
+    /// Of subscribers.
     wakers: Vec<Waker>,
     /// Dropped after the lock is released: closing what a child wrote to may take its time.
     ended: Option<Run>,
@@ -253,16 +255,9 @@ impl<'a> Turn<'a> {
             self.core.timer = due;
         }
         self.inner.run_calls_if_any(&mut self.core);
-        if !self.core.machine.is_alive() {
-            self.wakers.extend(self.core.wakers.drain(..).map(|(_, waker)| waker));
-        }
-        let Turn { inner, mut core, changed, wakers, ended, .. } = self;
-        core.turns += u64::from(changed);
-        let wanted = changed && core.sleepers > 0;
-        drop(core);
-        if wanted {
-            inner.changed.notify_all();
-        }
+        let Turn { inner, core, changed, wakers, ended, .. } = self;
+        let over = !core.machine.is_alive();
+        inner.core.release(core, changed, over);
         wakers.into_iter().for_each(Waker::wake);
         drop(ended);
     }

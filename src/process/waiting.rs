@@ -1,7 +1,7 @@
-//! How callers wait for a process: on its condition variable, which every turn signals.
+//! How callers wait for a process: on its monitor, which every turn tells.
 
 use std::os::fd::AsFd;
-use std::sync::{Arc, MutexGuard, PoisonError, mpsc};
+use std::sync::{Arc, mpsc};
 use std::time::{Duration, Instant};
 
 use super::core::{Core, Inner};
@@ -61,13 +61,7 @@ impl Inner {
 
     /// Waits until `done` has an answer; `None` when the time passed.
     pub(super) fn wait<T>(&self, until: Option<Instant>, done: impl Fn(&Core) -> Option<T>) -> Option<T> {
-        let mut core = self.lock();
-        loop {
-            if let Some(answer) = done(&core) {
-                return Some(answer);
-            }
-            core = self.sleep(core, until).ok()?;
-        }
+        self.core.wait(until, done)
     }
 
     /// [`wait`](Inner::wait) for something that comes only with or after the end of the current run.
@@ -90,25 +84,6 @@ impl Inner {
             }
         }
         self.wait(until, done)
-    }
-
-    /// Sleeps until something changed, or gives the lock back as an error when the time passed.
-    pub(super) fn sleep<'a>(
-        &self,
-        mut core: MutexGuard<'a, Core>,
-        until: Option<Instant>,
-    ) -> Result<MutexGuard<'a, Core>, MutexGuard<'a, Core>> {
-        let left = until.map(|until| until.saturating_duration_since(Instant::now()));
-        if left.is_some_and(|left| left.is_zero()) {
-            return Err(core);
-        }
-        core.sleepers += 1;
-        let mut core = match left {
-            None => self.changed.wait(core).unwrap_or_else(PoisonError::into_inner),
-            Some(left) => self.changed.wait_timeout(core, left).unwrap_or_else(PoisonError::into_inner).0,
-        };
-        core.sleepers -= 1;
-        Ok(core)
     }
 
     /// What a `join` that began in generation `since` returns, once it does.
@@ -173,8 +148,10 @@ impl<'a> LineReader<'a> {
         let mut core = inner.lock();
         // The run that is being created is the current one, and its output is not there yet.
         while core.machine.state() == State::Starting {
+            let seen = core.turns();
             core = inner
-                .sleep(core, until)
+                .core
+                .wait_past(core, seen, until)
                 .map_err(|core| Error::new(inner.who(core.pid()), |who| Kind::Timeout { who, operation, limit }))?;
         }
         if !core.output.is_captured() {
@@ -190,23 +167,21 @@ impl<'a> LineReader<'a> {
             let (line, turns) = self.inner.turn(|turn| {
                 let line = turn.core.output.next_line(self.cursors);
                 turn.resume_reading();
-                (line, turn.core.turns)
+                (line, turn.core.turns())
             });
             if let Some(line) = line {
                 return Ok(line);
             }
-            let mut core = self.inner.lock();
+            let core = self.inner.lock();
             let over = core.output.generation() != self.generation || core.output.is_closed();
             let exit = core.exit.as_ref().filter(|(of, _)| over && *of >= self.generation);
             if let Some((_, exit)) = exit {
                 let exit = exit.clone();
                 return Err(Error::new(self.inner.who(None), |who| Kind::Ended { who, operation, exit }));
             }
-            while core.turns == turns {
-                core = self.inner.sleep(core, until).map_err(|core| {
-                    Error::new(self.inner.who(core.pid()), |who| Kind::Timeout { who, operation, limit })
-                })?;
-            }
+            self.inner.core.wait_past(core, turns, until).map_err(|core| {
+                Error::new(self.inner.who(core.pid()), |who| Kind::Timeout { who, operation, limit })
+            })?;
         }
     }
 }
