@@ -179,9 +179,10 @@ impl<'a> LineReader<'a> {
                 let exit = exit.clone();
                 return Err(Error::new(self.inner.who(None), |who| Kind::Ended { who, operation, exit }));
             }
-            self.inner.core.wait_past(core, turns, until).map_err(|core| {
+            let core = self.inner.core.wait_past(core, turns, until).map_err(|core| {
                 Error::new(self.inner.who(core.pid()), |who| Kind::Timeout { who, operation, limit })
             })?;
+            drop(core);
         }
     }
 }
