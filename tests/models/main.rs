@@ -8,7 +8,9 @@
 //! | [`timers`] | `src/reaper/timers.rs` | no deadline is slept over, set when and by whom ever |
 //! | [`jobs`] | `src/threads/jobs.rs` | no job is left while all threads sleep; never too many threads |
 //! | [`monitor`] | `src/process/monitor.rs` | nobody who waits misses the last change; who gave up is forgotten |
-//! | [`per_process`] | `src/sys/per_process.rs` | one value wins, in a forked child too |
+//! | [`per_process`] | `src/sys/per_process.rs` | one value wins |
+
+#![allow(clippy::unwrap_used, reason = "a test")]
 
 mod jobs;
 mod monitor;

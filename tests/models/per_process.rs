@@ -1,5 +1,5 @@
 //! The value that is made at first use, by several threads at once.
-#![allow(unsafe_code, reason = "the file under test is of `sys`")]
+#![allow(unsafe_code, reason = "the file that is modelled belongs to `sys`")]
 
 use std::cell::Cell;
 

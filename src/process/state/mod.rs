@@ -15,9 +15,8 @@
 //! | `Backoff` | the next run has a due time | time, `Start`, `Stop` |
 //! | `Failed` | the policy gave up | `Start` |
 //!
-//! Invariants, each checked by the generated tests: at most one live run; no signal when no
-//! process of a run can be there; every spawned run is concluded exactly once; in `Idle` and
-//! `Failed` nothing is scheduled; an event of an earlier generation changes nothing.
+//! At most one run lives; no signal is sent when no process of a run can be there; every run that was created is concluded
+//! exactly once; in `Idle` and `Failed` nothing is scheduled. These and more are listed, and checked, in `tests`.
 
 mod around;
 mod ladder;

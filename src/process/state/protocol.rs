@@ -72,7 +72,9 @@ pub(crate) enum Action {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Conclusion {
     pub(crate) reason: ExitReason,
+    /// A stop or a kill was asked for while the leader lived, or was being created.
     pub(crate) requested: bool,
+    /// SIGKILL was sent, to the leader or to what it left behind.
     pub(crate) forced: bool,
     pub(crate) output_leaked: bool,
     pub(crate) runtime: Duration,
