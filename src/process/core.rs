@@ -45,8 +45,8 @@ pub(super) struct Core {
     /// The last generation after which it came to rest: nothing ran and nothing was scheduled. Who waits for that sees it
     /// here even when somebody started the next run before he woke up.
     pub(super) settled: u64,
-    /// The last generation that became ready.
-    pub(super) ready: u64,
+    /// The starts whose callers wait until the run is ready, and what they are to be told: that it is, or how it ended before.
+    pub(super) awaited: Vec<(u64, Option<Result<(), Exit>>)>,
     pub(super) started: Option<SystemTime>,
     pub(super) containment: Option<Level>,
     pub(super) text: Option<String>,
@@ -79,7 +79,7 @@ impl Inner {
             exit: None,
             error: None,
             settled: 0,
-            ready: 0,
+            awaited: Vec::new(),
             started: None,
             containment: None,
             text: None,

@@ -49,23 +49,23 @@ impl Process {
 
     fn start_until(&self, until: Patience) -> Result<u32> {
         self.inner.check_owner("start")?;
-        let generation = self.inner.begin_start()?;
-        let pid = self.inner.launch_from_here(generation)?;
-        match until {
-            Patience::None => Ok(pid),
-            Patience::Until { at, limit } => self.wait_ready(generation, pid, at, limit),
-        }
+        let Patience::Until { at, limit } = until else {
+            let generation = self.inner.begin_start(false)?;
+            return self.inner.launch_from_here(generation);
+        };
+        let generation = self.inner.begin_start(true)?;
+        let started = self.inner.launch_from_here(generation);
+        let ready = started.and_then(|pid| self.wait_ready(generation, pid, at, limit));
+        self.inner.lock().awaited.retain(|(of, _)| *of != generation);
+        ready
     }
 
     fn wait_ready(&self, generation: u64, pid: u32, at: Option<Instant>, limit: Duration) -> Result<u32> {
         let who = || self.inner.who(Some(pid));
         let waited = self.inner.wait(at, |core| {
-            if core.ready >= generation {
-                return Some(Ok(pid));
-            }
-            let over = core.machine.generation() > generation || !core.machine.is_alive();
-            let exit = core.exit.as_ref().filter(|(of, _)| over && *of >= generation);
-            exit.map(|(_, exit)| Err(Error::new(who(), |who| Kind::EndedEarly { who, exit: exit.clone() })))
+            let (_, answer) = core.awaited.iter().find(|(of, _)| *of == generation)?;
+            let ended = |exit| Error::new(who(), |who| Kind::EndedEarly { who, exit });
+            answer.clone().map(|answer| answer.map(|()| pid).map_err(ended))
         });
         waited.unwrap_or_else(|| Err(Error::new(who(), |who| Kind::Timeout { who, operation: "start", limit })))
     }

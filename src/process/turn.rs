@@ -192,6 +192,7 @@ impl<'a> Turn<'a> {
         self.core.output.end();
         self.emit_as(Some(run.pid()), EventKind::Exited(exit.clone()));
         self.deliver_lines();
+        self.core.answer(run.generation, Err(exit.clone()));
         self.core.exit = Some((run.generation, exit.clone()));
         if self.core.machine.reports() {
             self.call(Call::Exit(run.generation, exit));
@@ -206,7 +207,8 @@ impl<'a> Turn<'a> {
                 EventKind::Started
             }
             Notice::Ready => {
-                self.core.ready = self.core.machine.generation();
+                let generation = self.core.machine.generation();
+                self.core.answer(generation, Ok(()));
                 if let Some(run) = &mut self.core.run {
                     run.close_gate();
                 }

@@ -26,14 +26,18 @@ impl Inner {
     }
 
     /// Claims the next generation. Exactly one of concurrent starts gets it.
-    pub(super) fn begin_start(self: &Arc<Self>) -> Result<u64> {
+    pub(super) fn begin_start(self: &Arc<Self>, waits: bool) -> Result<u64> {
         self.turn(|turn| {
             if turn.core.machine.is_alive() {
                 return Err(Error::new(self.who(turn.core.pid()), Kind::Running));
             }
             turn.by_hand = true;
             turn.feed(Event::Start);
-            Ok(turn.core.machine.generation())
+            let generation = turn.core.machine.generation();
+            if waits {
+                turn.core.awaited.push((generation, None));
+            }
+            Ok(generation)
         })
     }
 
@@ -120,6 +124,14 @@ impl Inner {
 }
 
 impl Core {
+    /// What the caller who waits for the start of `generation` is told. The first answer holds: a later run says nothing
+    /// about it, however soon that one is ready.
+    pub(super) fn answer(&mut self, generation: u64, answer: Result<(), Exit>) {
+        if let Some((_, waiting)) = self.awaited.iter_mut().find(|(of, _)| *of == generation) {
+            waiting.get_or_insert(answer);
+        }
+    }
+
     /// The leader's, while it lives.
     pub(super) fn pid(&self) -> Option<u32> {
         self.run.as_ref().filter(|run| run.ended.is_none()).map(Run::pid)
