@@ -153,15 +153,18 @@ for n in range({lines}): sys.stdout.buffer.write(b'%08d' % n + filler)");
 
     fn a_leaked_pipe_holds_up_no_exit() {
         // It leaves the group and keeps stdout.
-        let process = Process::builder(sh("setsid sleep 1000 & echo $!; exit 5"))
+        let process = Process::builder(sh("setsid sh -c 'echo $$; exec sleep 1000' & read x; exit 5"))
+            .stdin(Stdio::piped())
             .capture(4096)
             .drain(Duration::from_millis(50))
             .build()
             .unwrap();
         process.start(true).unwrap();
+        let stranger = process.wait_for_line(LONG, |_| true).unwrap().text().parse().unwrap();
+        process.stdin().unwrap().write_all(b"go on\n").unwrap();
         let exit = process.join().unwrap();
         assert_eq!((exit.code(), exit.output_leaked()), (Some(5), true));
-        let stranger = nix::unistd::Pid::from_raw(process.output().stdout_text().trim().parse().unwrap());
+        let stranger = nix::unistd::Pid::from_raw(stranger);
         nix::sys::signal::kill(stranger, nix::sys::signal::Signal::SIGKILL).unwrap();
     }
 
