@@ -27,6 +27,9 @@ const LEAST_CAPACITY: usize = 4 * 1024;
 const CHUNK: usize = 64 * 1024;
 /// How much one child may have read before it is another's turn.
 const CHUNKS_IN_A_ROW: usize = 4;
+/// As many of these rows empty the largest pipe (1 MiB, `/proc/sys/fs/pipe-max-size`) and see its end, and bound what a
+/// stranger can make us read who goes on writing into it.
+const LAST_ROWS: usize = 8;
 /// Lines that a callback thread takes at once, under one lock.
 const BATCH: usize = 64;
 /// Where captured lines are logged.
@@ -181,12 +184,14 @@ impl Captured {
 }
 
 impl Turn<'_> {
-    pub(super) fn read_output(&mut self, index: usize) {
+    /// Whether there was something.
+    pub(super) fn read_output(&mut self, index: usize) -> bool {
         let mut chunk = [0; CHUNK];
+        let mut any = false;
         for _ in 0..CHUNKS_IN_A_ROW {
             let Core { run, output, .. } = &mut **self.core;
-            let (Some(run), Some(ring)) = (run.as_mut(), output.rings[index].as_mut()) else { return };
-            let Some(pipe) = &run.pipes[index] else { return };
+            let (Some(run), Some(ring)) = (run.as_mut(), output.rings[index].as_mut()) else { break };
+            let Some(pipe) = &run.pipes[index] else { break };
             let room = ring.free().min(CHUNK);
             if room == 0 {
                 run.set_pipe_paused(index, true);
@@ -198,6 +203,7 @@ impl Turn<'_> {
                     break;
                 }
                 Ok(read) => {
+                    any = true;
                     ring.push(&chunk[..read]);
                     self.changed |= output.readers > 0;
                     self.deliver_lines();
@@ -214,6 +220,7 @@ impl Turn<'_> {
                 }
             }
         }
+        any
     }
 
     fn end_output(&mut self, index: usize) {
@@ -245,8 +252,10 @@ impl Turn<'_> {
         if !self.core.machine.is_draining() {
             return;
         }
-        self.read_output(0);
-        self.read_output(1);
+        for index in [0, 1] {
+            // To its end: one that had more to say, or whose end alone was not seen yet, is no leak.
+            let _ = (0..LAST_ROWS).take_while(|_| self.read_output(index)).count();
+        }
         let waits_for_us = self.core.run.iter().flat_map(|run| &run.pipes).flatten().any(|pipe| pipe.paused);
         if waits_for_us {
             self.core.machine.postpone_drain(self.now);
