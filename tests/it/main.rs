@@ -1,6 +1,7 @@
 //! Real processes. One module for each public concept.
 
 #![allow(clippy::unwrap_used)]
+#![allow(clippy::unwrap_used, reason = "a test may panic, and so may what it calls")]
 
 /// On this kernel, as it is.
 const OLD_KERNEL: bool = false;

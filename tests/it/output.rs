@@ -124,7 +124,7 @@ for n in range({lines}): sys.stdout.buffer.write(b'%08d' % n + filler)");
         assert_eq!(process.join_timeout(Duration::from_millis(300)).unwrap(), None);
         drop(release);
         let exit = process.join().unwrap();
-        assert!(exit.success() && !exit.output_leaked());
+        assert_eq!((exit.code(), exit.output_leaked()), (Some(0), false));
         assert!(received.try_iter().eq(2..=200_000));
     }
 

@@ -166,7 +166,7 @@ tests! {
         assert_eq!(process.join().unwrap().code(), Some(1));
         let status = process.status();
         assert_eq!((status.state, status.restarts, status.next_start), (State::Failed, 1, None));
-        assert_eq!(status.error.unwrap().raw_os_error(), Some(nix::libc::ENOENT));
+        assert_eq!(status.error.unwrap().raw_os_error(), Some(libc::ENOENT));
         drop(process);
         assert_eq!(events.filter(|event| matches!(event.kind, EventKind::StartFailed(_))).count(), 1);
     }
@@ -176,7 +176,7 @@ tests! {
             .restart(Restart::always().backoff(Backoff::none()).unlimited())
             .build()
             .unwrap();
-        assert_eq!(process.start(true).unwrap_err().raw_os_error(), Some(nix::libc::ENOENT));
+        assert_eq!(process.start(true).unwrap_err().raw_os_error(), Some(libc::ENOENT));
         assert_eq!((process.state(), process.restarts()), (State::Idle, 0));
         assert!(process.join().unwrap_err().is_never_started());
     }
