@@ -203,10 +203,10 @@ for n in range({lines}): sys.stdout.buffer.write(b'%08d' % n + filler)");
     }
 
     fn stdin_of_a_child_that_is_gone() {
-        let process = Process::builder(sh("exit 0")).stdin(Stdio::piped()).build().unwrap();
+        let process = Process::builder(sh("exec sleep 1000")).stdin(Stdio::piped()).build().unwrap();
         process.start(true).unwrap();
         let mut stdin = process.stdin().unwrap();
-        process.join().unwrap();
+        process.kill(true).unwrap();
         let error = stdin.write_all(b"too late").unwrap_err();
         assert_eq!(error.kind(), std::io::ErrorKind::BrokenPipe);
     }
