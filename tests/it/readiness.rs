@@ -179,19 +179,37 @@ while True: server.accept()[0].close()", path.display());
     }
 
     fn to_end_before_is_an_error_although_the_next_run_is_ready() {
-        // The first run fails, and the policy's second one is ready before its caller could look.
-        for _ in 0..20 {
-            let directory = tempfile::tempdir().unwrap();
-            let script = format!("mkdir {}/once 2>/dev/null && exit 3; echo ready; exec sleep 1000", directory.path().display());
-            let process = Process::builder(sh(&script))
-                .ready(Ready::line("ready"))
-                .restart(Restart::on_failure().backoff(Backoff::none()))
-                .build()
-                .unwrap();
-            let error = process.start(true).unwrap_err();
-            assert_eq!(error.exit().unwrap().code(), Some(3));
-            wait_for(&process, State::Ready);
-        }
+        let directory = tempfile::tempdir().unwrap();
+        let once = directory.path().join("once");
+        let script = format!("mkdir {} 2>/dev/null && exit 3; echo ready; exec sleep 1000", once.display());
+        let process = Process::builder(sh(&script))
+            .ready(Ready::line("ready"))
+            .restart(Restart::on_failure().backoff(Backoff::none()))
+            .build()
+            .unwrap();
+        let done = AtomicBool::new(false);
+        std::thread::scope(|scope| {
+            // The caller is the last to be served: the policy's second run is ready before it looks.
+            for _ in 0..2 * std::thread::available_parallelism().unwrap().get() {
+                scope.spawn(|| while !done.load(Ordering::Relaxed) {});
+            }
+            let caller = scope.spawn(|| {
+                let thread = fs::read_link("/proc/thread-self").unwrap();
+                let thread = thread.file_name().unwrap();
+                let idle = std::process::Command::new("chrt").args(["--idle", "--pid", "0"]).arg(thread).status();
+                assert!(idle.unwrap().success());
+                for _ in 0..10 {
+                    let error = process.start(true).unwrap_err();
+                    assert_eq!(error.exit().unwrap().code(), Some(3));
+                    wait_for(&process, State::Ready);
+                    process.kill(true).unwrap();
+                    fs::remove_dir(&once).unwrap();
+                }
+            });
+            let result = caller.join();
+            done.store(true, Ordering::Relaxed);
+            result.unwrap();
+        });
     }
 
     fn the_callers_patience_leaves_it_as_it_is() {
