@@ -191,7 +191,11 @@ while True: server.accept()[0].close()", path.display());
         std::thread::scope(|scope| {
             // The caller is the last to be served: the policy's second run is ready before it looks.
             for _ in 0..2 * std::thread::available_parallelism().unwrap().get() {
-                scope.spawn(|| while !done.load(Ordering::Relaxed) {});
+                scope.spawn(|| {
+                    while !done.load(Ordering::Relaxed) {
+                        std::hint::spin_loop();
+                    }
+                });
             }
             let caller = scope.spawn(|| {
                 let thread = fs::read_link("/proc/thread-self").unwrap();
