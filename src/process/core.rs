@@ -104,6 +104,11 @@ impl Inner {
         self.core.lock()
     }
 
+    /// `None` in a fork of our program: there the lock may be held for ever, and what it guards is not ours.
+    pub(super) fn lock_own(&self) -> Option<MutexGuard<'_, Core>> {
+        if self.is_foreign() { None } else { Some(self.lock()) }
+    }
+
     pub(super) fn who(&self, pid: Option<u32>) -> Who {
         Who { name: Arc::clone(&self.name), pid }
     }

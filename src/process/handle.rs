@@ -72,32 +72,35 @@ impl Process {
 
     /// Everything about it at this moment, consistent in itself.
     pub fn status(&self) -> Status {
-        self.inner.status(&self.inner.lock())
+        match self.inner.lock_own() {
+            Some(core) => self.inner.status(&core),
+            None => Status::of_foreign(&self.inner.name),
+        }
     }
 
     /// What it is doing.
     pub fn state(&self) -> State {
-        self.inner.lock().machine.state()
+        self.inner.lock_own().map_or(State::Idle, |core| core.machine.state())
     }
 
     /// Its pid while the leader lives; `None` from the moment its exit is known.
     pub fn pid(&self) -> Option<u32> {
-        self.inner.lock().pid()
+        self.inner.lock_own()?.pid()
     }
 
     /// Whether a run is there: from the beginning of its start until nothing of it is left.
     pub fn is_alive(&self) -> bool {
-        self.inner.lock().machine.is_alive()
+        self.inner.lock_own().is_some_and(|core| core.machine.is_alive())
     }
 
     /// How the last finished run ended.
     pub fn exit(&self) -> Option<Exit> {
-        self.inner.lock().exit.as_ref().map(|(_, exit)| exit.clone())
+        self.inner.lock_own()?.exit.as_ref().map(|(_, exit)| exit.clone())
     }
 
     /// How often the restart policy started it.
     pub fn restarts(&self) -> u64 {
-        self.inner.lock().machine.restarts()
+        self.inner.lock_own().map_or(0, |core| core.machine.restarts())
     }
 
     /// What it is called.
@@ -107,22 +110,23 @@ impl Process {
 
     /// Our end of its piped stdin. It is handed out once for each run.
     pub fn stdin(&self) -> Option<ChildStdin> {
-        self.inner.lock().streams.stdin.take()
+        self.inner.lock_own()?.streams.stdin.take()
     }
 
     /// Our end of its piped stdout. It is handed out once for each run, also after the end of the run.
     pub fn stdout(&self) -> Option<ChildStdout> {
-        self.inner.lock().streams.stdout.take()
+        self.inner.lock_own()?.streams.stdout.take()
     }
 
     /// Our end of its piped stderr. It is handed out once for each run, also after the end of the run.
     pub fn stderr(&self) -> Option<ChildStderr> {
-        self.inner.lock().streams.stderr.take()
+        self.inner.lock_own()?.streams.stderr.take()
     }
 
     /// What is kept of the captured output of the current run, or else of the last one.
     pub fn output(&self) -> Output {
-        self.inner.lock().output.snapshot(self.inner.config.capture_size())
+        let core = self.inner.lock_own();
+        core.map(|core| core.output.snapshot(self.inner.config.capture_size())).unwrap_or_default()
     }
 
     /// Lets it outlive its handles: the last one dropped does not stop it. Called before a start, that run outlives this
@@ -132,15 +136,18 @@ impl Process {
     /// other process can undo that (`prctl(2)`, PR_SET_PDEATHSIG): for that it has to be built with
     /// [`outlive_parent`](Builder::outlive_parent).
     pub fn detach(&self) {
-        if !self.inner.is_foreign() {
-            self.inner.lock().detached = true;
+        if let Some(mut core) = self.inner.lock_own() {
+            core.detached = true;
         }
     }
 
     /// Its events from now on.
     pub fn subscribe(&self) -> Events {
         let events = Events::new();
-        self.inner.lock().subscribers.push(Arc::downgrade(events.queue()));
+        match self.inner.lock_own() {
+            Some(mut core) => core.subscribers.push(Arc::downgrade(events.queue())),
+            None => drop(events.queue().end()),
+        }
         events
     }
 }
@@ -153,8 +160,12 @@ impl Clone for Process {
 
 impl Drop for Process {
     fn drop(&mut self) {
-        // The lock may be held for ever in a fork of our program.
-        if self.inner.handles.fetch_sub(1, Ordering::AcqRel) == 1 && !self.inner.is_foreign() {
+        if self.inner.is_foreign() {
+            // In a fork of our program the descriptors inside are closed, and their numbers others': nothing of it is dropped.
+            std::mem::forget(Arc::clone(&self.inner));
+            return;
+        }
+        if self.inner.handles.fetch_sub(1, Ordering::AcqRel) == 1 {
             self.inner.turn(|turn| {
                 if !turn.core.detached {
                     turn.feed(Event::Stop);

@@ -51,3 +51,23 @@ impl fmt::Display for Status {
         }
     }
 }
+
+impl Status {
+    /// In a fork of the program that owns the process: as of one that does not run.
+    pub(super) fn of_foreign(name: &Arc<str>) -> Status {
+        Status {
+            name: Arc::clone(name),
+            state: State::Idle,
+            pid: None,
+            main_pid: None,
+            started: None,
+            generation: 0,
+            restarts: 0,
+            exit: None,
+            error: None,
+            next_start: None,
+            text: None,
+            containment: None,
+        }
+    }
+}
