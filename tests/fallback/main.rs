@@ -15,6 +15,8 @@ mod callbacks;
 mod containment;
 #[path = "../it/events.rs"]
 mod events;
+#[path = "../it/fork/mod.rs"]
+mod fork;
 #[path = "../it/forked.rs"]
 mod forked;
 #[path = "../it/generations.rs"]

@@ -11,6 +11,7 @@ mod basics;
 mod callbacks;
 mod containment;
 mod events;
+mod fork;
 mod forked;
 mod generations;
 mod groups;
