@@ -105,7 +105,7 @@ impl Inner {
     }
 
     /// `None` in a fork of our program: there the lock may be held for ever, and what it guards is not ours.
-    pub(super) fn lock_own(&self) -> Option<MutexGuard<'_, Core>> {
+    pub(super) fn lock_own(&self) -> Option<Guard<'_, Core>> {
         if self.is_foreign() { None } else { Some(self.lock()) }
     }
 

@@ -1,8 +1,6 @@
 //! The same tests as in `it`, as on the oldest supported kernel: without `PIDFD_SIGNAL_PROCESS_GROUP` and `PIDFD_INFO_EXIT`.
 
-#![allow(clippy::unwrap_used)]
 #![allow(clippy::unwrap_used, reason = "a test may panic, and so may what it calls")]
-#![allow(clippy::unwrap_used, reason = "clippy exempts only the bodies of tests, not what they call")]
 
 const OLD_KERNEL: bool = true;
 

@@ -1,8 +1,6 @@
 //! Real processes. One module for each public concept.
 
-#![allow(clippy::unwrap_used)]
 #![allow(clippy::unwrap_used, reason = "a test may panic, and so may what it calls")]
-#![allow(clippy::unwrap_used, reason = "clippy exempts only the bodies of tests, not what they call")]
 
 /// On this kernel, as it is.
 const OLD_KERNEL: bool = false;
