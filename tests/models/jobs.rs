@@ -116,6 +116,11 @@ fn two_permanent_threads_do_all() {
 }
 
 #[test]
+fn a_thread_that_ended_makes_room_for_another() {
+    model(1, 0, &[2]);
+}
+
+#[test]
 fn callback_threads_do_all_though_they_end() {
     model(usize::MAX, 1, &[2]);
     model(usize::MAX, 1, &[1, 1]);
