@@ -10,6 +10,8 @@ use super::{refused, refused_with, works};
 use crate::forked::{forked, tell};
 use crate::support::{LONG, children, eventually, sh, tests};
 
+type Options = fn(Builder) -> Builder;
+
 /// With the soft limit of this process at `soft`.
 fn limited<T>(limit: Limit, soft: u64, body: impl FnOnce() -> T) -> T {
     let (before, hard) = getrlimit(limit).unwrap();
@@ -70,7 +72,7 @@ fn expect_shortage(events: &mut Events, errno: i32) {
 tests! {
     fn descriptors_have_run_out() {
         let inherit = |b: Builder| b.stdin(Stdio::inherit());
-        let steps: [(fn(Builder) -> Builder, &str); 4] = [
+        let steps: [(Options, &str); 4] = [
             (|b| b, "open stdin"),
             (|b| b.stdin(Stdio::inherit()).stdout(Stdio::piped()), "open stdout"),
             (|b| b.stdin(Stdio::inherit()).stderr(Stdio::captured()), "open stderr"),
