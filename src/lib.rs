@@ -73,3 +73,8 @@ pub mod testing {
         crate::sys::pidfd::pretend_old_kernel();
     }
 }
+
+/// The examples of the README, run as documentation tests.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;
