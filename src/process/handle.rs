@@ -69,7 +69,8 @@ pub struct Process {
 }
 
 impl Process {
-    /// A process with every option at its default. Nothing is started.
+    /// A process with every option at its default. Nothing is started. What is wrong with the target (a NUL in an
+    /// argument, say) is told by the start.
     pub fn new(target: impl Into<Target>) -> Process {
         Process::from_config(Config::new(target.into()))
     }
@@ -95,8 +96,8 @@ impl Process {
     /// Starts a run, and waits until it is ready if asked to. Returns its pid.
     ///
     /// `wait` is the caller's patience: `true` until it is ready, `false` not at all (it was created, though:
-    /// its program executes), a `Duration` at most so long. With [`Ready::spawned`](crate::Ready::spawned) that is all
-    /// the same.
+    /// its program executes, and until then this blocks), a `Duration` at most so long. With
+    /// [`Ready::spawned`](crate::Ready::spawned) that is all the same.
     ///
     /// A start during the back-off of a restart policy starts at once. Every start by hand clears the policy's memory.
     ///
@@ -185,7 +186,8 @@ impl Process {
     /// Stops it by the stop ladder: by default SIGTERM to its group, SIGKILL 10 s later.
     ///
     /// It switches the restart policy off until the next start. With `false` the ladder is only begun, and climbed without
-    /// the caller. What does not run is left alone; a ladder that is being climbed is not begun again.
+    /// the caller; with `true` this returns when [`join`](Process::join) would. What does not run is left alone; a
+    /// ladder that is being climbed is not begun again.
     ///
     /// # Errors
     ///
@@ -217,11 +219,13 @@ impl Process {
         self.inner.wait_end(at, gone).ok_or_else(timeout)
     }
 
-    /// Sends a signal to everything that the stop ladder would reach: the group, by default.
+    /// Sends a signal to everything that the stop ladder would reach: the group, by default. Nothing else: a stopped
+    /// process is not made to go on, and no [`EventKind::Signaled`](crate::EventKind::Signaled) is told.
     ///
     /// # Errors
     ///
-    /// [`Error::is_not_running`]; or what `pidfd_send_signal(2)` says, EPERM when the process changed its user.
+    /// [`Error::is_not_running`], also when the leader has ended and others of its run have not; or what
+    /// `pidfd_send_signal(2)` says, EPERM when the process changed its user.
     pub fn signal(&self, signal: Signal) -> Result<()> {
         const OPERATION: &str = "signal";
         self.inner.check_owner(OPERATION)?;
@@ -243,7 +247,8 @@ impl Process {
     ///
     /// # Errors
     ///
-    /// Those of [`start`](Process::start). [`Error::is_timeout`] while the old run ends: no new one is started.
+    /// Those of [`start`](Process::start); [`Error::is_running`] when somebody else's start came between.
+    /// [`Error::is_timeout`] while the old run ends: no new one is started.
     pub fn restart(&self, how: RestartMode, wait: impl Into<Wait>) -> Result<u32> {
         self.inner.check_owner("restart")?;
         let until = deadline(wait.into());
@@ -340,7 +345,8 @@ impl Process {
         self.inner.lock().pid()
     }
 
-    /// Whether a run is there: from the beginning of its start until nothing of it is left.
+    /// Whether a run is there: from the beginning of its start until nothing of it is left. A callback of its end may
+    /// still be at work.
     pub fn is_alive(&self) -> bool {
         self.inner.lock().machine.is_alive()
     }
@@ -350,7 +356,7 @@ impl Process {
         self.inner.lock().exit.as_ref().map(|(_, exit)| exit.clone())
     }
 
-    /// How often the restart policy started it.
+    /// How often the restart policy started it or tried to, in all the time since it was built.
     pub fn restarts(&self) -> u64 {
         self.inner.lock().machine.restarts()
     }
@@ -360,7 +366,8 @@ impl Process {
         &self.inner.name
     }
 
-    /// Our end of its piped stdin. It is handed out once for each run.
+    /// Our end of its piped stdin. It is handed out once for each run; `None` when it is not piped or was taken, by
+    /// [`join`](Process::join) too, and after the end of the run.
     pub fn stdin(&self) -> Option<ChildStdin> {
         self.inner.lock().streams.stdin.take()
     }
