@@ -135,8 +135,7 @@ impl Builder {
     }
 
     /// Standard output, whatever the command says. Default: the command's, else captured if
-    /// [`capture`](Builder::capture),
-    /// [`on_line`](Builder::on_line) or [`Ready::line`] ask for it, else inherited.
+    /// [`capture`](Builder::capture), [`on_line`](Builder::on_line) or [`Ready::line`] ask for it, else inherited.
     pub fn stdout(mut self, stdout: impl Into<Stdio>) -> Builder {
         self.config.stdout = Some(stdout.into());
         self

@@ -105,7 +105,7 @@ impl Process {
     ///
     /// - [`Error::is_running`]: a run is there, and nothing changes. Of concurrent starts exactly one wins.
     /// - [`Error::is_start`]: it could not be created; step and cause are in the text, nothing is left, and it may be
-    ///   tried again.
+    ///   tried again. The restart policy leaves that to the caller.
     /// - [`Error::is_ended`]: it ended before it was ready; [`Error::exit`] says how. A restart policy goes on.
     /// - [`Error::is_timeout`]: the patience passed. The process is left as it is.
     pub fn start(&self, wait: impl Into<Wait>) -> Result<u32> {
