@@ -3,7 +3,7 @@
 //! Parents of different sizes are processes of their own (this one again with `--serve`), so that all sizes are
 //! measured in one run, interleaved.
 
-#![allow(unsafe_code, reason = "`pre_exec`, the thing compared against, is unsafe")]
+#![allow(unsafe_code, clippy::multiple_unsafe_ops_per_block, reason = "`pre_exec`, the thing compared against")]
 
 mod support;
 

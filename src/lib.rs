@@ -59,6 +59,7 @@ mod spawners;
 mod stop;
 #[allow(unsafe_code)]
 mod sys;
+mod threads;
 mod wait;
 
 pub use error::{Error, Result};
@@ -80,6 +81,11 @@ pub mod testing {
     /// From now on this program behaves as on the oldest supported kernel.
     pub fn pretend_old_kernel() {
         crate::sys::pidfd::pretend_old_kernel();
+    }
+
+    /// From now on this program can make no cgroup.
+    pub fn pretend_no_cgroups() {
+        crate::process::pretend_no_cgroups();
     }
 }
 

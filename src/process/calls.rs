@@ -5,10 +5,11 @@ use std::collections::VecDeque;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
-use super::core::{Core, Inner, Turn};
+use super::core::{Core, Inner};
 use super::handle::Process;
 use super::lines::log_line;
 use super::state::Event;
+use super::turn::Turn;
 use crate::callbacks::Callbacks;
 use crate::exit::Exit;
 
@@ -16,8 +17,8 @@ use crate::exit::Exit;
 pub(super) enum Call {
     Start,
     Ready,
-    /// Lines are there to be taken.
-    Lines,
+    /// Lines of run number so-and-so are there to be taken.
+    Lines(u64),
     /// Run number so-and-so is over.
     Exit(u64, Exit),
 }
@@ -41,7 +42,7 @@ impl Turn<'_> {
         let wanted = match call {
             Call::Start => calls.on_start.is_some(),
             Call::Ready => calls.on_ready.is_some(),
-            Call::Lines => !matches!(self.core.calling.queue.back(), Some(Call::Lines)),
+            Call::Lines(of) => !matches!(self.core.calling.queue.back(), Some(Call::Lines(last)) if *last == of),
             Call::Exit(..) => true,
         };
         if wanted {
@@ -92,7 +93,7 @@ impl Inner {
                     on_ready(&Process::from_inner(self));
                 }
             }),
-            Call::Lines => self.deliver(),
+            Call::Lines(generation) => self.deliver(generation),
             Call::Exit(generation, exit) => {
                 self.guarded("on_exit", || {
                     if let Some(on_exit) = &calls.on_exit {
@@ -104,9 +105,9 @@ impl Inner {
         }
     }
 
-    fn deliver(self: &Arc<Self>) {
+    fn deliver(self: &Arc<Self>, generation: u64) {
         loop {
-            let lines = self.turn(|turn| turn.take_lines());
+            let lines = self.turn(|turn| turn.take_lines(generation));
             if lines.is_empty() {
                 return;
             }
@@ -122,7 +123,7 @@ impl Inner {
     }
 
     /// A callback that panics is a bug of its own and stops nothing else.
-    fn guarded(&self, what: &str, call: impl FnOnce()) {
+    pub(super) fn guarded(&self, what: &str, call: impl FnOnce()) {
         if catch_unwind(AssertUnwindSafe(call)).is_err() {
             // A logger that panics as well has had its chance.
             let complain = || log::error!("the {what} callback of `{}` panicked", self.name);

@@ -1,31 +1,27 @@
-//! The shell around the state machine: one process's lock, and what happens under it.
+//! What a process is made of: its options, the one lock and what it guards, and how the reaper reaches it.
 //!
-//! Every change goes through a [`Turn`]: it holds the lock, feeds events to the machine, does the actions that come
-//! out, and when it ends sets the one timer, releases the lock, and only then wakes whoever waits. Under the lock nothing
-//! blocks, no callback runs and no foreign code is called: signals, waits and reads are all of the non-blocking kind.
+//! Every change goes through a [`Turn`].
 //!
 //! Lock order: `Inner::core`, then the leaves (registry, timers, queues of the other layers, subscribers' queues).
 
-use std::collections::VecDeque;
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, Weak};
-use std::task::Waker;
+use std::sync::atomic::AtomicUsize;
+use std::sync::{Arc, Weak};
 use std::time::{Instant, SystemTime};
 
-use super::calls::{Call, Calling};
+use super::calls::Calling;
 use super::config::Config;
-use super::containment::{Level, Occupancy};
-use super::events::{Event as PublicEvent, EventKind, Queue};
+use super::containment::Level;
+use super::events::Queue;
 use super::launch::{self, Refused};
 use super::lines::Captured;
+use super::monitor::{Guard, Monitor};
 use super::run::{Channel, Run, split};
-use super::state::{Action, Conclusion, Event, Machine, Notice};
+use super::state::{Event, Machine};
+use super::turn::Turn;
 use crate::callbacks::Callbacks;
 use crate::error::{Error, Kind, Result, Who};
-use crate::exit::{Exit, ExitFacts};
+use crate::exit::Exit;
 use crate::reaper::{Reaper, Watcher};
-use crate::signal::Signal;
-use crate::spawners::Spawners;
 use crate::sys;
 use crate::sys::event::Happened;
 
@@ -36,20 +32,21 @@ pub(super) struct Inner {
     pub(super) owner: u32,
     pub(super) id: u64,
     pub(super) handles: AtomicUsize,
-    core: Mutex<Core>,
-    /// Signalled after every turn that changed something.
-    pub(super) changed: Condvar,
+    pub(super) core: Monitor<Core>,
 }
 
 pub(super) struct Core {
     pub(super) machine: Machine,
     pub(super) run: Option<Run>,
-    timer: Option<Instant>,
+    pub(super) timer: Option<Instant>,
     /// The exit of the last run that is over, and its generation.
     pub(super) exit: Option<(u64, Exit)>,
     pub(super) error: Option<Error>,
-    /// The last generation that became ready.
-    pub(super) ready: u64,
+    /// The last generation after which it came to rest: nothing ran and nothing was scheduled. Who waits for that sees it
+    /// here even when somebody started the next run before he woke up.
+    pub(super) settled: u64,
+    /// The starts whose callers wait until the run is ready, and what they are to be told: that it is, or how it ended before.
+    pub(super) awaited: Vec<(u64, Option<Result<(), Exit>>)>,
     pub(super) started: Option<SystemTime>,
     pub(super) containment: Option<Level>,
     pub(super) text: Option<String>,
@@ -57,13 +54,8 @@ pub(super) struct Core {
     pub(super) streams: Streams,
     pub(super) output: Captured,
     pub(super) calling: Calling,
-    pub(super) wakers: Vec<(u64, Waker)>,
     pub(super) subscribers: Vec<Weak<Queue>>,
     pub(super) detached: bool,
-    /// Counts the turns, so that a waiter can tell whether it missed one.
-    pub(super) turns: u64,
-    /// How many threads sleep on the condition variable: signalling nobody is a system call all the same.
-    pub(super) sleepers: usize,
 }
 
 /// The user's ends of piped streams, until they are taken.
@@ -86,7 +78,8 @@ impl Inner {
             timer: None,
             exit: None,
             error: None,
-            ready: 0,
+            settled: 0,
+            awaited: Vec::new(),
             started: None,
             containment: None,
             text: None,
@@ -94,11 +87,8 @@ impl Inner {
             streams: Streams::default(),
             output,
             calling: Calling::default(),
-            wakers: Vec::new(),
             subscribers: Vec::new(),
             detached: false,
-            turns: 0,
-            sleepers: 0,
         };
         Arc::new(Inner {
             config,
@@ -106,13 +96,17 @@ impl Inner {
             owner: sys::process::pid(),
             id: Reaper::get().new_id(),
             handles: AtomicUsize::new(0),
-            core: Mutex::new(core),
-            changed: Condvar::new(),
+            core: Monitor::new(core),
         })
     }
 
-    pub(super) fn lock(&self) -> MutexGuard<'_, Core> {
-        self.core.lock().unwrap_or_else(PoisonError::into_inner)
+    pub(super) fn lock(&self) -> Guard<'_, Core> {
+        self.core.lock()
+    }
+
+    /// `None` in a fork of our program: there the lock may be held for ever, and what it guards is not ours.
+    pub(super) fn lock_own(&self) -> Option<Guard<'_, Core>> {
+        if self.is_foreign() { None } else { Some(self.lock()) }
     }
 
     pub(super) fn who(&self, pid: Option<u32>) -> Who {
@@ -125,15 +119,7 @@ impl Inner {
 
     /// Does something with the state machine; see the module's text.
     pub(super) fn turn<R>(self: &Arc<Self>, act: impl FnOnce(&mut Turn<'_>) -> R) -> R {
-        let mut turn = Turn {
-            inner: self,
-            core: self.lock(),
-            now: Instant::now(),
-            by_hand: false,
-            changed: false,
-            wakers: Vec::new(),
-            ended: None,
-        };
+        let mut turn = Turn::new(self);
         let result = act(&mut turn);
         turn.finish();
         result
@@ -182,8 +168,8 @@ impl Watcher for Inner {
             }
             match channel {
                 Channel::Pidfd => turn.look_at_leader(),
-                Channel::Stdout => turn.read_output(0),
-                Channel::Stderr => turn.read_output(1),
+                Channel::Stdout => _ = turn.read_output(0),
+                Channel::Stderr => _ = turn.read_output(1),
                 Channel::Gate => turn.read_gate(),
                 Channel::Connect => turn.connected(happened),
             }
@@ -213,252 +199,12 @@ impl Watcher for Inner {
     }
 }
 
-/// One stay under the lock of a process.
-pub(super) struct Turn<'a> {
-    pub(super) inner: &'a Arc<Inner>,
-    pub(super) core: MutexGuard<'a, Core>,
-    pub(super) now: Instant,
-    /// The caller starts the process itself.
-    pub(super) by_hand: bool,
-    /// Something that a waiter may wait for is different.
-    pub(super) changed: bool,
-    wakers: Vec<Waker>,
-    /// Dropped after the lock is released: closing what a child wrote to may take its time.
-    ended: Option<Run>,
-}
-
-impl Turn<'_> {
-    /// An event of the current run, or a request.
-    pub(super) fn feed(&mut self, event: Event) {
-        self.changed = true;
-        let mut events = VecDeque::from([event]);
-        while let Some(event) = events.pop_front() {
-            let mut actions = Vec::new();
-            self.core.machine.step(event, self.now, jitter(), &mut actions);
-            for action in actions {
-                events.extend(self.perform(action));
-            }
-        }
-    }
-
-    /// An event of run number `generation`, which may be over.
-    pub(super) fn feed_of(&mut self, generation: u64, event: Event) {
-        if self.core.machine.generation() == generation {
-            self.feed(event);
-        }
-    }
-
-    fn perform(&mut self, action: Action) -> Option<Event> {
-        match action {
-            Action::Spawn => return self.spawn(),
-            Action::Signal(signal) => self.signal_all(signal),
-            Action::Kill => self.kill_all(),
-            Action::Look => return self.look_around(),
-            Action::Drain => return self.drain(),
-            Action::Abandon => self.abandon_output(),
-            Action::Conclude(conclusion) => self.conclude(conclusion),
-            Action::Announce(notice) => self.announce(notice),
-        }
-        None
-    }
-
-    fn spawn(&mut self) -> Option<Event> {
-        if self.by_hand {
-            return None;
-        }
-        let generation = self.core.machine.generation();
-        let inner = Arc::clone(self.inner);
-        // What went wrong is in the status, the events and the policy's hands.
-        let job = move || drop(inner.launch(generation));
-        match Spawners::get().run(job) {
-            Ok(()) => None,
-            Err(error) => Some(Event::SpawnFailed(error.raw_os_error().unwrap_or(libc::EAGAIN))),
-        }
-    }
-
-    /// The process was created.
-    fn begin(&mut self, mut run: Run) -> u32 {
-        let pid = run.pid();
-        let generation = run.generation;
-        self.core.started = Some(run.started);
-        self.core.containment = Some(run.contained.level());
-        self.core.error = None;
-        self.core.text = None;
-        self.core.main_pid = None;
-        self.core.streams = std::mem::take(&mut run.streams);
-        self.core.output.begin(&self.inner.config);
-        run.try_at = run.gate.next_try(self.now);
-        self.core.run = Some(run);
-        Reaper::get().add_child(self.inner.id, Arc::clone(self.inner) as Arc<dyn Watcher>);
-        self.feed_of(generation, Event::Spawned);
-        pid
-    }
-
-    fn refused(&mut self, generation: u64, errno: i32, error: &Error) {
-        self.core.error = Some(error.clone());
-        self.emit(EventKind::StartFailed(error.clone()));
-        self.feed_of(generation, Event::SpawnFailed(errno));
-    }
-
-    fn signal_all(&mut self, signal: Signal) {
-        let Some(run) = &self.core.run else { return };
-        let sent = run.contained.signal(&run.leader, run.reaped, signal);
-        if sent.is_ok() {
-            // A stopped process takes a signal only when it goes on.
-            let _ = run.contained.signal(&run.leader, run.reaped, Signal::CONT);
-        }
-        self.signaled(signal, sent);
-    }
-
-    fn kill_all(&mut self) {
-        let Some(run) = &self.core.run else { return };
-        let sent = run.contained.kill(&run.leader, run.reaped);
-        self.signaled(Signal::KILL, sent);
-    }
-
-    fn signaled(&mut self, signal: Signal, sent: std::io::Result<()>) {
-        match sent {
-            Ok(()) => self.emit(EventKind::Signaled(signal)),
-            // It ended meanwhile.
-            Err(error) if error.raw_os_error() == Some(libc::ESRCH) => {}
-            Err(error) => {
-                let name = Arc::clone(&self.inner.name);
-                Callbacks::get().run(move || log::error!("cannot send {signal} to `{name}`: {error}"));
-            }
-        }
-    }
-
-    fn look_around(&mut self) -> Option<Event> {
-        let run = self.core.run.as_mut()?;
-        run.looks += 1;
-        match run.contained.occupancy(&run.leader, run.reaped, run.looks) {
-            Occupancy::Empty => Some(Event::Empty),
-            Occupancy::Occupied => Some(Event::Occupied),
-            Occupancy::Ask(ask) => {
-                let (inner, generation) = (Arc::clone(self.inner), run.generation);
-                Callbacks::get().run(move || {
-                    let answer = if ask() { Event::Occupied } else { Event::Empty };
-                    inner.turn(|turn| turn.feed_of(generation, answer));
-                });
-                None
-            }
-        }
-    }
-
-    fn conclude(&mut self, conclusion: Conclusion) {
-        let Some(mut run) = self.core.run.take() else { return };
-        run.reap();
-        Reaper::get().remove_child(self.inner.id);
-        let usage = run.ended.map(|ended| ended.usage).unwrap_or_default();
-        let exit = Exit::from(ExitFacts {
-            reason: conclusion.reason,
-            core_dumped: run.ended.is_some_and(|ended| ended.core_dumped),
-            pid: run.pid(),
-            requested: conclusion.requested,
-            forced: conclusion.forced,
-            runtime: conclusion.runtime,
-            usage,
-            output_leaked: conclusion.output_leaked,
-        });
-        self.core.main_pid = None;
-        self.core.streams.stdin = None;
-        self.core.output.end();
-        self.emit_as(Some(run.pid()), EventKind::Exited(exit.clone()));
-        self.deliver_lines();
-        self.core.exit = Some((run.generation, exit.clone()));
-        if self.core.machine.reports() {
-            self.call(Call::Exit(run.generation, exit));
-        }
-        self.ended = Some(run);
-    }
-
-    fn announce(&mut self, notice: Notice) {
-        let kind = match notice {
-            Notice::Started => {
-                self.call(Call::Start);
-                EventKind::Started
-            }
-            Notice::Ready => {
-                self.core.ready = self.core.machine.generation();
-                if let Some(run) = &mut self.core.run {
-                    run.close_gate();
-                }
-                self.call(Call::Ready);
-                EventKind::Ready
-            }
-            Notice::NotReady => EventKind::NotReady,
-            Notice::WatchdogMissed => EventKind::WatchdogMissed,
-            Notice::Paused => EventKind::Paused,
-            Notice::Continued => EventKind::Continued,
-            Notice::Stopping => EventKind::Stopping,
-            Notice::Backoff { due } => EventKind::Backoff(due.saturating_duration_since(self.now)),
-            Notice::GaveUp(why) => EventKind::Failed(why.to_string()),
-        };
-        self.emit(kind);
-    }
-
-    pub(super) fn emit(&mut self, kind: EventKind) {
-        self.emit_as(self.core.run.as_ref().map(Run::pid), kind);
-    }
-
-    fn emit_as(&mut self, pid: Option<u32>, kind: EventKind) {
-        if self.core.subscribers.is_empty() {
-            return;
-        }
-        let event = PublicEvent { at: SystemTime::now(), process: Arc::clone(&self.inner.name), pid, kind };
-        let wakers = &mut self.wakers;
-        self.core.subscribers.retain(|queue| match queue.upgrade() {
-            Some(queue) => {
-                wakers.extend(queue.push(event.clone()));
-                true
-            }
-            None => false,
-        });
-    }
-
-    fn finish(mut self) {
-        let due = {
-            let run = self.core.run.as_ref();
-            let relook = run.and_then(|run| run.relook).map(|relook| relook.at);
-            let try_at = run.and_then(|run| run.try_at);
-            [self.core.machine.deadline(), relook, try_at].into_iter().flatten().min()
-        };
-        if due != self.core.timer {
-            Reaper::get().set_timer(self.inner.id, self.core.timer, due, self.inner);
-            self.core.timer = due;
-        }
-        self.inner.run_calls_if_any(&mut self.core);
-        if !self.core.machine.is_alive() {
-            self.wakers.extend(self.core.wakers.drain(..).map(|(_, waker)| waker));
-        }
-        let Turn { inner, mut core, changed, wakers, ended, .. } = self;
-        core.turns += u64::from(changed);
-        let wanted = changed && core.sleepers > 0;
-        drop(core);
-        if wanted {
-            inner.changed.notify_all();
-        }
-        wakers.into_iter().for_each(Waker::wake);
-        drop(ended);
-    }
-}
-
 impl Drop for Inner {
     fn drop(&mut self) {
-        let core = self.core.get_mut().unwrap_or_else(PoisonError::into_inner);
+        let core = self.core.get_mut();
         let queues: Vec<_> = core.subscribers.iter().filter_map(Weak::upgrade).collect();
         for waker in queues.iter().filter_map(|queue| queue.end()) {
             waker.wake();
         }
     }
-}
-
-/// Between 0 and 1, for the jitter of a back-off. It needs to differ between processes, not to be unpredictable.
-fn jitter() -> f64 {
-    use std::hash::{BuildHasher, RandomState};
-    use std::sync::LazyLock;
-    static KEYS: LazyLock<RandomState> = LazyLock::new(RandomState::new);
-    static DRAWN: AtomicUsize = AtomicUsize::new(0);
-    let drawn = KEYS.hash_one(DRAWN.fetch_add(1, Ordering::Relaxed));
-    drawn as f64 / u64::MAX as f64
 }

@@ -28,6 +28,14 @@ pub struct Event {
     pub kind: EventKind,
 }
 
+impl fmt::Display for Event {
+    /// One aligned line: process, pid, what happened.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let pid = self.pid.map_or("-".to_owned(), |pid| pid.to_string());
+        write!(f, "{:<12} {pid:>8}  {}", self.process, self.kind)
+    }
+}
+
 /// What happened to a process.
 #[derive(Debug, Clone)]
 #[non_exhaustive]
@@ -129,15 +137,17 @@ impl Events {
 
     /// The next event, for async code: `Ready(None)` when none will ever come. One task waits at a time.
     pub fn poll_next(&mut self, context: &mut Context<'_>) -> Poll<Option<Event>> {
+        // To clone or to drop a waker may run anything: not under our lock.
+        let waker = context.waker().clone();
         let mut state = self.0.lock();
-        match state.events.pop_front() {
-            Some(event) => Poll::Ready(Some(event)),
-            None if state.ended => Poll::Ready(None),
-            None => {
-                state.waker = Some(context.waker().clone());
-                Poll::Pending
-            }
+        let event = state.events.pop_front();
+        if event.is_some() || state.ended {
+            return Poll::Ready(event);
         }
+        let old = state.waker.replace(waker);
+        drop(state);
+        drop(old);
+        Poll::Pending
     }
 
     /// How many events were lost because this subscriber was too slow.

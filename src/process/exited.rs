@@ -26,47 +26,38 @@ pub struct Exited {
     process: Process,
     /// Under which its waker is kept.
     id: u64,
+    /// The generation in which it was polled first.
+    since: Option<u64>,
 }
 
 impl Exited {
     pub(super) fn new(process: Process) -> Exited {
         static IDS: AtomicU64 = AtomicU64::new(0);
-        Exited { process, id: IDS.fetch_add(1, Ordering::Relaxed) }
+        Exited { process, id: IDS.fetch_add(1, Ordering::Relaxed), since: None }
     }
 
     fn inner(&self) -> &Arc<Inner> {
-        self.process.inner()
+        &self.process.inner
     }
 }
 
 impl Future for Exited {
     type Output = Result<Exit>;
 
-    fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Result<Exit>> {
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Result<Exit>> {
         if let Err(error) = self.inner().check_owner("join") {
             return Poll::Ready(Err(error));
         }
-        let mut core = self.inner().lock();
-        core.wakers.retain(|(id, _)| *id != self.id);
-        match self.inner().end(&core) {
-            Some(end) => Poll::Ready(end),
-            None => {
-                // Under the same lock under which the end is told: it cannot come in between.
-                core.wakers.push((self.id, context.waker().clone()));
-                Poll::Pending
-            }
-        }
+        let (inner, id) = (Arc::clone(self.inner()), self.id);
+        let since = *self.since.get_or_insert_with(|| inner.lock().machine.generation());
+        inner.core.poll(id, context.waker(), |core| inner.end(core, since))
     }
 }
 
 impl Drop for Exited {
     fn drop(&mut self) {
         if !self.inner().is_foreign() {
-            let mut core = self.inner().lock();
-            let unused: Vec<_> = core.wakers.extract_if(.., |(id, _)| *id == self.id).collect();
-            drop(core);
-            // A waker's drop may run anything: not under our lock.
-            drop(unused);
+            self.inner().core.forget(self.id);
         }
     }
 }

@@ -3,12 +3,13 @@
 use std::os::fd::AsFd;
 use std::sync::Arc;
 
-use super::core::{Inner, Turn};
+use super::core::Inner;
 use super::events::EventKind;
 use super::handle::Process;
 use super::probe::{Gate, Probe};
 use super::run::{Channel, Run, key};
 use super::state::Event;
+use super::turn::Turn;
 use crate::callbacks::Callbacks;
 use crate::notify::{self, Message};
 use crate::reaper::{Reaper, Watcher};
@@ -114,7 +115,9 @@ impl Turn<'_> {
             Probe::File { .. } | Probe::Check(_) => {
                 let (probe, inner, generation) = (probe.clone(), Arc::clone(self.inner), run.generation);
                 Callbacks::get().run(move || {
-                    let passes = probe.passes(&Process::from_inner(&inner));
+                    // One that panics has not said yes; it is asked again.
+                    let mut passes = false;
+                    inner.guarded("readiness", || passes = probe.passes(&Process::from_inner(&inner)));
                     inner.turn(|turn| turn.tried(generation, passes));
                 });
             }

@@ -10,7 +10,7 @@ use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
 use std::time::{Instant, SystemTime};
 
-use super::builder;
+use super::check;
 use super::command::Command;
 use super::config::{ChildOptions, Config, Group};
 use super::containment::Contained;
@@ -54,7 +54,7 @@ impl Refused {
 
 /// `detached`: it shall outlive this program.
 pub(super) fn launch(config: &Config, detached: bool) -> Result<Launched, Refused> {
-    builder::check_at_start(config)
+    check::at_start(config)
         .map_err(|problem| Refused::new("check the options", io::Error::new(io::ErrorKind::InvalidInput, problem)))?;
     let contained = Contained::prepare(config.child.group, config.child.containment);
     match launch_contained(config, detached, contained) {
@@ -317,8 +317,7 @@ fn entry(key: &OsStr, value: &OsStr) -> CString {
 }
 
 fn c_string(text: &OsStr) -> CString {
-    // Arguments and variables were checked for NUL; a path of `PATH` cannot contain any. What else does is cut
-    // where the kernel would cut it.
+    // Program, arguments, variables (`PATH` among them) and directory were checked for NUL; nothing else comes here.
     let bytes = text.as_bytes();
     let end = bytes.iter().position(|byte| *byte == 0).unwrap_or(bytes.len());
     CString::new(&bytes[..end]).expect("it was cut before its first NUL")

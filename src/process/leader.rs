@@ -8,9 +8,10 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::containment::Level;
-use super::core::Turn;
+use super::probe::Gate;
 use super::run::{Ended, Relook, Run};
 use super::state::Event;
+use super::turn::Turn;
 use crate::sys;
 use crate::sys::event::Interest;
 use crate::sys::pidfd::{Pidfd, features};
@@ -53,11 +54,22 @@ impl Turn<'_> {
             }
         };
         if let Some(ended) = ended {
+            self.hear_last_words();
+            let Some(run) = &mut self.core.run else { return };
             run.relook = None;
             run.unwatch_leader();
             run.close_gate();
             run.ended = Some(ended);
             self.feed(Event::LeaderExited(ended.reason));
+        }
+    }
+
+    /// What it said before it ended counts, though its end may be seen first: to be ready above all.
+    fn hear_last_words(&mut self) {
+        self.read_gate();
+        if self.core.run.as_ref().is_some_and(|run| matches!(run.gate, Gate::Line(_))) {
+            self.read_output(0);
+            self.read_output(1);
         }
     }
 

@@ -4,15 +4,17 @@
 //! `wait_for_line`. Reading stops while the ring holds bytes that a cursor has not passed, so a slow consumer makes the
 //! child wait, and memory is bounded by the ring whatever the child writes.
 
+use std::collections::VecDeque;
 use std::os::fd::AsFd;
 use std::sync::Arc;
 
 use super::calls::Call;
 use super::config::Config;
-use super::core::{Core, Turn};
+use super::core::Core;
 use super::readiness;
 use super::state::Event;
 use super::stdio;
+use super::turn::Turn;
 use crate::line::{Line, Output, Stream};
 use crate::ring::{CursorId, Ring};
 use crate::sys;
@@ -25,6 +27,9 @@ const LEAST_CAPACITY: usize = 4 * 1024;
 const CHUNK: usize = 64 * 1024;
 /// How much one child may have read before it is another's turn.
 const CHUNKS_IN_A_ROW: usize = 4;
+/// As many of these rows empty the largest pipe (1 MiB, `/proc/sys/fs/pipe-max-size`) and see its end, and bound what a
+/// stranger can make us read who goes on writing into it.
+const LAST_ROWS: usize = 8;
 /// Lines that a callback thread takes at once, under one lock.
 const BATCH: usize = 64;
 /// Where captured lines are logged.
@@ -37,8 +42,12 @@ pub(super) type Cursors = [Option<CursorId>; 2];
 /// The captured output of the current run, or else of the last one.
 pub(super) struct Captured {
     rings: [Option<Ring>; 2],
+    /// The run that it is of.
+    generation: u64,
     /// Of the callback and the log.
     delivery: Cursors,
+    /// Lines of earlier runs that are still to be delivered, and their runs.
+    owed: VecDeque<(u64, Line)>,
     /// Of `Ready::line`.
     gate: Cursors,
     /// How many callers wait for a line.
@@ -51,15 +60,32 @@ impl Captured {
     pub(super) fn new(config: &Config) -> Captured {
         let wants_log = log::log_enabled!(target: LOG_TARGET, log::Level::Debug);
         let delivered = config.captures_any() && (config.calls.on_line.is_some() || wants_log);
-        Captured { rings: [None, None], delivery: [None, None], gate: [None, None], readers: 0, delivered }
+        Captured {
+            rings: [None, None],
+            generation: 0,
+            delivery: [None, None],
+            owed: VecDeque::new(),
+            gate: [None, None],
+            readers: 0,
+            delivered,
+        }
     }
 
     pub(super) fn is_delivered(&self) -> bool {
         self.delivered
     }
 
-    /// A new run: what the last one printed is forgotten.
-    pub(super) fn begin(&mut self, config: &Config) {
+    pub(super) fn generation(&self) -> u64 {
+        self.generation
+    }
+
+    /// A new run: what the last one printed is forgotten, but for what was not delivered yet (a start by hand does not
+    /// wait for callbacks).
+    pub(super) fn begin(&mut self, config: &Config, generation: u64) {
+        while let Some(line) = self.next_line(self.delivery) {
+            self.owed.push_back((self.generation, line));
+        }
+        self.generation = generation;
         let capacity = config.capture_size().max(LEAST_CAPACITY);
         let [_, stdout, stderr] = config.stdio();
         let captured = [stdout, stderr].map(|stream| matches!(stream.0, stdio::Kind::Captured));
@@ -134,6 +160,15 @@ impl Captured {
         })
     }
 
+    /// The next line to deliver of run number `generation`.
+    fn next_to_deliver(&mut self, generation: u64) -> Option<Line> {
+        if generation == self.generation {
+            return self.next_line(self.delivery);
+        }
+        self.owed.front().filter(|(of, _)| *of == generation)?;
+        self.owed.pop_front().map(|(_, line)| line)
+    }
+
     pub(super) fn snapshot(&self, most: usize) -> Output {
         let mut output = Output::default();
         for (ring, stream) in self.rings.iter().zip(STREAMS) {
@@ -149,12 +184,14 @@ impl Captured {
 }
 
 impl Turn<'_> {
-    pub(super) fn read_output(&mut self, index: usize) {
+    /// Whether there was something.
+    pub(super) fn read_output(&mut self, index: usize) -> bool {
         let mut chunk = [0; CHUNK];
+        let mut any = false;
         for _ in 0..CHUNKS_IN_A_ROW {
-            let Core { run, output, .. } = &mut *self.core;
-            let (Some(run), Some(ring)) = (run.as_mut(), output.rings[index].as_mut()) else { return };
-            let Some(pipe) = &run.pipes[index] else { return };
+            let Core { run, output, .. } = &mut **self.core;
+            let (Some(run), Some(ring)) = (run.as_mut(), output.rings[index].as_mut()) else { break };
+            let Some(pipe) = &run.pipes[index] else { break };
             let room = ring.free().min(CHUNK);
             if room == 0 {
                 run.set_pipe_paused(index, true);
@@ -166,6 +203,7 @@ impl Turn<'_> {
                     break;
                 }
                 Ok(read) => {
+                    any = true;
                     ring.push(&chunk[..read]);
                     self.changed |= output.readers > 0;
                     self.deliver_lines();
@@ -182,10 +220,11 @@ impl Turn<'_> {
                 }
             }
         }
+        any
     }
 
     fn end_output(&mut self, index: usize) {
-        let Core { run, output, .. } = &mut *self.core;
+        let Core { run, output, .. } = &mut **self.core;
         if let (Some(run), Some(ring)) = (run.as_mut(), output.rings[index].as_mut()) {
             run.close_pipe(index);
             ring.close();
@@ -213,8 +252,10 @@ impl Turn<'_> {
         if !self.core.machine.is_draining() {
             return;
         }
-        self.read_output(0);
-        self.read_output(1);
+        for index in [0, 1] {
+            // To its end: one that had more to say, or whose end alone was not seen yet, is no leak.
+            let _ = (0..LAST_ROWS).take_while(|_| self.read_output(index)).count();
+        }
         let waits_for_us = self.core.run.iter().flat_map(|run| &run.pipes).flatten().any(|pipe| pipe.paused);
         if waits_for_us {
             self.core.machine.postpone_drain(self.now);
@@ -230,7 +271,7 @@ impl Turn<'_> {
 
     /// A consumer has moved on: there may be room again.
     pub(super) fn resume_reading(&mut self) {
-        let Core { run, output, .. } = &mut *self.core;
+        let Core { run, output, .. } = &mut **self.core;
         let Some(run) = run else { return };
         for (index, ring) in output.rings.iter().enumerate() {
             if ring.as_ref().is_some_and(|ring| ring.free() > 0) {
@@ -241,14 +282,14 @@ impl Turn<'_> {
 
     pub(super) fn deliver_lines(&mut self) {
         if self.core.output.has_lines_to_deliver() {
-            self.call(Call::Lines);
+            self.call(Call::Lines(self.core.output.generation));
         }
     }
 
-    /// The next lines for the callback and the log.
-    pub(super) fn take_lines(&mut self) -> Vec<Line> {
-        let cursors = self.core.output.delivery;
-        let lines: Vec<Line> = std::iter::from_fn(|| self.core.output.next_line(cursors)).take(BATCH).collect();
+    /// The next lines of run number `generation` for the callback and the log.
+    pub(super) fn take_lines(&mut self, generation: u64) -> Vec<Line> {
+        let next = || self.core.output.next_to_deliver(generation);
+        let lines: Vec<Line> = std::iter::from_fn(next).take(BATCH).collect();
         self.resume_reading();
         lines
     }

@@ -2,6 +2,7 @@
 
 mod builder;
 mod calls;
+mod check;
 mod command;
 mod config;
 mod containment;
@@ -12,8 +13,10 @@ mod gate;
 mod handle;
 mod launch;
 mod leader;
+mod lifecycle;
 mod limits;
 mod lines;
+mod monitor;
 mod probe;
 mod procfs;
 mod readiness;
@@ -22,15 +25,24 @@ mod state;
 mod status;
 mod stdio;
 mod target;
+mod turn;
 mod waiting;
+
+/// What the monitor locks with. The model tests compile the same file against loom.
+mod sync {
+    pub(super) use std::sync::{Condvar, Mutex, MutexGuard};
+}
 
 pub use builder::Builder;
 pub use command::Command;
 pub use config::Group;
+#[cfg(feature = "_testing")]
+pub(crate) use containment::pretend_no_cgroups;
 pub use containment::{Containment, Level};
 pub use events::{Event, EventKind, Events};
 pub use exited::Exited;
-pub use handle::{Process, RestartMode};
+pub use handle::Process;
+pub use lifecycle::RestartMode;
 pub use limits::Resource;
 pub use readiness::Ready;
 pub use state::State;

@@ -1,5 +1,6 @@
 //! A snapshot of a process.
 
+use std::fmt;
 use std::sync::Arc;
 use std::time::{Instant, SystemTime};
 
@@ -36,4 +37,37 @@ pub struct Status {
     pub text: Option<String>,
     /// What of its descendants is really reached in the current run, or else in the last one.
     pub containment: Option<Level>,
+}
+
+impl fmt::Display for Status {
+    /// One aligned row: name, state, pid, restarts, and the last exit or why it could not be started.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let pid = self.pid.map_or("-".to_owned(), |pid| pid.to_string());
+        write!(f, "{:<12} {:<9} {pid:>8} {:>8}  ", self.name, self.state, self.restarts)?;
+        match (&self.error, &self.exit) {
+            (Some(error), _) => error.fmt(f),
+            (None, Some(exit)) => exit.fmt(f),
+            (None, None) => f.write_str("-"),
+        }
+    }
+}
+
+impl Status {
+    /// In a fork of the program that owns the process: as of one that does not run.
+    pub(super) fn of_foreign(name: &Arc<str>) -> Status {
+        Status {
+            name: Arc::clone(name),
+            state: State::Idle,
+            pid: None,
+            main_pid: None,
+            started: None,
+            generation: 0,
+            restarts: 0,
+            exit: None,
+            error: None,
+            next_start: None,
+            text: None,
+            containment: None,
+        }
+    }
 }

@@ -1,13 +1,13 @@
-//! How callers wait for a process: on its condition variable, which every turn signals.
+//! How callers wait for a process: on its monitor, which every turn tells.
 
 use std::os::fd::AsFd;
-use std::sync::{Arc, MutexGuard, PoisonError, mpsc};
+use std::sync::{Arc, mpsc};
 use std::time::{Duration, Instant};
 
 use super::core::{Core, Inner};
 use super::lines::Cursors;
 use super::run::Run;
-use super::state::Event;
+use super::state::{Event, State};
 use super::status::Status;
 use crate::error::{Error, Kind, Result};
 use crate::exit::Exit;
@@ -26,14 +26,18 @@ impl Inner {
     }
 
     /// Claims the next generation. Exactly one of concurrent starts gets it.
-    pub(super) fn begin_start(self: &Arc<Self>) -> Result<u64> {
+    pub(super) fn begin_start(self: &Arc<Self>, waits: bool) -> Result<u64> {
         self.turn(|turn| {
             if turn.core.machine.is_alive() {
                 return Err(Error::new(self.who(turn.core.pid()), Kind::Running));
             }
             turn.by_hand = true;
             turn.feed(Event::Start);
-            Ok(turn.core.machine.generation())
+            let generation = turn.core.machine.generation();
+            if waits {
+                turn.core.awaited.push((generation, None));
+            }
+            Ok(generation)
         })
     }
 
@@ -61,13 +65,7 @@ impl Inner {
 
     /// Waits until `done` has an answer; `None` when the time passed.
     pub(super) fn wait<T>(&self, until: Option<Instant>, done: impl Fn(&Core) -> Option<T>) -> Option<T> {
-        let mut core = self.lock();
-        loop {
-            if let Some(answer) = done(&core) {
-                return Some(answer);
-            }
-            core = self.sleep(core, until).ok()?;
-        }
+        self.core.wait(until, done)
     }
 
     /// [`wait`](Inner::wait) for something that comes only with or after the end of the current run.
@@ -92,37 +90,19 @@ impl Inner {
         self.wait(until, done)
     }
 
-    /// Sleeps until something changed, or gives the lock back as an error when the time passed.
-    pub(super) fn sleep<'a>(
-        &self,
-        mut core: MutexGuard<'a, Core>,
-        until: Option<Instant>,
-    ) -> Result<MutexGuard<'a, Core>, MutexGuard<'a, Core>> {
-        let left = until.map(|until| until.saturating_duration_since(Instant::now()));
-        if left.is_some_and(|left| left.is_zero()) {
-            return Err(core);
-        }
-        core.sleepers += 1;
-        let mut core = match left {
-            None => self.changed.wait(core).unwrap_or_else(PoisonError::into_inner),
-            Some(left) => self.changed.wait_timeout(core, left).unwrap_or_else(PoisonError::into_inner).0,
-        };
-        core.sleepers -= 1;
-        Ok(core)
-    }
-
-    /// What `join` returns, once it does.
-    pub(super) fn end(&self, core: &Core) -> Option<Result<Exit>> {
-        if self.is_over(core) {
+    /// What a `join` that began in generation `since` returns, once it does.
+    pub(super) fn end(&self, core: &Core, since: u64) -> Option<Result<Exit>> {
+        if self.is_over(core, since) {
             let never = || Error::new(self.who(None), |who| Kind::NeverStarted { who, operation: "join" });
             return Some(core.exit.as_ref().map(|(_, exit)| exit.clone()).ok_or_else(never));
         }
         None
     }
 
-    /// It will not run again by itself and its callbacks have returned; within one of them, the run is over.
-    pub(super) fn is_over(&self, core: &Core) -> bool {
-        core.machine.is_settled() || (!core.machine.is_alive() && self.is_within_callback())
+    /// At some moment in or after generation `since` it would not run again by itself and its callbacks had returned;
+    /// within one of them, the run is over. Not "at this moment": somebody else may have started it again.
+    pub(super) fn is_over(&self, core: &Core, since: u64) -> bool {
+        core.settled >= since || (!core.machine.is_alive() && self.is_within_callback())
     }
 
     pub(super) fn status(&self, core: &Core) -> Status {
@@ -144,6 +124,14 @@ impl Inner {
 }
 
 impl Core {
+    /// What the caller who waits for the start of `generation` is told. The first answer holds: a later run says nothing
+    /// about it, however soon that one is ready.
+    pub(super) fn answer(&mut self, generation: u64, answer: Result<(), Exit>) {
+        if let Some((_, waiting)) = self.awaited.iter_mut().find(|(of, _)| *of == generation) {
+            waiting.get_or_insert(answer);
+        }
+    }
+
     /// The leader's, while it lives.
     pub(super) fn pid(&self) -> Option<u32> {
         self.run.as_ref().filter(|run| run.ended.is_none()).map(Run::pid)
@@ -159,17 +147,30 @@ pub(super) struct LineReader<'a> {
 }
 
 impl<'a> LineReader<'a> {
-    pub(super) fn new(inner: &'a Arc<Inner>, operation: &'static str) -> Result<LineReader<'a>> {
+    pub(super) fn new(
+        inner: &'a Arc<Inner>,
+        operation: &'static str,
+        until: Option<Instant>,
+        limit: Duration,
+    ) -> Result<LineReader<'a>> {
         if !inner.config.captures_any() {
             let problem = "its output is not captured".to_owned();
             return Err(Error::new(inner.who(None), |who| Kind::Invalid { who, problem }));
         }
         let mut core = inner.lock();
+        // The run that is being created is the current one, and its output is not there yet.
+        while core.machine.state() == State::Starting {
+            let seen = core.turns();
+            core = inner
+                .core
+                .wait_past(core, seen, until)
+                .map_err(|core| Error::new(inner.who(core.pid()), |who| Kind::Timeout { who, operation, limit }))?;
+        }
         if !core.output.is_captured() {
             return Err(Error::new(inner.who(None), |who| Kind::NeverStarted { who, operation }));
         }
         let cursors = core.output.add_reader();
-        Ok(LineReader { inner, cursors, generation: core.machine.generation(), operation })
+        Ok(LineReader { inner, cursors, generation: core.output.generation(), operation })
     }
 
     pub(super) fn next(&self, until: Option<Instant>, limit: Duration) -> Result<Line> {
@@ -178,23 +179,22 @@ impl<'a> LineReader<'a> {
             let (line, turns) = self.inner.turn(|turn| {
                 let line = turn.core.output.next_line(self.cursors);
                 turn.resume_reading();
-                (line, turn.core.turns)
+                (line, turn.core.turns())
             });
             if let Some(line) = line {
                 return Ok(line);
             }
-            let mut core = self.inner.lock();
-            let over = core.machine.generation() != self.generation || core.output.is_closed();
+            let core = self.inner.lock();
+            let over = core.output.generation() != self.generation || core.output.is_closed();
             let exit = core.exit.as_ref().filter(|(of, _)| over && *of >= self.generation);
             if let Some((_, exit)) = exit {
                 let exit = exit.clone();
                 return Err(Error::new(self.inner.who(None), |who| Kind::Ended { who, operation, exit }));
             }
-            while core.turns == turns {
-                core = self.inner.sleep(core, until).map_err(|core| {
-                    Error::new(self.inner.who(core.pid()), |who| Kind::Timeout { who, operation, limit })
-                })?;
-            }
+            let core = self.inner.core.wait_past(core, turns, until).map_err(|core| {
+                Error::new(self.inner.who(core.pid()), |who| Kind::Timeout { who, operation, limit })
+            })?;
+            drop(core);
         }
     }
 }

@@ -143,14 +143,15 @@ fn start() -> io::Result<Arc<Shared>> {
         children: Children::new(),
     });
     shared.poller.add(shared.bell.as_fd(), BELL, Interest::READ)?;
-    let action = sys::sigchld::register(Arc::clone(&shared.sigchld), Arc::clone(&shared.bell))?;
+    // Whoever takes SIGCHLD from us takes only stops and continues, exits come by pidfd.
+    let hearing = sys::sigchld::hear(Arc::clone(&shared.sigchld), Arc::clone(&shared.bell))?;
     let worker = Arc::clone(&shared);
     // The program's signal handlers have no business on this thread.
     let _blocked = sys::process::block_all_signals();
     match thread::Builder::new().name("pkit-reaper".into()).spawn(move || worker.run()) {
         Ok(_) => Ok(shared),
         Err(error) => {
-            sys::sigchld::unregister(action);
+            hearing.give_up();
             Err(error)
         }
     }

@@ -3,7 +3,7 @@
 //! The sleeper says under the lock until when it will sleep; who sets an earlier deadline learns
 //! under the same lock that it has to ring. So either the sleeper saw the new deadline, or the bell is
 //! rung after it announced its sleep, and the bell is a level, which a sleep that begins later still
-//! sees. `tests/models.rs` proves that with loom over every interleaving.
+//! sees. `tests/models` proves that with loom over every interleaving.
 //!
 //! Deadlines are really removed, not forgotten: an idle program must not be woken by a deadline that
 //! stopped mattering. One that is removed while the sleeper waits for it costs one empty wake-up.

@@ -18,3 +18,8 @@ pub(crate) mod spawn;
 pub(crate) mod wait;
 
 pub(crate) use per_process::PerProcess;
+
+/// What the leaf modules are made of. The model tests compile the same files against loom.
+mod sync {
+    pub(super) use std::sync::atomic::AtomicPtr;
+}

@@ -1,9 +1,19 @@
 //! Hearing SIGCHLD beside everyone else who does.
+//!
+//! By signal-hook, which leaves other handlers their turn. But not in a process that [`super::fork`] made of one
+//! that had done so: there every handler is back at its default, while the copied registry of signal-hook takes its own for
+//! installed, knows descriptors that belong to the parent, and may wait for ever for a thread that was running
+//! the handler when the copy was made. There a handler of our own takes the empty place.
 
 use std::io;
+use std::mem::MaybeUninit;
+use std::ptr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicPtr, Ordering};
 
+use libc::c_int;
+use nix::errno::Errno;
+use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, Signal, sigaction};
 use signal_hook::SigId;
 
 use super::event::Bell;
@@ -23,21 +33,77 @@ impl Flag {
     }
 }
 
-/// Rings `bell` at the first SIGCHLD after each [`Flag::clear`].
-///
-/// The handler is chained by signal-hook: those that were there before are called after ours. One that replaces it
-/// later takes it from us, until the program ends.
-pub(crate) fn register(flag: Arc<Flag>, bell: Arc<Bell>) -> io::Result<SigId> {
-    let action = move || {
-        if !flag.0.swap(true, Ordering::SeqCst) {
-            bell.ring();
-        }
-    };
-    // SAFETY: the action is async-signal-safe: it swaps an atomic and calls write(2) on an eventfd that does not
-    // block; signal-hook saves errno around it.
-    unsafe { signal_hook::low_level::register(libc::SIGCHLD, action) }
+/// What a handler needs.
+struct Ear {
+    flag: Arc<Flag>,
+    bell: Arc<Bell>,
 }
 
-pub(crate) fn unregister(action: SigId) {
-    signal_hook::low_level::unregister(action);
+impl Ear {
+    /// Async-signal-safe: it swaps an atomic and calls `write(2)` on an eventfd that does not block.
+    fn hear(&self) {
+        if !self.flag.0.swap(true, Ordering::SeqCst) {
+            self.bell.ring();
+        }
+    }
+}
+
+/// How to end it, should it have been for nothing.
+#[derive(Debug)]
+pub(crate) struct Hearing(Option<SigId>);
+
+/// signal-hook was asked, by this process or by one of which it is a fork.
+static REGISTERED: AtomicBool = AtomicBool::new(false);
+
+/// For our own handler. What it points to is never freed: the handler may be running.
+static OWN: AtomicPtr<Ear> = AtomicPtr::new(ptr::null_mut());
+
+/// Sets `flag` and rings `bell` at the first SIGCHLD after each [`Flag::clear`].
+///
+/// Handlers that were there before are called too. One that replaces ours later takes it from us, until the program ends.
+pub(crate) fn hear(flag: Arc<Flag>, bell: Arc<Bell>) -> io::Result<Hearing> {
+    let ear = Ear { flag, bell };
+    if REGISTERED.load(Ordering::Relaxed) && is_default()? {
+        OWN.store(Box::into_raw(Box::new(ear)), Ordering::Release);
+        install(SigHandler::Handler(handle))?;
+        return Ok(Hearing(None));
+    }
+    REGISTERED.store(true, Ordering::Relaxed);
+    // SAFETY: the action is async-signal-safe, and signal-hook saves errno around it.
+    let id = unsafe { signal_hook::low_level::register(libc::SIGCHLD, move || ear.hear()) }?;
+    Ok(Hearing(Some(id)))
+}
+
+impl Hearing {
+    pub(crate) fn give_up(self) {
+        match self.0 {
+            Some(id) => drop(signal_hook::low_level::unregister(id)),
+            // It fails only for a wrong signal.
+            None => drop(install(SigHandler::SigDfl)),
+        }
+    }
+}
+
+fn is_default() -> io::Result<bool> {
+    let mut action = MaybeUninit::<libc::sigaction>::zeroed();
+    // SAFETY: sigaction(2) writes one action and reads none.
+    Errno::result(unsafe { libc::sigaction(libc::SIGCHLD, ptr::null(), action.as_mut_ptr()) })?;
+    // SAFETY: it was all zero, which is valid, before the call filled it.
+    Ok(unsafe { action.assume_init() }.sa_sigaction == libc::SIG_DFL)
+}
+
+fn install(handler: SigHandler) -> io::Result<()> {
+    let action = SigAction::new(handler, SaFlags::SA_RESTART, SigSet::empty());
+    // SAFETY: the handler is async-signal-safe and leaves errno as it was.
+    unsafe { sigaction(Signal::SIGCHLD, &action) }?;
+    Ok(())
+}
+
+extern "C" fn handle(_: c_int) {
+    let errno = Errno::last();
+    // SAFETY: it is null, or was made by Box::into_raw and is never freed.
+    if let Some(ear) = unsafe { OWN.load(Ordering::Acquire).as_ref() } {
+        ear.hear();
+    }
+    errno.set();
 }

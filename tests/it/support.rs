@@ -102,3 +102,25 @@ pub(crate) fn is_alive(pid: u32) -> bool {
 pub(crate) fn sh(script: &str) -> Command {
     Command::new("sh").args(["-c", script])
 }
+
+/// A Python script as a command. It has `tell(text)` for the notify socket, where there is one.
+pub(crate) fn python(script: &str) -> Command {
+    const PRELUDE: &str = r#"
+import os, select, signal, socket, sys, time
+s = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+def tell(text):
+    s.sendto(text.encode(), '\0' + os.environ['NOTIFY_SOCKET'][1:])
+"#;
+    Command::new("python3").args(["-c", &format!("{PRELUDE}{script}")])
+}
+
+/// Waits for a state, at most [`LONG`].
+pub(crate) fn wait_for(process: &Process, state: pkit::State) -> pkit::Status {
+    process.wait_until(LONG, |status| status.state == state).unwrap()
+}
+
+/// Writes a line to the child's piped stdin.
+pub(crate) fn say(stdin: &mut std::process::ChildStdin, line: &str) {
+    use std::io::Write;
+    stdin.write_all(format!("{line}\n").as_bytes()).unwrap();
+}

@@ -81,6 +81,23 @@ pub(super) enum Occupancy {
     Ask(Box<dyn FnOnce() -> bool + Send>),
 }
 
+#[cfg(feature = "_testing")]
+static NO_CGROUPS: std::sync::atomic::AtomicBool = std::sync::atomic::AtomicBool::new(false);
+
+/// From now on no cgroup can be made, in the whole program.
+#[cfg(feature = "_testing")]
+pub(crate) fn pretend_no_cgroups() {
+    NO_CGROUPS.store(true, std::sync::atomic::Ordering::Relaxed);
+}
+
+fn may_use_cgroups() -> bool {
+    #[cfg(feature = "_testing")]
+    if NO_CGROUPS.load(std::sync::atomic::Ordering::Relaxed) {
+        return false;
+    }
+    true
+}
+
 /// A group that is still occupied after this many looks may consist of zombies alone, which the kernel counts.
 const PATIENCE: u32 = 3;
 
@@ -89,6 +106,7 @@ impl Contained {
         match (group, containment) {
             (Group::Inherit, _) => Contained::Leader,
             (Group::Own, Containment::Group) => Contained::Group,
+            (Group::Own, Containment::Tree) if !may_use_cgroups() => Contained::walk(),
             (Group::Own, Containment::Tree) => match Cgroup::create() {
                 Ok(cgroup) => Contained::Cgroup(cgroup),
                 Err(_) => Contained::walk(),

@@ -1,0 +1,60 @@
+//! Real services, supervised: started in order, each when the one before is ready; restarted; stopped in reverse on
+//! Ctrl-C. `cargo run --release --example supervise`, or with commands: `-- 'redis-server --port 7070' 'nginx -g "daemon off;"'`
+
+use std::io::Read;
+use std::os::unix::net::UnixStream;
+use std::thread::{JoinHandle, spawn};
+use std::time::{Duration, SystemTime};
+
+use pkit::{Builder, Command, Process, Ready, Restart, Signal, State, Status};
+
+fn service(name: &str, script: &str) -> Builder {
+    let policy = Restart::always().limit(4, Duration::from_secs(30));
+    let command = Command::new("sh").args(["-c", &format!("exec {script}")]);
+    Process::builder(command).name(name).restart(policy).capture(64 * 1024)
+}
+
+fn narrate(process: &Process, began: SystemTime) -> JoinHandle<()> {
+    let events = process.subscribe();
+    spawn(move || {
+        for event in events {
+            println!("{:>8.3} s  {event}", event.at.duration_since(began).unwrap_or_default().as_secs_f64());
+        }
+    })
+}
+
+fn table(statuses: impl Iterator<Item = Status>) {
+    println!("\n{:<12} {:<9} {:>8} {:>8}  LAST EXIT", "NAME", "STATE", "PID", "RESTARTS");
+    statuses.for_each(|status| println!("{status}"));
+}
+
+fn main() -> Result<(), Box<dyn std::error::Error>> {
+    let (mut signalled, notify) = UnixStream::pair()?; // A byte comes with each signal.
+    signal_hook::low_level::pipe::register(libc::SIGINT, notify.try_clone()?)?;
+    signal_hook::low_level::pipe::register(libc::SIGTERM, notify)?;
+    let given: Vec<String> = std::env::args().skip(1).filter(|arg| arg != "--").collect();
+    let word = |script: &str| script.split(' ').next().unwrap_or_default().to_owned();
+    let mut builders: Vec<_> = given.iter().map(|script| service(&word(script), script)).collect();
+    if given.is_empty() {
+        let address = std::net::TcpListener::bind("127.0.0.1:0")?.local_addr()?;
+        let web = format!("python3 -m http.server --bind 127.0.0.1 {}", address.port());
+        builders.push(service("web", &web).ready(Ready::tcp(address.to_string())));
+        builders.push(service("worker", "sh -c 'echo up; exec sleep 100000'").ready(Ready::line("up")));
+        builders.push(service("flaky", "sh -c 'sleep 0.1; exit 3'"));
+    }
+    let services = builders.into_iter().map(Builder::build).collect::<Result<Vec<_>, _>>()?;
+    let narrators: Vec<_> = services.iter().map(|process| narrate(process, SystemTime::now())).collect();
+    services.iter().try_for_each(|process| process.start(true).map(drop))?;
+    if let ([_, worker, flaky], true) = (&services[..], given.is_empty()) {
+        worker.signal(Signal::KILL)?; // As a crash would: its policy brings it back.
+        flaky.wait_until(Duration::from_secs(60), |status| status.state == State::Failed)?;
+    }
+    table(services.iter().map(Process::status));
+    println!("\nCtrl-C stops them all, in reverse order.");
+    signalled.read_exact(&mut [0])?;
+    services.iter().rev().try_for_each(|process| process.terminate(true))?;
+    let ends: Vec<_> = services.into_iter().map(|process| process.status()).collect();
+    narrators.into_iter().for_each(|narrator| narrator.join().expect("it only prints"));
+    table(ends.into_iter());
+    Ok(())
+}

@@ -1,0 +1,285 @@
+//! Starting, awaiting and ending a process.
+
+use std::time::{Duration, Instant};
+
+use super::core::Core;
+use super::exited::Exited;
+use super::handle::Process;
+use super::state::Event;
+use super::status::Status;
+use super::waiting::LineReader;
+use crate::error::{Error, Kind, Result};
+use crate::exit::Exit;
+use crate::line::Line;
+use crate::signal::Signal;
+use crate::wait::Wait;
+
+/// How [`Process::restart`] ends the run that is there.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum RestartMode {
+    /// Wait until it ends by itself. (The restart policy does not start it meanwhile.)
+    Join,
+    /// Climb the stop ladder.
+    Terminate,
+    /// SIGKILL.
+    Kill,
+}
+
+impl Process {
+    /// Starts a run, and waits until it is ready if asked to. Returns its pid.
+    ///
+    /// `wait` is the caller's patience: `true` until it is ready, `false` not at all (it was created, though:
+    /// its program executes, and until then this blocks), a `Duration` at most so long. With [`Ready::spawned`](crate::Ready::spawned) that is all
+    /// the same.
+    ///
+    /// A start during the back-off of a restart policy starts at once. Every start by hand clears the policy's memory.
+    ///
+    /// # Errors
+    ///
+    /// - [`Error::is_running`]: a run is there, and nothing changes. Of concurrent starts exactly one wins.
+    /// - [`Error::is_start`]: it could not be created; step and cause are in the text, nothing is left, and it may be
+    ///   tried again. The restart policy leaves that to the caller.
+    /// - [`Error::is_ended`]: it ended before it was ready; [`Error::exit`] says how. A restart policy goes on.
+    /// - [`Error::is_timeout`]: the patience passed. The process is left as it is.
+    pub fn start(&self, wait: impl Into<Wait>) -> Result<u32> {
+        let until = deadline(wait.into());
+        self.start_until(until)
+    }
+
+    fn start_until(&self, until: Patience) -> Result<u32> {
+        self.inner.check_owner("start")?;
+        let Patience::Until { at, limit } = until else {
+            let generation = self.inner.begin_start(false)?;
+            return self.inner.launch_from_here(generation);
+        };
+        let generation = self.inner.begin_start(true)?;
+        let started = self.inner.launch_from_here(generation);
+        let ready = started.and_then(|pid| self.wait_ready(generation, pid, at, limit));
+        self.inner.lock().awaited.retain(|(of, _)| *of != generation);
+        ready
+    }
+
+    fn wait_ready(&self, generation: u64, pid: u32, at: Option<Instant>, limit: Duration) -> Result<u32> {
+        let who = || self.inner.who(Some(pid));
+        let waited = self.inner.wait(at, |core| {
+            let (_, answer) = core.awaited.iter().find(|(of, _)| *of == generation)?;
+            let ended = |exit| Error::new(who(), |who| Kind::EndedEarly { who, exit });
+            answer.clone().map(|answer| answer.map(|()| pid).map_err(ended))
+        });
+        waited.unwrap_or_else(|| Err(Error::new(who(), |who| Kind::Timeout { who, operation: "start", limit })))
+    }
+
+    /// Waits until it will not run again, and returns how its last run ended.
+    ///
+    /// With a restart policy that is when the policy gave up, a stop was asked for, or a clean end needs no restart. It
+    /// returns after the `on_exit` callback of that run has returned; inside a callback of this process it waits for no callback,
+    /// only for the end of the current run. After the end it returns at once, as often as asked, from any number of threads.
+    ///
+    /// Like std's `wait` it first closes a piped stdin that nobody took.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::is_never_started`]: there was no run.
+    pub fn join(&self) -> Result<Exit> {
+        self.join_until(None).map(|exit| exit.expect("without a limit there is no time-out"))
+    }
+
+    /// [`join`](Process::join) with a limit; `None` when it passed.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`join`](Process::join).
+    pub fn join_timeout(&self, limit: Duration) -> Result<Option<Exit>> {
+        self.join_until(Some(limit))
+    }
+
+    fn join_until(&self, limit: Option<Duration>) -> Result<Option<Exit>> {
+        self.inner.check_owner("join")?;
+        let (stdin, since) = {
+            let mut core = self.inner.lock();
+            (core.streams.stdin.take(), core.machine.generation())
+        };
+        drop(stdin);
+        let until = limit.and_then(|limit| Instant::now().checked_add(limit));
+        self.inner.wait_end(until, |core| self.inner.end(core, since)).transpose()
+    }
+
+    /// The future of what [`join`](Process::join) returns, for any async runtime.
+    ///
+    /// ```
+    /// use pkit::{Command, Process};
+    ///
+    /// let process = Process::new(Command::new("true"));
+    /// process.start(true)?;
+    /// let exit = smol::block_on(process.exited())?;
+    /// assert!(exit.success());
+    /// # Ok::<(), pkit::Error>(())
+    /// ```
+    pub fn exited(&self) -> Exited {
+        Exited::new(self.clone())
+    }
+
+    /// Stops it by the stop ladder: by default SIGTERM to its group, SIGKILL 10 s later.
+    ///
+    /// It switches the restart policy off until the next start. With `false` the ladder is only begun, and climbed without
+    /// the caller; with `true` this returns when [`join`](Process::join) would. What does not run is left alone; a
+    /// ladder that is being climbed is not begun again.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::is_timeout`]: it was not gone within the limit given. The ladder goes on.
+    pub fn terminate(&self, wait: impl Into<Wait>) -> Result<()> {
+        self.end(Event::Stop, "terminate", deadline(wait.into()))
+    }
+
+    /// SIGKILL to its whole group, or to all of its tree if that is contained. It switches the restart policy off
+    /// until the next start.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::is_timeout`]: it was not gone within the limit given.
+    pub fn kill(&self, wait: impl Into<Wait>) -> Result<()> {
+        self.end(Event::Kill, "kill", deadline(wait.into()))
+    }
+
+    fn end(&self, event: Event, operation: &'static str, until: Patience) -> Result<()> {
+        self.inner.check_owner(operation)?;
+        let (pid, since) = self.inner.turn(|turn| {
+            let pid = turn.core.pid();
+            turn.feed(event);
+            (pid, turn.core.machine.generation())
+        });
+        let Patience::Until { at, limit } = until else { return Ok(()) };
+        // A later run was started by hand after the end of this one: the policy is off.
+        let is_gone = |core: &Core| self.inner.is_over(core, since) || core.machine.generation() > since;
+        let gone = |core: &Core| is_gone(core).then_some(());
+        let timeout = || Error::new(self.inner.who(pid), |who| Kind::Timeout { who, operation, limit });
+        self.inner.wait_end(at, gone).ok_or_else(timeout)
+    }
+
+    /// Sends a signal to everything that the stop ladder would reach: the group, by default. Nothing else: a stopped
+    /// process is not made to go on, and no [`EventKind::Signaled`](crate::EventKind::Signaled) is told.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::is_not_running`], also when the leader has ended and others of its run have not; or what
+    /// `pidfd_send_signal(2)` says, EPERM when the process changed its user.
+    pub fn signal(&self, signal: Signal) -> Result<()> {
+        const OPERATION: &str = "signal";
+        self.inner.check_owner(OPERATION)?;
+        let core = self.inner.lock();
+        let who = self.inner.who(core.pid());
+        let not_running = |who| Error::new(who, |who| Kind::NotRunning { who, operation: OPERATION });
+        let Some(run) = core.run.as_ref().filter(|run| run.ended.is_none()) else { return Err(not_running(who)) };
+        match run.contained.signal(&run.leader, run.reaped, signal) {
+            Ok(()) => Ok(()),
+            Err(error) if error.raw_os_error() == Some(libc::ESRCH) => Err(not_running(who)),
+            Err(source) => Err(Error::new(who, |who| Kind::Io { who, operation: OPERATION, source })),
+        }
+    }
+
+    /// Ends the run that is there, if one is, and starts the next. Returns the new pid.
+    ///
+    /// `wait` is the patience with all of it, as for [`start`](Process::start). A new run never overlaps
+    /// the one before it, so even with `false` this blocks until that one is over (as long as its stop ladder takes).
+    ///
+    /// # Errors
+    ///
+    /// Those of [`start`](Process::start); [`Error::is_running`] when somebody else's start came between.
+    /// [`Error::is_timeout`] while the old run ends: no new one is started.
+    pub fn restart(&self, how: RestartMode, wait: impl Into<Wait>) -> Result<u32> {
+        self.inner.check_owner("restart")?;
+        let until = deadline(wait.into());
+        let event = match how {
+            RestartMode::Join => Event::Last,
+            RestartMode::Terminate => Event::Stop,
+            RestartMode::Kill => Event::Kill,
+        };
+        let ending = match until {
+            Patience::None => Patience::Until { at: None, limit: Duration::MAX },
+            Patience::Until { at, limit } => Patience::Until { at, limit },
+        };
+        self.end(event, "restart", ending)?;
+        self.start_until(until)
+    }
+
+    /// Waits until `until` says so of the status, which is looked at after every change.
+    ///
+    /// `until` runs on this thread with no lock held. Short-lived states may pass unseen; [`subscribe`](Process::subscribe)
+    /// sees all.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::is_timeout`].
+    ///
+    /// ```
+    /// # use pkit::{Command, Process, State};
+    /// # use std::time::Duration;
+    /// let process = Process::new(Command::new("true"));
+    /// process.start(false)?;
+    /// let status = process.wait_until(Duration::from_secs(5), |status| status.state == State::Idle)?;
+    /// assert!(status.exit.is_some_and(|exit| exit.success()));
+    /// # Ok::<(), pkit::Error>(())
+    /// ```
+    pub fn wait_until(&self, limit: Duration, mut until: impl FnMut(&Status) -> bool) -> Result<Status> {
+        const OPERATION: &str = "wait for";
+        self.inner.check_owner(OPERATION)?;
+        let at = Instant::now().checked_add(limit);
+        let mut core = self.inner.lock();
+        loop {
+            let status = self.inner.status(&core);
+            let turns = core.turns();
+            drop(core);
+            if until(&status) {
+                return Ok(status);
+            }
+            core = self.inner.lock();
+            core = self.inner.core.wait_past(core, turns, at).map_err(|core| {
+                let who = self.inner.who(core.pid());
+                Error::new(who, |who| Kind::Timeout { who, operation: OPERATION, limit })
+            })?;
+        }
+    }
+
+    /// Waits for a line of captured output, beginning with what is kept of the current run's.
+    ///
+    /// `matches` runs on this thread with no lock held. Lines wait for it: none is missed, and a child that writes
+    /// more meanwhile waits too. Other consumers see the lines as well.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::is_timeout`]; [`Error::is_ended`] when the run is over without such a line; [`Error::is_never_started`];
+    /// [`Error::is_invalid`] when nothing is captured.
+    pub fn wait_for_line(&self, limit: Duration, mut matches: impl FnMut(&str) -> bool) -> Result<Line> {
+        const OPERATION: &str = "wait for a line of";
+        self.inner.check_owner(OPERATION)?;
+        let at = Instant::now().checked_add(limit);
+        let reader = LineReader::new(&self.inner, OPERATION, at, limit)?;
+        loop {
+            match reader.next(at, limit)? {
+                line if matches(&line.text()) => return Ok(line),
+                _ => {}
+            }
+        }
+    }
+}
+
+/// How long a caller waits.
+#[derive(Clone, Copy)]
+enum Patience {
+    None,
+    /// `None`: for ever. The limit is for the error text.
+    Until {
+        at: Option<Instant>,
+        limit: Duration,
+    },
+}
+
+fn deadline(wait: Wait) -> Patience {
+    match wait {
+        Wait::No => Patience::None,
+        Wait::Yes => Patience::Until { at: None, limit: Duration::MAX },
+        Wait::For(limit) => Patience::Until { at: Instant::now().checked_add(limit), limit },
+    }
+}

@@ -1,0 +1,167 @@
+//! Before, between and after the runs: creating a process, reporting its end, waiting for the next start.
+
+use std::time::Instant;
+
+use super::machine::{Machine, Phase};
+use super::protocol::{Action, Event, Notice};
+use crate::policy::{History, Outcome, Verdict};
+
+/// A stop that arrived before there was anything to stop.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Wish {
+    Stop,
+    Kill,
+}
+
+impl Machine {
+    pub(super) fn at_rest(&mut self, phase: Phase, event: Event, out: &mut Vec<Action>) -> Phase {
+        match event {
+            Event::Start => self.start_by_hand(out),
+            Event::Stop
+            | Event::Kill
+            | Event::Last
+            | Event::Spawned
+            | Event::SpawnFailed(_)
+            | Event::Ready
+            | Event::Watchdog
+            | Event::WatchdogFailed
+            | Event::AnnouncedStop
+            | Event::Paused
+            | Event::Continued
+            | Event::LeaderExited(_)
+            | Event::Empty
+            | Event::Occupied
+            | Event::Drained
+            | Event::Reported
+            | Event::Tick => phase,
+        }
+    }
+
+    fn start_by_hand(&mut self, out: &mut Vec<Action>) -> Phase {
+        self.generation += 1;
+        self.restarting = true;
+        self.history = History::default();
+        out.push(Action::Spawn);
+        Phase::Starting { by_hand: true, wish: None }
+    }
+
+    fn start_again(&mut self, out: &mut Vec<Action>) -> Phase {
+        self.generation += 1;
+        self.restarts += 1;
+        out.push(Action::Spawn);
+        Phase::Starting { by_hand: false, wish: None }
+    }
+
+    pub(super) fn starting(
+        &mut self,
+        by_hand: bool,
+        wish: Option<Wish>,
+        event: Event,
+        now: Instant,
+        random: f64,
+        out: &mut Vec<Action>,
+    ) -> Phase {
+        match event {
+            Event::Spawned => self.spawned(wish, now, out),
+            // A start by hand tells its caller, who decides; the policy is for what ran once.
+            Event::SpawnFailed(_) if by_hand || !self.restarting => Phase::Idle,
+            Event::SpawnFailed(errno) => {
+                let outcome = Outcome::cannot_start(errno);
+                let verdict = self.rules.restart.decide(&mut self.history, &outcome, now, random);
+                self.proceed(verdict, now, out)
+            }
+            Event::Stop => {
+                self.restarting = false;
+                Phase::Starting { by_hand, wish: wish.or(Some(Wish::Stop)) }
+            }
+            Event::Kill => {
+                self.restarting = false;
+                Phase::Starting { by_hand, wish: Some(Wish::Kill) }
+            }
+            Event::Last => {
+                self.restarting = false;
+                Phase::Starting { by_hand, wish }
+            }
+            Event::Start
+            | Event::Ready
+            | Event::Watchdog
+            | Event::WatchdogFailed
+            | Event::AnnouncedStop
+            | Event::Paused
+            | Event::Continued
+            | Event::LeaderExited(_)
+            | Event::Empty
+            | Event::Occupied
+            | Event::Drained
+            | Event::Reported
+            | Event::Tick => Phase::Starting { by_hand, wish },
+        }
+    }
+
+    pub(super) fn proceed(&mut self, verdict: Verdict, now: Instant, out: &mut Vec<Action>) -> Phase {
+        match verdict {
+            Verdict::Done => Phase::Idle,
+            Verdict::Again { at } if at <= now => self.start_again(out),
+            Verdict::Again { at } => {
+                out.push(Action::Announce(Notice::Backoff { due: at }));
+                Phase::Backoff { due: at }
+            }
+            Verdict::GiveUp(why) => {
+                out.push(Action::Announce(Notice::GaveUp(why)));
+                Phase::Failed
+            }
+        }
+    }
+
+    pub(super) fn reporting(&mut self, verdict: Verdict, event: Event, now: Instant, out: &mut Vec<Action>) -> Phase {
+        match event {
+            Event::Reported => self.proceed(verdict, now, out),
+            Event::Start => self.start_by_hand(out),
+            Event::Stop | Event::Kill | Event::Last => {
+                self.restarting = false;
+                match verdict {
+                    Verdict::Done | Verdict::Again { .. } => Phase::Reporting { verdict: Verdict::Done },
+                    Verdict::GiveUp(why) => Phase::Reporting { verdict: Verdict::GiveUp(why) },
+                }
+            }
+            Event::Spawned
+            | Event::SpawnFailed(_)
+            | Event::Ready
+            | Event::Watchdog
+            | Event::WatchdogFailed
+            | Event::AnnouncedStop
+            | Event::Paused
+            | Event::Continued
+            | Event::LeaderExited(_)
+            | Event::Empty
+            | Event::Occupied
+            | Event::Drained
+            | Event::Tick => Phase::Reporting { verdict },
+        }
+    }
+
+    pub(super) fn backing_off(&mut self, due: Instant, event: Event, now: Instant, out: &mut Vec<Action>) -> Phase {
+        match event {
+            Event::Tick if now >= due => self.start_again(out),
+            Event::Start => self.start_by_hand(out),
+            Event::Stop | Event::Kill | Event::Last => {
+                self.restarting = false;
+                Phase::Idle
+            }
+            Event::Spawned
+            | Event::SpawnFailed(_)
+            | Event::Ready
+            | Event::Watchdog
+            | Event::WatchdogFailed
+            | Event::AnnouncedStop
+            | Event::Paused
+            | Event::Continued
+            | Event::LeaderExited(_)
+            | Event::Empty
+            | Event::Occupied
+            | Event::Drained
+            | Event::Reported
+            | Event::Tick => Phase::Backoff { due },
+        }
+    }
+}

@@ -1,0 +1,67 @@
+//! Climbing a ladder of signals, against the clock.
+
+use std::time::{Duration, Instant};
+
+use super::machine::Machine;
+use super::protocol::Action;
+use super::running::Run;
+use crate::signal::Signal;
+use crate::stop::Stop;
+
+/// Where on a ladder we are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Climb {
+    ladder: Ladder,
+    step: usize,
+    /// When the next rung is due; `None` after SIGKILL, and where a grace never ends.
+    pub(super) due: Option<Instant>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Ladder {
+    Stop,
+    Survivors,
+}
+
+impl Machine {
+    fn ladder(&self, ladder: Ladder) -> &[(Signal, Duration)] {
+        match ladder {
+            Ladder::Stop => self.rules.stop.steps(),
+            Ladder::Survivors => self.rules.survivors.ladder().map_or(&[], Stop::steps),
+        }
+    }
+
+    pub(super) fn begin(&self, run: &mut Run, ladder: Ladder, now: Instant, out: &mut Vec<Action>) {
+        // From here on only the ladder counts time.
+        run.ready_by = None;
+        run.watchdog_by = None;
+        self.stand_on(run, ladder, 0, now, out);
+    }
+
+    pub(super) fn climb(&self, run: &mut Run, now: Instant, out: &mut Vec<Action>) {
+        if let Some(Climb { ladder, step, due: Some(due) }) = run.climb
+            && now >= due
+        {
+            self.stand_on(run, ladder, step + 1, now, out);
+        }
+    }
+
+    fn stand_on(&self, run: &mut Run, ladder: Ladder, step: usize, now: Instant, out: &mut Vec<Action>) {
+        match self.ladder(ladder).get(step) {
+            Some(&(signal, grace)) => {
+                out.push(Action::Signal(signal));
+                // A grace too long for the clock is one that never ends.
+                run.climb = Some(Climb { ladder, step, due: now.checked_add(grace) });
+            }
+            None => self.kill(run, out),
+        }
+    }
+
+    pub(super) fn kill(&self, run: &mut Run, out: &mut Vec<Action>) {
+        run.forced = true;
+        run.ready_by = None;
+        run.watchdog_by = None;
+        run.climb = Some(Climb { ladder: Ladder::Stop, step: usize::MAX, due: None });
+        out.push(Action::Kill);
+    }
+}

@@ -1,0 +1,146 @@
+//! The machine: its phases, what can be asked of it, and the way of an event to its phase.
+
+use std::time::Instant;
+
+use super::around::Wish;
+use super::protocol::{Action, Event, Rules};
+use super::running::{Clearing, Draining, Run};
+use super::shown::State;
+use crate::policy::{History, Verdict};
+
+#[derive(Debug)]
+pub(crate) struct Machine {
+    pub(super) rules: Rules,
+    phase: Phase,
+    pub(super) generation: u64,
+    pub(super) history: History,
+    /// Off from an explicit stop until the next start by hand.
+    pub(super) restarting: bool,
+    pub(super) restarts: u64,
+}
+
+#[derive(Debug)]
+pub(super) enum Phase {
+    Idle,
+    Failed,
+    Starting { by_hand: bool, wish: Option<Wish> },
+    Up(Run),
+    Clearing(Clearing),
+    Draining(Draining),
+    Reporting { verdict: Verdict },
+    Backoff { due: Instant },
+}
+
+impl Machine {
+    pub(crate) fn new(rules: Rules) -> Machine {
+        Machine {
+            rules,
+            phase: Phase::Idle,
+            generation: 0,
+            history: History::default(),
+            restarting: false,
+            restarts: 0,
+        }
+    }
+
+    pub(crate) fn generation(&self) -> u64 {
+        self.generation
+    }
+
+    pub(crate) fn restarts(&self) -> u64 {
+        self.restarts
+    }
+
+    pub(crate) fn state(&self) -> State {
+        match &self.phase {
+            Phase::Idle => State::Idle,
+            Phase::Failed => State::Failed,
+            Phase::Starting { .. } => State::Starting,
+            Phase::Up(run) if run.climb.is_some() || run.announced_stop => State::Stopping,
+            Phase::Up(run) if run.paused => State::Paused,
+            Phase::Up(run) if run.ready.is_some() => State::Ready,
+            Phase::Up(_) => State::Running,
+            Phase::Clearing(_) | Phase::Draining(_) => State::Stopping,
+            Phase::Reporting { verdict } => match verdict {
+                Verdict::Done => State::Idle,
+                Verdict::Again { .. } => State::Backoff,
+                Verdict::GiveUp(_) => State::Failed,
+            },
+            Phase::Backoff { .. } => State::Backoff,
+        }
+    }
+
+    pub(crate) fn reports(&self) -> bool {
+        self.rules.reports
+    }
+
+    pub(crate) fn is_draining(&self) -> bool {
+        matches!(self.phase, Phase::Draining { .. })
+    }
+
+    /// A run is there: from the start of its creation until it is over.
+    pub(crate) fn is_alive(&self) -> bool {
+        match self.phase {
+            Phase::Starting { .. } | Phase::Up(_) | Phase::Clearing(_) | Phase::Draining(_) => true,
+            Phase::Idle | Phase::Failed | Phase::Reporting { .. } | Phase::Backoff { .. } => false,
+        }
+    }
+
+    /// It will not run again by itself, and everyone who wanted to hear of that has.
+    pub(crate) fn is_settled(&self) -> bool {
+        matches!(self.phase, Phase::Idle | Phase::Failed)
+    }
+
+    /// When the next automatic start is due.
+    pub(crate) fn next_start(&self) -> Option<Instant> {
+        match &self.phase {
+            Phase::Backoff { due } | Phase::Reporting { verdict: Verdict::Again { at: due } } => Some(*due),
+            Phase::Reporting { verdict: Verdict::Done | Verdict::GiveUp(_) }
+            | Phase::Idle
+            | Phase::Failed
+            | Phase::Starting { .. }
+            | Phase::Up(_)
+            | Phase::Clearing(_)
+            | Phase::Draining(_) => None,
+        }
+    }
+
+    /// When `Tick` has something to do; the earliest of all.
+    pub(crate) fn deadline(&self) -> Option<Instant> {
+        match &self.phase {
+            Phase::Idle | Phase::Failed | Phase::Starting { .. } | Phase::Reporting { .. } => None,
+            Phase::Up(run) => {
+                let climb = run.climb.and_then(|climb| climb.due);
+                [climb, run.ready_by, run.watchdog_by].into_iter().flatten().min()
+            }
+            Phase::Clearing(at) => {
+                let climb = at.run.climb.and_then(|climb| climb.due);
+                [climb, at.look].into_iter().flatten().min()
+            }
+            Phase::Draining(draining) => draining.until,
+            Phase::Backoff { due } => Some(*due),
+        }
+    }
+
+    /// Takes an event of the current generation, or a request.
+    pub(crate) fn step(&mut self, event: Event, now: Instant, random: f64, out: &mut Vec<Action>) {
+        let phase = std::mem::replace(&mut self.phase, Phase::Idle);
+        self.phase = match phase {
+            Phase::Idle => self.at_rest(Phase::Idle, event, out),
+            Phase::Failed => self.at_rest(Phase::Failed, event, out),
+            Phase::Starting { by_hand, wish } => self.starting(by_hand, wish, event, now, random, out),
+            Phase::Up(run) => self.up(run, event, now, out),
+            Phase::Clearing(clearing) => self.clearing(clearing, event, now, out),
+            Phase::Draining(draining) => self.draining(draining, event, now, random, out),
+            Phase::Reporting { verdict } => self.reporting(verdict, event, now, out),
+            Phase::Backoff { due } => self.backing_off(due, event, now, out),
+        };
+    }
+
+    /// Pushes the end of the draining back: a slow reader on our side is not a leak.
+    pub(crate) fn postpone_drain(&mut self, now: Instant) {
+        if let Phase::Draining(draining) = &mut self.phase {
+            draining.until = now.checked_add(self.rules.drain);
+        }
+    }
+}

@@ -1,0 +1,32 @@
+//! The life of a process as a pure state machine.
+//!
+//! `step` takes an event and the time and answers with actions; the shell around it
+//! (`process/core.rs`) does them. Nothing here touches the operating system, which is why the
+//! generated tests can drive it through hundreds of thousands of lives in seconds.
+//!
+//! | phase | what is true | left by |
+//! |---|---|---|
+//! | `Idle` | nothing runs, nothing is scheduled | `Start` |
+//! | `Starting` | a spawn is under way | `Spawned`, `SpawnFailed` |
+//! | `Up` | the leader lives | `LeaderExited` |
+//! | `Clearing` | the leader is gone, others of its run may not be | `Empty` |
+//! | `Draining` | the run's processes are gone, its pipes are being read | `Drained`, time |
+//! | `Reporting` | the run is over, its `on_exit` callback has not returned | `Reported`, `Start` |
+//! | `Backoff` | the next run has a due time | time, `Start`, `Stop` |
+//! | `Failed` | the policy gave up | `Start` |
+//!
+//! At most one run lives; no signal is sent when no process of a run can be there; every run that was created is concluded
+//! exactly once; in `Idle` and `Failed` nothing is scheduled. These and more are listed, and checked, in `tests`.
+
+mod around;
+mod ladder;
+mod machine;
+mod protocol;
+mod running;
+mod shown;
+#[cfg(test)]
+mod tests;
+
+pub(crate) use machine::Machine;
+pub(crate) use protocol::{Action, Conclusion, Event, Notice, Rules};
+pub use shown::State;

@@ -1,0 +1,94 @@
+//! What the machine and the shell around it say to each other.
+
+use std::time::{Duration, Instant};
+
+use crate::exit::ExitReason;
+use crate::policy::{GiveUp, Restart};
+use crate::signal::Signal;
+use crate::stop::{Stop, Survivors};
+
+/// What the owner of the process decided once and for all.
+#[derive(Debug, Clone)]
+pub(crate) struct Rules {
+    pub(crate) restart: Restart,
+    pub(crate) stop: Stop,
+    pub(crate) survivors: Survivors,
+    /// `None`: it is ready as soon as it was spawned.
+    pub(crate) ready_within: Option<Duration>,
+    pub(crate) watchdog: Option<Duration>,
+    pub(crate) drain: Duration,
+    /// Someone wants to hear of the end before anything else happens.
+    pub(crate) reports: bool,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Event {
+    /// By hand.
+    Start,
+    /// By hand: climb the stop ladder.
+    Stop,
+    /// By hand: SIGKILL, now.
+    Kill,
+    /// By hand: let this run end, and do not start another.
+    Last,
+    Spawned,
+    /// Creating it failed with this errno.
+    SpawnFailed(i32),
+    Ready,
+    Watchdog,
+    WatchdogFailed,
+    AnnouncedStop,
+    Paused,
+    Continued,
+    LeaderExited(ExitReason),
+    /// The answer to [`Action::Look`].
+    Empty,
+    /// The answer to [`Action::Look`].
+    Occupied,
+    Drained,
+    Reported,
+    Tick,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Action {
+    /// Create the process of the generation that is now current.
+    Spawn,
+    /// To everything the run owns, and SIGCONT after it so that a stopped process sees it.
+    Signal(Signal),
+    /// SIGKILL to everything the run owns.
+    Kill,
+    /// Find out whether anything of the run is left. Answered by `Empty` or `Occupied`.
+    Look,
+    /// Read the pipes to their end. Answered by `Drained`.
+    Drain,
+    /// The pipes were not closed in time: someone else still holds them.
+    Abandon,
+    Conclude(Conclusion),
+    Announce(Notice),
+}
+
+/// What is known of a run that is over, besides what the kernel said of its leader.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Conclusion {
+    pub(crate) reason: ExitReason,
+    /// A stop or a kill was asked for while the leader lived, or was being created.
+    pub(crate) requested: bool,
+    /// SIGKILL was sent, to the leader or to what it left behind.
+    pub(crate) forced: bool,
+    pub(crate) output_leaked: bool,
+    pub(crate) runtime: Duration,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Notice {
+    Started,
+    Ready,
+    NotReady,
+    WatchdogMissed,
+    Paused,
+    Continued,
+    Stopping,
+    Backoff { due: Instant },
+    GaveUp(GiveUp),
+}

@@ -1,0 +1,124 @@
+//! What can happen in which scene.
+
+use super::super::Event;
+use super::world::Scene;
+use crate::exit::ExitReason;
+
+use Happening::*;
+
+/// Something that can happen.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Happening {
+    ByHand(Event),
+    Created,
+    Refused,
+    LeaderEnds,
+    /// The leader has a child in its group, or the last of them ends.
+    Fork,
+    OthersEnd,
+    Answer,
+    PipesClose,
+    Reported,
+    /// A word of the leader.
+    Says(Event),
+    /// A tick before the deadline, at it, or after it.
+    Early,
+    OnTime,
+    Late,
+    /// An event of an earlier run.
+    Stale,
+    /// An event that means nothing in this phase.
+    Misplaced,
+    Postpone,
+}
+
+const START: Happening = ByHand(Event::Start);
+const STOP: Happening = ByHand(Event::Stop);
+const KILL: Happening = ByHand(Event::Kill);
+const LAST: Happening = ByHand(Event::Last);
+
+/// What can happen now; what should happen often is there more than once.
+pub(super) fn possible(scene: &Scene) -> &'static [Happening] {
+    match scene {
+        Scene::Idle | Scene::Failed => &[START, START, START, START, STOP, KILL, LAST, Late, Stale, Misplaced],
+        Scene::Backoff => &[OnTime, OnTime, OnTime, Late, Early, START, STOP, KILL, LAST, Stale, Misplaced],
+        Scene::Reporting => &[Reported, Reported, Reported, Late, START, STOP, KILL, LAST, Stale, Misplaced],
+        Scene::Spawning { .. } => {
+            &[Created, Created, Created, Created, Created, Refused, Refused, STOP, KILL, LAST, Late, Stale, Misplaced]
+        }
+        Scene::Live(live) if live.ended.is_none() => &LEADER_LIVES,
+        Scene::Live(live) if !live.draining => {
+            &[Answer, Answer, OthersEnd, OnTime, OnTime, OnTime, Late, Early, STOP, KILL, LAST, PipesClose, Misplaced]
+        }
+        Scene::Live(_) => &[PipesClose, OnTime, Early, Late, STOP, KILL, LAST, Postpone, Stale, Misplaced],
+    }
+}
+
+const LEADER_LIVES: [Happening; 23] = [
+    LeaderEnds,
+    LeaderEnds,
+    LeaderEnds,
+    LeaderEnds,
+    Fork,
+    Fork,
+    Says(Event::Ready),
+    Says(Event::Ready),
+    Says(Event::Watchdog),
+    Says(Event::WatchdogFailed),
+    Says(Event::AnnouncedStop),
+    Says(Event::Paused),
+    Says(Event::Continued),
+    Early,
+    OnTime,
+    OnTime,
+    Late,
+    STOP,
+    KILL,
+    LAST,
+    PipesClose,
+    Stale,
+    Misplaced,
+];
+
+pub(super) fn is_misplaced(scene: &Scene, event: Event) -> bool {
+    let (spawning, up, clearing, draining, reporting) = match scene {
+        Scene::Idle | Scene::Failed | Scene::Backoff => (false, false, false, false, false),
+        Scene::Reporting => (false, false, false, false, true),
+        Scene::Spawning { .. } => (true, false, false, false, false),
+        Scene::Live(live) => {
+            let up = live.ended.is_none();
+            (false, up, !up && !live.draining, live.draining, false)
+        }
+    };
+    match event {
+        Event::Start => spawning || up || clearing || draining,
+        Event::Stop | Event::Kill | Event::Last | Event::Tick => false,
+        Event::Spawned | Event::SpawnFailed(_) => !spawning,
+        Event::Ready
+        | Event::Watchdog
+        | Event::WatchdogFailed
+        | Event::AnnouncedStop
+        | Event::Paused
+        | Event::Continued
+        | Event::LeaderExited(_) => !up,
+        Event::Empty | Event::Occupied => !clearing,
+        Event::Drained => !draining,
+        Event::Reported => !reporting,
+    }
+}
+
+pub(super) const EVENTS_THAT_MAY_BE_MISPLACED: [Event; 13] = [
+    Event::Start,
+    Event::Spawned,
+    Event::SpawnFailed(libc::EAGAIN),
+    Event::Ready,
+    Event::Watchdog,
+    Event::WatchdogFailed,
+    Event::AnnouncedStop,
+    Event::Paused,
+    Event::LeaderExited(ExitReason::Exited(0)),
+    Event::Empty,
+    Event::Occupied,
+    Event::Drained,
+    Event::Reported,
+];

@@ -1,0 +1,391 @@
+//! A model of everything around the machine: the shell that does its actions, the processes, the clock.
+
+use std::collections::VecDeque;
+use std::time::{Duration, Instant};
+
+use super::super::{Action, Conclusion, Event, Machine, Notice, Rules, State};
+use crate::exit::ExitReason;
+use crate::policy::{Outcome, Restart};
+use crate::signal::Signal;
+use crate::stop::Stop;
+
+/// The exit that no policy of the generated rules restarts after.
+pub(super) const PERMANENT: ExitReason = ExitReason::Exited(78);
+
+/// The least wait after a start that failed for a shortage; see `policy`.
+const SHORTAGE_PAUSE: Duration = Duration::from_millis(100);
+
+pub(super) struct World {
+    pub(super) machine: Machine,
+    pub(super) rules: Rules,
+    /// The policy restarts for ever, save after the one permanent code.
+    pub(super) restless: bool,
+    /// What the policy waits before every restart.
+    pub(super) delay: Duration,
+    pub(super) now: Instant,
+    pub(super) scene: Scene,
+    /// Events that belong to runs that are over.
+    pub(super) late: Vec<(u64, Event)>,
+    /// A stop, a kill or a last run was asked for since the last start by hand.
+    pub(super) stopped: bool,
+    pub(super) spawned: u64,
+    pub(super) concluded: u64,
+    starts: u64,
+    /// The earliest time of the next automatic start.
+    due: Option<Instant>,
+    /// The next start cannot fail to come, unless someone asks for a stop.
+    comes_back: bool,
+}
+
+/// What is really there.
+#[derive(Debug, Clone)]
+pub(super) enum Scene {
+    Idle,
+    Failed,
+    Backoff,
+    Reporting,
+    Spawning { by_hand: bool, requested: bool, killed: bool },
+    Live(Live),
+}
+
+#[derive(Debug, Clone)]
+pub(super) struct Live {
+    pub(super) since: Instant,
+    /// How and when the leader ended.
+    pub(super) ended: Option<(ExitReason, Instant)>,
+    /// Others of its group.
+    pub(super) others: bool,
+    /// Nobody is left, or they are left alone.
+    pub(super) draining: bool,
+    pub(super) pipes_open: bool,
+    /// A look is answered at once, or later.
+    pub(super) answers_at_once: bool,
+    pub(super) asked: bool,
+    pub(super) paused: bool,
+    pub(super) ready: bool,
+    pub(super) announced: bool,
+    pub(super) ready_by: Option<Instant>,
+    pub(super) watchdog_by: Option<Instant>,
+    pub(super) drained_by: Option<Instant>,
+    pub(super) requested: bool,
+    pub(super) killed: bool,
+    kill_wished: bool,
+    abandoned: bool,
+    ladder: Option<Ladder>,
+}
+
+#[derive(Debug, Clone)]
+struct Ladder {
+    steps: Vec<(Signal, Duration)>,
+    next: usize,
+    due: Option<Instant>,
+}
+
+impl World {
+    pub(super) fn new(rules: Rules, restless: bool, delay: Duration) -> World {
+        World {
+            machine: Machine::new(rules.clone()),
+            rules,
+            restless,
+            delay,
+            now: Instant::now(),
+            scene: Scene::Idle,
+            late: Vec::new(),
+            stopped: false,
+            spawned: 0,
+            concluded: 0,
+            starts: 0,
+            due: None,
+            comes_back: false,
+        }
+    }
+
+    pub(super) fn live(&mut self) -> &mut Live {
+        match &mut self.scene {
+            Scene::Live(live) => live,
+            other => panic!("no run lives: {other:?}"),
+        }
+    }
+
+    /// Feeds `event` and what follows from it as the shell does, and checks. True: something was done.
+    pub(super) fn feed(&mut self, event: Event) -> bool {
+        let mut events = VecDeque::from([event]);
+        let mut acted = false;
+        while let Some(event) = events.pop_front() {
+            let mut actions = Vec::new();
+            self.machine.step(event, self.now, 0.5, &mut actions);
+            self.after_event(event, &actions);
+            for action in actions {
+                acted = true;
+                events.extend(self.perform(action, event));
+            }
+        }
+        self.check();
+        acted
+    }
+
+    /// What the event alone means, before its actions.
+    fn after_event(&mut self, event: Event, actions: &[Action]) {
+        match event {
+            Event::Reported if matches!(self.scene, Scene::Reporting) => self.scene = Scene::Idle,
+            Event::SpawnFailed(errno) => {
+                let Scene::Spawning { by_hand, .. } = self.scene else { return };
+                // The caller decides what follows.
+                assert!(!by_hand || actions.is_empty(), "{actions:?}");
+                let shortage = Outcome::cannot_start(errno) == Outcome::Shortage;
+                let pause = if shortage { SHORTAGE_PAUSE } else { Duration::ZERO };
+                self.due = Some(self.now + self.delay.max(pause));
+                self.scene = Scene::Idle;
+            }
+            _ => {}
+        }
+    }
+
+    fn perform(&mut self, action: Action, cause: Event) -> Option<Event> {
+        match action {
+            Action::Spawn => self.spawn(cause),
+            Action::Signal(signal) => self.signal(signal),
+            Action::Kill => self.kill(cause),
+            Action::Look => return self.look(),
+            Action::Drain => return self.drain(),
+            Action::Abandon => {
+                let now = self.now;
+                let live = self.live();
+                assert!(live.draining && live.pipes_open, "nothing to abandon");
+                assert!(live.drained_by.is_some_and(|by| now >= by), "given up too early");
+                live.abandoned = true;
+            }
+            Action::Conclude(conclusion) => self.conclude(conclusion),
+            Action::Announce(notice) => self.announce(notice, cause),
+        }
+        None
+    }
+
+    fn spawn(&mut self, cause: Event) {
+        let by_hand = cause == Event::Start;
+        assert!(!matches!(self.scene, Scene::Live(_) | Scene::Spawning { .. }), "overlaps {:?}", self.scene);
+        if by_hand {
+            self.stopped = false;
+        } else {
+            assert!(!self.stopped, "started again after a stop");
+            assert!(self.rules.restart != Restart::never(), "started again by no policy");
+            assert!(self.due.is_some_and(|due| self.now >= due), "started before its time");
+        }
+        self.starts += 1;
+        self.due = None;
+        self.comes_back = false;
+        self.scene = Scene::Spawning { by_hand, requested: false, killed: false };
+    }
+
+    fn signal(&mut self, signal: Signal) {
+        let (now, rules) = (self.now, self.rules.clone());
+        let live = self.live();
+        assert!(!live.draining, "{signal} to nobody");
+        assert!(!live.killed, "{signal} after SIGKILL");
+        let ladder = match &mut live.ladder {
+            Some(ladder) => ladder,
+            none => {
+                let survivors = || rules.survivors.ladder().map_or(&[][..], Stop::steps);
+                let steps = if live.ended.is_some() { survivors() } else { rules.stop.steps() };
+                none.insert(Ladder { steps: steps.to_vec(), next: 0, due: Some(now) })
+            }
+        };
+        let (due, grace) = ladder.take(signal);
+        assert!(due.is_some_and(|due| now >= due), "{signal} before the grace has passed");
+        ladder.due = now.checked_add(grace);
+    }
+
+    fn kill(&mut self, cause: Event) {
+        let (now, stop, survivors) = (self.now, self.rules.stop.clone(), self.rules.survivors.clone());
+        let live = self.live();
+        assert!(!live.draining, "SIGKILL to nobody");
+        let ladder = if live.ended.is_some() { survivors.ladder() } else { Some(&stop) };
+        let climbed = match &live.ladder {
+            Some(ladder) => ladder.is_climbed(now),
+            None => ladder.is_some_and(|ladder| ladder.steps().is_empty()),
+        };
+        let by_hand = cause == Event::Kill || (cause == Event::Spawned && live.kill_wished);
+        assert!(live.killed || by_hand || climbed, "SIGKILL before the grace has passed");
+        live.killed = true;
+        live.ladder.get_or_insert(Ladder { steps: Vec::new(), next: 0, due: None }).due = None;
+    }
+
+    fn look(&mut self) -> Option<Event> {
+        let live = self.live();
+        assert!(live.ended.is_some() && !live.draining, "nothing to look for");
+        assert!(!live.asked, "asked while an answer is awaited");
+        live.asked = true;
+        live.answers_at_once.then(|| self.answer())
+    }
+
+    /// What the look finds.
+    pub(super) fn answer(&mut self) -> Event {
+        let live = self.live();
+        assert!(std::mem::take(&mut live.asked));
+        if live.others { Event::Occupied } else { Event::Empty }
+    }
+
+    fn drain(&mut self) -> Option<Event> {
+        let (drained_by, leaves) = (self.now.checked_add(self.rules.drain), self.rules.survivors.ladder().is_none());
+        let live = self.live();
+        assert!(!live.draining && !live.asked);
+        assert!(!live.others || (leaves && live.ladder.is_none()), "the group is not empty");
+        live.draining = true;
+        live.drained_by = drained_by;
+        (!live.pipes_open).then_some(Event::Drained)
+    }
+
+    fn conclude(&mut self, conclusion: Conclusion) {
+        let reports = self.rules.reports;
+        let live = self.live().clone();
+        let (reason, ended) = live.ended.expect("concluded while its leader lives");
+        assert!(live.draining, "concluded before it was over");
+        let runtime = ended - live.since;
+        let Live { requested, killed: forced, abandoned: output_leaked, .. } = live;
+        assert_eq!(conclusion, Conclusion { reason, requested, forced, output_leaked, runtime });
+        assert!(live.abandoned || !live.pipes_open, "pipes forgotten");
+        self.concluded += 1;
+        self.comes_back = self.restless && !self.stopped && reason != PERMANENT;
+        self.due = Some(self.now + self.delay);
+        self.late.push((self.starts, Event::Reported));
+        self.late.push((self.starts, Event::Empty));
+        self.late.push((self.starts, Event::Occupied));
+        self.scene = if reports { Scene::Reporting } else { Scene::Idle };
+    }
+
+    fn announce(&mut self, notice: Notice, cause: Event) {
+        let now = self.now;
+        match notice {
+            Notice::Started => self.begin(),
+            Notice::Ready => {
+                let watchdog = self.rules.watchdog.and_then(|limit| now.checked_add(limit));
+                let live = self.live();
+                assert!(!live.ready && live.ladder.is_none() && live.ended.is_none());
+                live.ready = true;
+                live.ready_by = None;
+                live.watchdog_by = if live.announced { None } else { watchdog };
+            }
+            Notice::NotReady => assert!(self.live().ready_by.take().is_some_and(|by| now >= by), "it has time left"),
+            Notice::WatchdogMissed => {
+                let missed = self.live().watchdog_by.take().is_some_and(|by| now >= by);
+                assert!(missed || cause == Event::WatchdogFailed, "it has time left");
+            }
+            Notice::Paused => assert!(!std::mem::replace(&mut self.live().paused, true)),
+            Notice::Continued => assert!(std::mem::take(&mut self.live().paused)),
+            Notice::Stopping => assert!(self.live().requested && self.live().ladder.is_none()),
+            Notice::Backoff { due } => {
+                assert_eq!(Some(due), self.due);
+                assert!(!self.stopped && matches!(self.scene, Scene::Idle));
+                self.scene = Scene::Backoff;
+            }
+            Notice::GaveUp(_) => {
+                assert!(matches!(self.scene, Scene::Idle));
+                self.scene = Scene::Failed;
+            }
+        }
+    }
+
+    fn begin(&mut self) {
+        let Scene::Spawning { requested, killed, .. } = self.scene else { panic!("started twice") };
+        assert!(!killed || requested);
+        let kill_wished = killed;
+        self.spawned += 1;
+        self.scene = Scene::Live(Live {
+            since: self.now,
+            ended: None,
+            others: false,
+            draining: false,
+            pipes_open: true,
+            answers_at_once: true,
+            asked: false,
+            paused: false,
+            ready: false,
+            announced: false,
+            ready_by: self.rules.ready_within.and_then(|limit| self.now.checked_add(limit)),
+            watchdog_by: None,
+            drained_by: None,
+            requested,
+            killed: false,
+            kill_wished,
+            abandoned: false,
+            ladder: None,
+        });
+    }
+
+    /// The machine and the world agree.
+    fn check(&self) {
+        let (state, deadline) = (self.machine.state(), self.machine.deadline());
+        assert_eq!(self.machine.generation(), self.starts);
+        assert_eq!(self.machine.is_alive(), matches!(self.scene, Scene::Spawning { .. } | Scene::Live(_)));
+        assert_eq!(self.machine.is_settled(), matches!(self.scene, Scene::Idle | Scene::Failed));
+        assert!(self.spawned - self.concluded == u64::from(matches!(self.scene, Scene::Live(_))));
+        if self.comes_back && !self.stopped {
+            assert_eq!(state, State::Backoff, "it is to be started again");
+        }
+        match &self.scene {
+            Scene::Idle => assert_eq!((state, deadline, self.machine.next_start()), (State::Idle, None, None)),
+            Scene::Failed => assert_eq!((state, deadline, self.machine.next_start()), (State::Failed, None, None)),
+            Scene::Backoff => {
+                assert_eq!((state, deadline, self.machine.next_start()), (State::Backoff, self.due, self.due));
+                assert!(!self.stopped);
+            }
+            Scene::Reporting => {
+                assert!(self.rules.reports && deadline.is_none());
+                assert!(matches!(state, State::Idle | State::Backoff | State::Failed));
+                assert_eq!(state == State::Backoff, self.machine.next_start().is_some());
+                assert!(state != State::Backoff || (self.machine.next_start() == self.due && !self.stopped));
+            }
+            Scene::Spawning { .. } => assert_eq!((state, deadline), (State::Starting, None)),
+            Scene::Live(live) => {
+                assert!(live.killed || !live.kill_wished, "a kill asked for early is forgotten");
+                assert_eq!(state, live.state());
+                assert_eq!(self.machine.is_draining(), live.draining);
+                live.check_deadline(deadline);
+            }
+        }
+    }
+}
+
+impl Live {
+    pub(super) fn is_climbing(&self) -> bool {
+        self.ladder.is_some()
+    }
+
+    fn state(&self) -> State {
+        match self {
+            _ if self.ended.is_some() || self.ladder.is_some() || self.announced => State::Stopping,
+            _ if self.paused => State::Paused,
+            _ if self.ready => State::Ready,
+            _ => State::Running,
+        }
+    }
+
+    fn check_deadline(&self, deadline: Option<Instant>) {
+        let climb = self.ladder.as_ref().and_then(|ladder| ladder.due);
+        if self.draining {
+            assert_eq!(deadline, self.drained_by);
+        } else if self.ended.is_none() {
+            let limits = [self.ready_by, self.watchdog_by].into_iter().flatten().min();
+            assert_eq!(deadline, if self.ladder.is_some() { climb } else { limits });
+        } else if self.asked {
+            assert_eq!(deadline, climb, "a second look is scheduled");
+        } else {
+            assert!(deadline.is_some(), "nobody will ever look again");
+            assert!(climb.is_none_or(|climb| deadline <= Some(climb)), "the ladder is forgotten");
+        }
+    }
+}
+
+impl Ladder {
+    /// The step that is now taken: when it was due, and the grace it gives.
+    fn take(&mut self, signal: Signal) -> (Option<Instant>, Duration) {
+        let &(expected, grace) = self.steps.get(self.next).expect("the ladder has no more steps");
+        assert_eq!(signal, expected);
+        self.next += 1;
+        (self.due, grace)
+    }
+
+    fn is_climbed(&self, now: Instant) -> bool {
+        self.next == self.steps.len() && self.due.is_some_and(|due| now >= due)
+    }
+}

@@ -1,0 +1,276 @@
+//! The shell around the state machine.
+//!
+//! A [`Turn`] holds the lock of a process, feeds events to the machine, does the actions that come out, and when it ends
+//! sets the one timer, releases the lock, and only then wakes whoever waits. Under the lock nothing blocks, no callback
+//! runs and no foreign code is called: signals, waits and reads are all of the non-blocking kind.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::task::Waker;
+use std::time::{Instant, SystemTime};
+
+use super::calls::Call;
+use super::containment::Occupancy;
+use super::core::{Core, Inner};
+use super::events::{Event as PublicEvent, EventKind};
+use super::monitor::Guard;
+use super::run::Run;
+use super::state::{Action, Conclusion, Event, Notice};
+use crate::callbacks::Callbacks;
+use crate::error::Error;
+use crate::exit::{Exit, ExitFacts};
+use crate::reaper::{Reaper, Watcher};
+use crate::signal::Signal;
+use crate::spawners::Spawners;
+
+/// One stay under the lock of a process.
+pub(super) struct Turn<'a> {
+    pub(super) inner: &'a Arc<Inner>,
+    pub(super) core: Guard<'a, Core>,
+    pub(super) now: Instant,
+    /// The caller starts the process itself.
+    pub(super) by_hand: bool,
+    /// Something that a waiter may wait for is different.
+    pub(super) changed: bool,
+    /// Of subscribers.
+    wakers: Vec<Waker>,
+    /// Dropped after the lock is released: closing what a child wrote to may take its time.
+    ended: Option<Run>,
+}
+
+impl<'a> Turn<'a> {
+    pub(super) fn new(inner: &'a Arc<Inner>) -> Turn<'a> {
+        Turn {
+            inner,
+            core: inner.lock(),
+            now: Instant::now(),
+            by_hand: false,
+            changed: false,
+            wakers: Vec::new(),
+            ended: None,
+        }
+    }
+
+    /// An event of the current run, or a request.
+    pub(super) fn feed(&mut self, event: Event) {
+        self.changed = true;
+        let mut events = VecDeque::from([event]);
+        while let Some(event) = events.pop_front() {
+            let mut actions = Vec::new();
+            self.core.machine.step(event, self.now, jitter(), &mut actions);
+            for action in actions {
+                events.extend(self.perform(action));
+            }
+        }
+        if self.core.machine.is_settled() {
+            self.core.settled = self.core.machine.generation();
+        }
+    }
+
+    /// An event of run number `generation`, which may be over.
+    pub(super) fn feed_of(&mut self, generation: u64, event: Event) {
+        if self.core.machine.generation() == generation {
+            self.feed(event);
+        }
+    }
+
+    fn perform(&mut self, action: Action) -> Option<Event> {
+        match action {
+            Action::Spawn => return self.spawn(),
+            Action::Signal(signal) => self.signal_all(signal),
+            Action::Kill => self.kill_all(),
+            Action::Look => return self.look_around(),
+            Action::Drain => return self.drain(),
+            Action::Abandon => self.abandon_output(),
+            Action::Conclude(conclusion) => self.conclude(conclusion),
+            Action::Announce(notice) => self.announce(notice),
+        }
+        None
+    }
+
+    fn spawn(&mut self) -> Option<Event> {
+        if self.by_hand {
+            return None;
+        }
+        let generation = self.core.machine.generation();
+        let inner = Arc::clone(self.inner);
+        // What went wrong is in the status, the events and the policy's hands.
+        let job = move || drop(inner.launch(generation));
+        match Spawners::get().run(job) {
+            Ok(()) => None,
+            Err(error) => Some(Event::SpawnFailed(error.raw_os_error().unwrap_or(libc::EAGAIN))),
+        }
+    }
+
+    /// The process was created.
+    pub(super) fn begin(&mut self, mut run: Run) -> u32 {
+        let pid = run.pid();
+        let generation = run.generation;
+        self.core.started = Some(run.started);
+        self.core.containment = Some(run.contained.level());
+        self.core.error = None;
+        self.core.text = None;
+        self.core.main_pid = None;
+        self.core.streams = std::mem::take(&mut run.streams);
+        self.core.output.begin(&self.inner.config, generation);
+        run.try_at = run.gate.next_try(self.now);
+        self.core.run = Some(run);
+        Reaper::get().add_child(self.inner.id, Arc::clone(self.inner) as Arc<dyn Watcher>);
+        self.feed_of(generation, Event::Spawned);
+        pid
+    }
+
+    pub(super) fn refused(&mut self, generation: u64, errno: i32, error: &Error) {
+        self.core.error = Some(error.clone());
+        self.emit(EventKind::StartFailed(error.clone()));
+        self.feed_of(generation, Event::SpawnFailed(errno));
+    }
+
+    fn signal_all(&mut self, signal: Signal) {
+        let Some(run) = &self.core.run else { return };
+        let sent = run.contained.signal(&run.leader, run.reaped, signal);
+        if sent.is_ok() {
+            // A stopped process takes a signal only when it goes on.
+            let _ = run.contained.signal(&run.leader, run.reaped, Signal::CONT);
+        }
+        self.signaled(signal, sent);
+    }
+
+    fn kill_all(&mut self) {
+        let Some(run) = &self.core.run else { return };
+        let sent = run.contained.kill(&run.leader, run.reaped);
+        self.signaled(Signal::KILL, sent);
+    }
+
+    fn signaled(&mut self, signal: Signal, sent: std::io::Result<()>) {
+        match sent {
+            Ok(()) => self.emit(EventKind::Signaled(signal)),
+            // It ended meanwhile.
+            Err(error) if error.raw_os_error() == Some(libc::ESRCH) => {}
+            Err(error) => {
+                let name = Arc::clone(&self.inner.name);
+                Callbacks::get().run(move || log::error!("cannot send {signal} to `{name}`: {error}"));
+            }
+        }
+    }
+
+    fn look_around(&mut self) -> Option<Event> {
+        let run = self.core.run.as_mut()?;
+        run.looks += 1;
+        match run.contained.occupancy(&run.leader, run.reaped, run.looks) {
+            Occupancy::Empty => Some(Event::Empty),
+            Occupancy::Occupied => Some(Event::Occupied),
+            Occupancy::Ask(ask) => {
+                let (inner, generation) = (Arc::clone(self.inner), run.generation);
+                Callbacks::get().run(move || {
+                    let answer = if ask() { Event::Occupied } else { Event::Empty };
+                    inner.turn(|turn| turn.feed_of(generation, answer));
+                });
+                None
+            }
+        }
+    }
+
+    fn conclude(&mut self, conclusion: Conclusion) {
+        let Some(mut run) = self.core.run.take() else { return };
+        run.reap();
+        Reaper::get().remove_child(self.inner.id);
+        let usage = run.ended.map(|ended| ended.usage).unwrap_or_default();
+        let exit = Exit::from(ExitFacts {
+            reason: conclusion.reason,
+            core_dumped: run.ended.is_some_and(|ended| ended.core_dumped),
+            pid: run.pid(),
+            requested: conclusion.requested,
+            forced: conclusion.forced,
+            runtime: conclusion.runtime,
+            usage,
+            output_leaked: conclusion.output_leaked,
+        });
+        self.core.main_pid = None;
+        self.core.streams.stdin = None;
+        self.core.output.end();
+        self.emit_as(Some(run.pid()), EventKind::Exited(exit.clone()));
+        self.deliver_lines();
+        self.core.answer(run.generation, Err(exit.clone()));
+        self.core.exit = Some((run.generation, exit.clone()));
+        if self.core.machine.reports() {
+            self.call(Call::Exit(run.generation, exit));
+        }
+        self.ended = Some(run);
+    }
+
+    fn announce(&mut self, notice: Notice) {
+        let kind = match notice {
+            Notice::Started => {
+                self.call(Call::Start);
+                EventKind::Started
+            }
+            Notice::Ready => {
+                let generation = self.core.machine.generation();
+                self.core.answer(generation, Ok(()));
+                if let Some(run) = &mut self.core.run {
+                    run.close_gate();
+                }
+                self.call(Call::Ready);
+                EventKind::Ready
+            }
+            Notice::NotReady => EventKind::NotReady,
+            Notice::WatchdogMissed => EventKind::WatchdogMissed,
+            Notice::Paused => EventKind::Paused,
+            Notice::Continued => EventKind::Continued,
+            Notice::Stopping => EventKind::Stopping,
+            Notice::Backoff { due } => EventKind::Backoff(due.saturating_duration_since(self.now)),
+            Notice::GaveUp(why) => EventKind::Failed(why.to_string()),
+        };
+        self.emit(kind);
+    }
+
+    pub(super) fn emit(&mut self, kind: EventKind) {
+        self.emit_as(self.core.run.as_ref().map(Run::pid), kind);
+    }
+
+    fn emit_as(&mut self, pid: Option<u32>, kind: EventKind) {
+        if self.core.subscribers.is_empty() {
+            return;
+        }
+        let event = PublicEvent { at: SystemTime::now(), process: Arc::clone(&self.inner.name), pid, kind };
+        let wakers = &mut self.wakers;
+        self.core.subscribers.retain(|queue| match queue.upgrade() {
+            Some(queue) => {
+                wakers.extend(queue.push(event.clone()));
+                true
+            }
+            None => false,
+        });
+    }
+
+    pub(super) fn finish(mut self) {
+        let due = {
+            let run = self.core.run.as_ref();
+            let relook = run.and_then(|run| run.relook).map(|relook| relook.at);
+            let try_at = run.and_then(|run| run.try_at);
+            [self.core.machine.deadline(), relook, try_at].into_iter().flatten().min()
+        };
+        if due != self.core.timer {
+            Reaper::get().set_timer(self.inner.id, self.core.timer, due, self.inner);
+            self.core.timer = due;
+        }
+        self.inner.run_calls_if_any(&mut self.core);
+        let Turn { inner, core, changed, wakers, ended, .. } = self;
+        let over = !core.machine.is_alive();
+        inner.core.release(core, changed, over);
+        wakers.into_iter().for_each(Waker::wake);
+        drop(ended);
+    }
+}
+
+/// Between 0 and 1, for the jitter of a back-off. It needs to differ between processes, not to be unpredictable.
+fn jitter() -> f64 {
+    use std::hash::{BuildHasher, RandomState};
+    use std::sync::LazyLock;
+    static KEYS: LazyLock<RandomState> = LazyLock::new(RandomState::new);
+    static DRAWN: AtomicUsize = AtomicUsize::new(0);
+    let drawn = KEYS.hash_one(DRAWN.fetch_add(1, Ordering::Relaxed));
+    drawn as f64 / u64::MAX as f64
+}

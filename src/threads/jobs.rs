@@ -1,0 +1,90 @@
+//! Jobs, and the agreement between who brings one and the threads that take them.
+//!
+//! A job is put into the queue under the lock under which a thread counts itself idle. So who brings more jobs than there
+//! are idle threads knows it, and starts one more unless there are as many as there may be; and those that are not idle
+//! look into the queue once more before they sleep. No job is left while all sleep. `tests/models` proves that with
+//! loom over every interleaving.
+
+use std::collections::VecDeque;
+use std::sync::PoisonError;
+
+use super::sync::{Condvar, Mutex, MutexGuard};
+
+#[derive(Debug)]
+pub(crate) struct Jobs<J> {
+    /// Leaf lock: nothing else is taken while it is held.
+    queue: Mutex<Queue<J>>,
+    work: Condvar,
+    /// There are never more threads than this.
+    most: usize,
+    /// So many may sleep; who finds them asleep already ends.
+    idle: usize,
+}
+
+#[derive(Debug)]
+struct Queue<J> {
+    jobs: VecDeque<J>,
+    threads: usize,
+    idle: usize,
+}
+
+impl<J> Jobs<J> {
+    pub(crate) fn new(most: usize, idle: usize) -> Jobs<J> {
+        let queue = Queue { jobs: VecDeque::new(), threads: 0, idle: 0 };
+        Jobs { queue: Mutex::new(queue), work: Condvar::new(), most, idle }
+    }
+
+    /// Makes sure that there is a thread; `start` makes one, which calls [`next`](Jobs::next) until it gets nothing.
+    pub(crate) fn ensure<E>(&self, start: impl FnOnce() -> Result<(), E>) -> Result<(), E> {
+        let mut queue = self.lock();
+        if queue.threads == 0 {
+            start()?;
+            queue.threads = 1;
+        }
+        Ok(())
+    }
+
+    /// Brings a job. It comes back when there is no thread and none can be started.
+    pub(crate) fn push<E>(&self, job: J, start: impl FnOnce() -> Result<(), E>) -> Result<(), (J, E)> {
+        let mut queue = self.lock();
+        if queue.idle <= queue.jobs.len() && queue.threads < self.most {
+            match start() {
+                Ok(()) => queue.threads += 1,
+                Err(error) if queue.threads == 0 => return Err((job, error)),
+                // Those that are there will come to it.
+                Err(_) => {}
+            }
+        }
+        queue.jobs.push_back(job);
+        drop(queue);
+        self.work.notify_one();
+        Ok(())
+    }
+
+    /// Leaves a job to a thread that will be started some time.
+    pub(crate) fn leave(&self, job: J) {
+        self.lock().jobs.push_back(job);
+        self.work.notify_one();
+    }
+
+    /// The next job of a thread, which sleeps until there is one; `None`: it is not needed any more.
+    pub(crate) fn next(&self) -> Option<J> {
+        let mut queue = self.lock();
+        loop {
+            if let Some(job) = queue.jobs.pop_front() {
+                return Some(job);
+            }
+            if queue.idle >= self.idle {
+                queue.threads -= 1;
+                return None;
+            }
+            queue.idle += 1;
+            queue = self.work.wait(queue).unwrap_or_else(PoisonError::into_inner);
+            queue.idle -= 1;
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Queue<J>> {
+        self.queue.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}

@@ -1,0 +1,211 @@
+//! `exited()`, under any runtime.
+
+use std::pin::pin;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, Mutex, Weak};
+use std::task::{Context, Poll, Wake, Waker};
+use std::time::Duration;
+
+use pkit::{Exited, Process};
+use smol::future::{FutureExt, block_on, poll_once};
+
+use crate::support::{LONG, sh, tests};
+
+fn tokio_threads() -> tokio::runtime::Runtime {
+    tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_time().build().unwrap()
+}
+
+fn tokio_here() -> tokio::runtime::Runtime {
+    tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap()
+}
+
+/// Counts how often it is woken.
+#[derive(Default)]
+struct Count(AtomicU32);
+
+impl Wake for Count {
+    fn wake(self: Arc<Self>) {
+        self.0.fetch_add(1, Ordering::SeqCst);
+    }
+}
+
+/// Uses the process when it is dropped.
+struct Busybody(Mutex<Option<Process>>);
+
+impl Wake for Busybody {
+    fn wake(self: Arc<Self>) {}
+}
+
+impl Drop for Busybody {
+    fn drop(&mut self) {
+        if let Some(process) = self.0.get_mut().unwrap().take() {
+            _ = process.status();
+        }
+    }
+}
+
+fn poll(future: &mut Exited, waker: &Waker) -> bool {
+    pin!(future).poll(&mut Context::from_waker(waker)).is_ready()
+}
+
+tests! {
+    fn under_every_runtime() {
+        let process = Process::new(sh("read x < /dev/null; exit 7"));
+        for _ in 0..20 {
+            process.start(false).unwrap();
+            assert_eq!(block_on(process.exited()).unwrap().code(), Some(7));
+        }
+        for runtime in [tokio_threads(), tokio_here()] {
+            for _ in 0..20 {
+                process.start(false).unwrap();
+                let exited = process.exited();
+                let exit = runtime.block_on(async move { tokio::spawn(exited).await.unwrap().unwrap() });
+                assert_eq!(exit.code(), Some(7));
+            }
+        }
+        let executor = smol::Executor::new();
+        process.start(false).unwrap();
+        let task = executor.spawn(process.exited());
+        assert_eq!(block_on(executor.run(task)).unwrap().code(), Some(7));
+    }
+
+    fn several_at_once() {
+        let process = Process::new(sh("exec sleep 1000"));
+        process.start(true).unwrap();
+        let (threads, here, executor) = (tokio_threads(), tokio_here(), smol::Executor::new());
+        let tasks: Vec<_> = (0..10).map(|_| threads.spawn(process.exited())).collect();
+        let smol_task = executor.spawn(process.exited());
+        let (first, second) = (process.exited(), process.exited());
+        let stopper = process.clone();
+        let stop = std::thread::spawn(move || stopper.terminate(true));
+        let both = here.block_on(async { tokio::join!(first, second) });
+        let mut exits = vec![both.0.unwrap(), both.1.unwrap(), block_on(executor.run(smol_task)).unwrap()];
+        exits.extend(tasks.into_iter().map(|task| threads.block_on(task).unwrap().unwrap()));
+        stop.join().unwrap().unwrap();
+        assert!(exits.len() == 13 && exits.iter().all(|exit| exit.requested() && Some(exit) == process.exit().as_ref()));
+    }
+
+    fn it_does_not_block() {
+        let process = Process::new(sh("exec sleep 1000"));
+        assert!(block_on(process.exited()).unwrap_err().is_never_started());
+        process.start(true).unwrap();
+        assert!(block_on(poll_once(process.exited())).is_none());
+        process.terminate(true).unwrap();
+        assert!(block_on(poll_once(process.exited())).unwrap().unwrap().requested());
+        assert!(block_on(process.exited()).unwrap().requested());
+    }
+
+    fn a_time_out_leaves_it_alone() {
+        let process = Process::new(sh("exec sleep 1000"));
+        let pid = process.start(true).unwrap();
+        for runtime in [tokio_threads(), tokio_here()] {
+            let limited = || tokio::time::timeout(Duration::from_millis(20), process.exited());
+            assert!(runtime.block_on(async { limited().await }).is_err());
+            let other = async { "other" };
+            let first = runtime.block_on(async {
+                tokio::select! { biased; _ = process.exited() => "exited", first = other => first }
+            });
+            assert_eq!(first, "other");
+        }
+        assert_eq!(process.pid(), Some(pid));
+        let racing = async { Some(process.exited().await) }.or(async { None });
+        assert!(block_on(racing).is_none());
+        process.terminate(true).unwrap();
+    }
+
+    fn a_dropped_future_keeps_no_waker() {
+        let process = Process::new(sh("exec sleep 1000"));
+        process.start(true).unwrap();
+        let count = Arc::new(Count::default());
+        let weak: Weak<Count> = Arc::downgrade(&count);
+        let waker = Waker::from(count);
+        let mut future = process.exited();
+        assert!(!poll(&mut future, &waker) && !poll(&mut future, &waker));
+        assert_eq!(weak.strong_count(), 2);
+        // The latest waker is the one that counts.
+        assert!(!poll(&mut future, Waker::noop()));
+        assert_eq!(weak.strong_count(), 1);
+        assert!(!poll(&mut future, &waker));
+        drop(future);
+        assert_eq!(weak.strong_count(), 1);
+        process.terminate(true).unwrap();
+        assert_eq!(weak.upgrade().unwrap().0.load(Ordering::SeqCst), 0);
+    }
+
+    fn it_is_woken() {
+        let process = Process::new(sh("exec sleep 1000"));
+        process.start(true).unwrap();
+        let count = Arc::new(Count::default());
+        let mut future = process.exited();
+        let waker = Waker::from(Arc::clone(&count));
+        assert!(!poll(&mut future, &waker));
+        process.terminate(true).unwrap();
+        crate::support::eventually("it is woken", || count.0.load(Ordering::SeqCst) > 0);
+        assert!(poll(&mut future, &waker));
+    }
+
+    fn a_waker_may_do_anything() {
+        let process = Process::new(sh("exec sleep 1000"));
+        process.start(true).unwrap();
+        let mut future = process.exited();
+        for _ in 0..3 {
+            // The future holds the last reference, and drops it when the next one comes.
+            let busybody = Arc::new(Busybody(Mutex::new(Some(process.clone()))));
+            assert!(!poll(&mut future, &Waker::from(busybody)));
+        }
+        drop(future);
+        process.terminate(true).unwrap();
+    }
+
+    fn a_hundred_together() {
+        let runtime = tokio_threads();
+        let processes: Vec<Process> = (0..100).map(|n| Process::new(sh(&format!("exit {n}")))).collect();
+        let codes = runtime.block_on(async {
+            // Started from inside async code.
+            let tasks: Vec<_> = processes
+                .iter()
+                .map(|process| {
+                    process.start(false).unwrap();
+                    tokio::spawn(process.exited())
+                })
+                .collect();
+            let mut codes = Vec::new();
+            for task in tasks {
+                codes.push(task.await.unwrap().unwrap().code().unwrap());
+            }
+            codes
+        });
+        assert!(codes.into_iter().eq(0..100));
+    }
+
+    fn started_and_awaited_in_a_task() {
+        for runtime in [tokio_threads(), tokio_here()] {
+            let code = runtime.block_on(async {
+                let task = tokio::spawn(async {
+                    let process = Process::new(sh("exit 9"));
+                    process.start(Duration::from_secs(60)).unwrap();
+                    process.exited().await.unwrap().code()
+                });
+                tokio::time::timeout(LONG, task).await.unwrap().unwrap()
+            });
+            assert_eq!(code, Some(9));
+        }
+    }
+
+    fn the_future_is_a_handle() {
+        let process = Process::new(sh("exit 5"));
+        process.start(true).unwrap();
+        let future = process.exited();
+        drop(process);
+        let exit = block_on(future).unwrap();
+        assert_eq!((exit.code(), exit.requested()), (Some(5), false));
+        let process = Process::new(sh("exec sleep 1000"));
+        let pid = process.start(true).unwrap();
+        let mut future = process.exited();
+        drop(process);
+        assert!(matches!(pin!(&mut future).poll(&mut Context::from_waker(Waker::noop())), Poll::Pending));
+        assert!(crate::support::is_alive(pid));
+        drop(future);
+        crate::support::eventually("it is gone", || !crate::support::is_alive(pid));
+    }
+}

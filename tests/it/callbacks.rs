@@ -1,0 +1,283 @@
+//! `on_start`, `on_ready`, `on_line`, `on_exit`.
+
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, Mutex, mpsc};
+use std::time::Duration;
+
+use pkit::{Backoff, Builder, Command, Process, Restart, RestartMode, State};
+
+use crate::support::{LONG, eventually, is_alive, sh, tests};
+
+type Journal = Arc<Mutex<Vec<String>>>;
+
+/// Every callback writes to the journal and then does `then`, with its name.
+fn journal(command: Command, then: impl Fn(&str) + Send + Sync + 'static) -> (Builder, Journal) {
+    let journal: Journal = Arc::default();
+    let then = Arc::new(then);
+    let entry = || {
+        let (journal, then) = (Arc::clone(&journal), Arc::clone(&then));
+        move |what: &str, detail: &str| {
+            journal.lock().unwrap().push(format!("{what}{detail}"));
+            then(what);
+        }
+    };
+    let (start, ready, line, exit) = (entry(), entry(), entry(), entry());
+    let builder = Process::builder(command)
+        .on_start(move |_| start("start", ""))
+        .on_ready(move |_| ready("ready", ""))
+        .on_line(move |at| line("line", &format!(" {at}")))
+        .on_exit(move |_, at| exit("exit", &format!(" {}", at.code().unwrap_or(-1))));
+    (builder, journal)
+}
+
+fn entries(journal: &Journal) -> Vec<String> {
+    journal.lock().unwrap().clone()
+}
+
+const ALL: [&str; 4] = ["start", "ready", "line", "exit"];
+
+/// A handle that callbacks reach, without keeping the process alive for ever.
+type Shared = Arc<Mutex<Option<Process>>>;
+
+/// A process one of whose callbacks, `at`, calls `act` with the process; once.
+fn acting(script: &str, at: &'static str, act: impl Fn(Process) + Send + Sync + 'static) -> (Shared, Journal) {
+    let shared: Shared = Arc::default();
+    let (reached, once) = (Arc::clone(&shared), AtomicU32::new(0));
+    let (builder, journal) = journal(sh(script), move |what| {
+        if what == at && once.fetch_add(1, Ordering::SeqCst) == 0 {
+            let process = reached.lock().unwrap().clone();
+            act(process.unwrap());
+        }
+    });
+    *shared.lock().unwrap() = Some(builder.build().unwrap());
+    (shared, journal)
+}
+
+fn process(shared: &Shared) -> Process {
+    shared.lock().unwrap().clone().unwrap()
+}
+
+tests! {
+    fn they_come_in_order_and_join_waits_for_them() {
+        let (builder, journal) = journal(sh("echo one; echo two; exit 3"), |_| ());
+        let process = builder.build().unwrap();
+        for run in 1..=20 {
+            process.start(true).unwrap();
+            process.join().unwrap();
+            let expected = ["start", "ready", "line one", "line two", "exit 3"].repeat(run);
+            assert_eq!(entries(&journal), expected);
+        }
+    }
+
+    fn exactly_once_for_each_run() {
+        let (starts, exits) = (Arc::new(AtomicU32::new(0)), Arc::new(Mutex::new(Vec::new())));
+        let (count, list) = (Arc::clone(&starts), Arc::clone(&exits));
+        let process = Process::builder(Command::new("true"))
+            .on_start(move |_| _ = count.fetch_add(1, Ordering::SeqCst))
+            .on_exit(move |process, exit| list.lock().unwrap().push((process.status().generation, exit.pid())))
+            .restart(Restart::always().backoff(Backoff::none()).unlimited())
+            .build()
+            .unwrap();
+        process.start(true).unwrap();
+        process.wait_until(LONG, |status| status.restarts >= 200).unwrap();
+        process.terminate(true).unwrap();
+        let exits = exits.lock().unwrap();
+        assert_eq!(u64::from(starts.load(Ordering::SeqCst)), process.status().generation);
+        // The next automatic start waits for it: the generation is still its own.
+        assert!(exits.iter().map(|(generation, _)| *generation).eq(1..=process.status().generation));
+        assert!(exits.windows(2).all(|two| two[0].1 != two[1].1));
+    }
+
+    fn not_on_the_reaper() {
+        let names: Journal = Arc::default();
+        let into = Arc::clone(&names);
+        let (builder, _) = journal(sh("echo one"), move |_| {
+            into.lock().unwrap().push(std::thread::current().name().unwrap_or_default().to_owned());
+        });
+        let process = builder.build().unwrap();
+        process.start(true).unwrap();
+        process.join().unwrap();
+        assert_eq!(entries(&names), ["pkit-callback"; 4]);
+    }
+
+    fn one_that_panics_stops_nothing() {
+        for at in ALL {
+            let (builder, journal) = journal(sh("echo one; exit 3"), move |what| assert_ne!(what, at, "on purpose"));
+            let process = builder.build().unwrap();
+            for _ in 0..2 {
+                process.start(true).unwrap();
+                assert_eq!(process.join().unwrap().code(), Some(3));
+            }
+            assert_eq!(entries(&journal), ["start", "ready", "line one", "exit 3"].repeat(2));
+        }
+    }
+
+    fn one_that_blocks_stops_no_other_process() {
+        for at in ALL {
+            let (release, gate) = mpsc::channel::<()>();
+            let (entered, inside) = mpsc::channel();
+            let gate = Mutex::new(gate);
+            let (builder, blocked_journal) = journal(sh("echo one; exit 3"), move |what| {
+                if what == at {
+                    entered.send(()).unwrap();
+                    let _ = gate.lock().unwrap().recv();
+                }
+            });
+            let blocked = builder.build().unwrap();
+            blocked.start(true).unwrap();
+            inside.recv().unwrap();
+            let (builder, journal) = journal(sh("echo two"), |_| ());
+            let free = builder.build().unwrap();
+            for run in 1..=5 {
+                free.start(true).unwrap();
+                free.join().unwrap();
+                assert_eq!(entries(&journal).len(), 4 * run);
+            }
+            // Its `on_exit` has not returned, whichever blocks.
+            assert_eq!(blocked.join_timeout(Duration::from_millis(50)).unwrap(), None);
+            drop(release);
+            assert_eq!(blocked.join().unwrap().code(), Some(3));
+            assert_eq!(entries(&blocked_journal), ["start", "ready", "line one", "exit 3"]);
+        }
+    }
+
+    fn the_next_automatic_start_waits_for_on_exit() {
+        let (release, gate) = mpsc::channel::<()>();
+        let (entered, inside) = mpsc::channel();
+        let gate = Mutex::new(gate);
+        let process = Process::builder(sh("exit 1"))
+            .on_exit(move |_, _| {
+                let _ = entered.send(());
+                let _ = gate.lock().unwrap().recv();
+            })
+            .restart(Restart::on_failure().backoff(Backoff::none()).limit(2, LONG))
+            .build()
+            .unwrap();
+        process.start(true).unwrap();
+        for run in 1..=3 {
+            inside.recv().unwrap();
+            let early = process.wait_until(Duration::from_millis(50), |status| status.generation > run);
+            assert!(early.is_err_and(|error| error.is_timeout()));
+            release.send(()).unwrap();
+        }
+        process.join().unwrap();
+        assert_eq!((process.state(), process.restarts()), (State::Failed, 2));
+    }
+
+    fn start_from_inside() {
+        for at in ["start", "ready", "line"] {
+            let (shared, journal) = acting("echo one; exit 3", at, |process| {
+                // Perhaps it has ended by now, and a second run is right.
+                if let Err(error) = process.start(true) {
+                    assert!(error.is_running(), "{error}");
+                }
+            });
+            process(&shared).start(true).unwrap();
+            eventually("all are idle", || {
+                let entries = entries(&journal);
+                let count = |what: &str| entries.iter().filter(|entry| entry.starts_with(what)).count();
+                count("exit") > 0 && count("exit") == count("start") && !process(&shared).is_alive()
+            });
+            process(&shared).join().unwrap();
+            shared.lock().unwrap().take();
+        }
+        let (shared, journal) = acting("echo one; exit 3", "exit", |process| _ = process.start(true).unwrap());
+        process(&shared).start(true).unwrap();
+        process(&shared).wait_until(LONG, |status| status.generation == 2 && status.state == State::Idle).unwrap();
+        process(&shared).join().unwrap();
+        assert_eq!(entries(&journal), ["start", "ready", "line one", "exit 3"].repeat(2));
+        shared.lock().unwrap().take();
+    }
+
+    fn join_from_inside() {
+        for at in ALL {
+            let (shared, journal) = acting("echo one; exit 3", at, |process| {
+                assert_eq!(process.join().unwrap().code(), Some(3));
+            });
+            process(&shared).start(true).unwrap();
+            process(&shared).join().unwrap();
+            assert_eq!(entries(&journal), ["start", "ready", "line one", "exit 3"], "{at}");
+            shared.lock().unwrap().take();
+        }
+    }
+
+    fn terminate_from_inside() {
+        for at in ["start", "ready", "line"] {
+            let (shared, journal) = acting("echo one; exec sleep 1000", at, |process| process.terminate(true).unwrap());
+            process(&shared).start(true).unwrap();
+            assert!(process(&shared).join().unwrap().requested());
+            assert_eq!(entries(&journal).last().unwrap(), "exit -1");
+            shared.lock().unwrap().take();
+        }
+        let (shared, _) = acting("exit 3", "exit", |process| process.terminate(true).unwrap());
+        process(&shared).start(true).unwrap();
+        assert!(!process(&shared).join().unwrap().requested());
+        shared.lock().unwrap().take();
+    }
+
+    fn restart_from_inside() {
+        for at in ALL {
+            let script = if at == "exit" { "echo one; exit 3" } else { "echo one; exec sleep 1000" };
+            let (shared, journal) = acting(script, at, |process| {
+                process.restart(RestartMode::Terminate, true).unwrap();
+            });
+            process(&shared).start(true).unwrap();
+            process(&shared).wait_until(LONG, |status| status.generation == 2).unwrap();
+            // The first run may end before it prints.
+            process(&shared).wait_for_line(LONG, |line| line == "one").unwrap();
+            process(&shared).terminate(true).unwrap();
+            let told = entries(&journal);
+            let exits: Vec<usize> = (0..told.len()).filter(|n| told[*n].starts_with("exit")).collect();
+            let starts: Vec<usize> = (0..told.len()).filter(|n| told[*n] == "start").collect();
+            assert!(exits.len() == 2 && starts.len() == 2 && exits[0] < starts[1], "{at}: {told:?}");
+            shared.lock().unwrap().take();
+        }
+    }
+
+    fn the_last_handle_dropped_inside() {
+        for at in ALL {
+            let shared: Shared = Arc::default();
+            let reached = Arc::clone(&shared);
+            let (told, dropped) = mpsc::channel();
+            let script = if at == "exit" { "echo one; exit 3" } else { "echo one; exec sleep 1000" };
+            let (builder, journal) = journal(sh(script), move |what| {
+                if what == at {
+                    drop(reached.lock().unwrap().take());
+                    let _ = told.send(());
+                }
+            });
+            let process = builder.build().unwrap();
+            let pid;
+            {
+                let mut guard = shared.lock().unwrap();
+                pid = process.start(true).unwrap();
+                *guard = Some(process);
+            }
+            dropped.recv().unwrap();
+            eventually("it is gone", || !is_alive(pid));
+            eventually("it was told", || entries(&journal).last().is_some_and(|entry| entry.starts_with("exit")));
+        }
+    }
+
+    fn a_start_by_hand_loses_no_line_of_the_run_before() {
+        let (release, gate) = mpsc::channel::<()>();
+        let gate = Mutex::new(gate);
+        let (builder, journal) = journal(sh("seq 1 100; exit 3"), move |what| {
+            if what == "line" {
+                let _ = gate.lock().unwrap().recv();
+            }
+        });
+        let process = builder.build().unwrap();
+        process.start(true).unwrap();
+        process.wait_until(LONG, |status| status.state == State::Idle).unwrap();
+        // Its lines and its end have not been told yet.
+        process.start(true).unwrap();
+        process.wait_until(LONG, |status| status.generation == 2 && status.state == State::Idle).unwrap();
+        drop(release);
+        process.join().unwrap();
+        let mut run = vec!["start".to_owned(), "ready".to_owned()];
+        run.extend((1..=100).map(|n| format!("line {n}")));
+        run.push("exit 3".to_owned());
+        assert_eq!(entries(&journal), [run.clone(), run].concat());
+    }
+}

@@ -1,0 +1,192 @@
+//! Whole trees: who leaves the group with `setsid` belongs to the run under `Containment::Tree`, by cgroup and by walk.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use nix::sys::signal::{Signal as Raw, kill};
+use nix::unistd::Pid;
+use pkit::{Backoff, Builder, Containment, Level, Process, Restart, Signal, State, Stop};
+
+use crate::program::{Program, role, say, stay};
+use crate::support::{LONG, eventually, is_alive, sh, tests};
+
+const SHORT: Duration = Duration::from_millis(100);
+
+/// A leader, one in its group, and one that left it with `setsid` and ignores SIGTERM, which says its pid.
+const TREE: &str = "setsid sh -c 'trap \"\" TERM; echo $$; while :; do sleep 1000; done' & sleep 1000";
+/// One that left the group twice over: its parent is gone too.
+const DAEMON: &str = "setsid sh -c 'setsid sh -c \"trap \\\"\\\" TERM HUP; echo \\$\\$; while :; do sleep 1000; done\" & exit' & sleep 1000";
+
+tests! {
+    fn a_tree_is_ended_by_its_cgroup() {
+        if has_cgroups() {
+            a_tree_is_ended(Level::Cgroup);
+        }
+    }
+
+    fn a_tree_is_ended_by_walking() {
+        pkit::testing::pretend_no_cgroups();
+        a_tree_is_ended(Level::Walk);
+    }
+
+    fn a_tree_is_killed_by_its_cgroup() {
+        if has_cgroups() {
+            a_tree_is_killed(Level::Cgroup);
+        }
+    }
+
+    fn a_tree_is_killed_by_walking() {
+        pkit::testing::pretend_no_cgroups();
+        a_tree_is_killed(Level::Walk);
+    }
+
+    fn what_a_crash_left_of_a_tree_is_gone_before_its_successor_by_cgroup() {
+        if has_cgroups() {
+            no_successor_beside_the_old_tree(Level::Cgroup);
+        }
+    }
+
+    fn what_a_crash_left_of_a_tree_is_gone_before_its_successor_by_walking() {
+        pkit::testing::pretend_no_cgroups();
+        no_successor_beside_the_old_tree(Level::Walk);
+    }
+
+    fn no_cgroup_is_left_behind() {
+        if !has_cgroups() {
+            return;
+        }
+        for _ in 0..20 {
+            let process = tree("exit 0").build().unwrap();
+            process.start(true).unwrap();
+            process.join().unwrap();
+            assert_eq!(own_cgroups(std::process::id()), Vec::<PathBuf>::new());
+        }
+        let process = tree("exec sleep 1000").build().unwrap();
+        process.start(true).unwrap();
+        assert_eq!(own_cgroups(std::process::id()).len(), 1);
+        process.kill(LONG).unwrap();
+        assert_eq!(own_cgroups(std::process::id()), Vec::<PathBuf>::new());
+        // A start that fails leaves none either.
+        let missing = Process::builder(pkit::Command::new("no-such-program")).contain(Containment::Tree).build().unwrap();
+        missing.start(true).unwrap_err();
+        assert_eq!(own_cgroups(std::process::id()), Vec::<PathBuf>::new());
+    }
+
+    fn the_cgroup_of_a_killed_program_is_swept_by_the_next() {
+        if role().is_some() {
+            let process = tree(TREE).build().unwrap();
+            process.start(true).unwrap();
+            say(std::process::id());
+            say(pid_said_by(&process));
+            stay();
+        }
+        if !has_cgroups() {
+            return;
+        }
+        let mut program = Program::start("owner");
+        let (owner, escaped) = (program.number(), program.number());
+        assert_eq!(own_cgroups(owner).len(), 1);
+        program.kill();
+        // Another may run the same tests beside us, and its sweep find it first.
+        let process = tree("exit 0").build().unwrap();
+        process.start(true).unwrap();
+        process.join().unwrap();
+        eventually("it was ended", || !is_alive(escaped));
+        eventually("its cgroup was removed", || own_cgroups(owner).is_empty());
+    }
+
+    fn the_level_in_force_is_in_the_status() {
+        let group = Process::new(sh("exit 0"));
+        assert_eq!(group.status().containment, None);
+        group.start(true).unwrap();
+        assert_eq!(group.status().containment, Some(Level::Group));
+        group.join().unwrap();
+        let inherited = Process::builder(sh("exit 0")).group(pkit::Group::Inherit).build().unwrap();
+        inherited.start(true).unwrap();
+        assert_eq!(inherited.status().containment, Some(Level::Leader));
+        inherited.join().unwrap();
+        pkit::testing::pretend_no_cgroups();
+        let walk = tree("exit 0").build().unwrap();
+        walk.start(true).unwrap();
+        assert_eq!(walk.status().containment, Some(Level::Walk));
+        walk.join().unwrap();
+    }
+}
+
+fn tree(script: &str) -> Builder {
+    Process::builder(sh(script)).contain(Containment::Tree).stop(Stop::signal(Signal::TERM, SHORT)).capture(1024)
+}
+
+fn pid_said_by(process: &Process) -> u32 {
+    process.wait_for_line(LONG, |_| true).unwrap().text().trim().parse().unwrap()
+}
+
+fn a_tree_is_ended(level: Level) {
+    for script in [TREE, DAEMON] {
+        let process = tree(script).build().unwrap();
+        process.start(true).unwrap();
+        assert_eq!(process.status().containment, Some(level));
+        let escaped = pid_said_by(&process);
+        process.terminate(LONG).unwrap();
+        assert!(!is_alive(escaped), "{script}");
+        let exit = process.join().unwrap();
+        assert!(exit.forced() && !exit.output_leaked(), "{exit:?}");
+        assert_eq!(exit.signal(), Some(Signal::TERM), "the leader obeyed");
+    }
+}
+
+fn a_tree_is_killed(level: Level) {
+    for script in [TREE, DAEMON] {
+        let process = tree(script).build().unwrap();
+        process.start(true).unwrap();
+        assert_eq!(process.status().containment, Some(level));
+        let escaped = pid_said_by(&process);
+        process.kill(LONG).unwrap();
+        assert!(!is_alive(escaped), "{script}");
+        assert!(!process.join().unwrap().output_leaked());
+    }
+}
+
+fn no_successor_beside_the_old_tree(level: Level) {
+    let process = tree(TREE)
+        .restart(Restart::always().backoff(Backoff::none()).unlimited())
+        .survivors(pkit::Survivors::stop(Stop::signal(Signal::TERM, SHORT)))
+        .build()
+        .unwrap();
+    process.start(true).unwrap();
+    for _ in 0..3 {
+        let escaped = pid_said_by(&process);
+        let status = process.status();
+        assert_eq!(status.containment, Some(level));
+        kill(Pid::from_raw(status.pid.unwrap() as i32), Raw::SIGKILL).unwrap();
+        let next = |now: &pkit::Status| now.generation > status.generation && now.state == State::Ready;
+        process.wait_until(LONG, next).unwrap();
+        assert!(!is_alive(escaped));
+    }
+    process.kill(LONG).unwrap();
+}
+
+/// Whether this program may make a cgroup below its own.
+fn has_cgroups() -> bool {
+    let process = tree("exit 0").build().unwrap();
+    process.start(true).unwrap();
+    process.join().unwrap();
+    let has = process.status().containment == Some(Level::Cgroup);
+    if !has {
+        println!("skipped: this program may not make a cgroup");
+    }
+    has
+}
+
+/// The cgroups that belong to runs of the program `pid`, wherever cgroup v2 is mounted.
+fn own_cgroups(pid: u32) -> Vec<PathBuf> {
+    let mounts = fs::read_to_string("/proc/self/mounts").unwrap();
+    let mount = mounts.lines().map(|line| line.split(' ').collect::<Vec<_>>()).find(|fields| fields[2] == "cgroup2");
+    let own = fs::read_to_string("/proc/self/cgroup").unwrap();
+    let below = own.lines().find_map(|line| line.strip_prefix("0::/")).unwrap();
+    let directory = Path::new(mount.unwrap()[1]).join(below);
+    let entries = fs::read_dir(directory).unwrap().flatten().map(|entry| entry.path());
+    let prefix = format!("pkit-{pid}-");
+    entries.filter(|path| path.file_name().unwrap().to_str().unwrap().starts_with(&prefix)).collect()
+}

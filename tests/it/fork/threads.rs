@@ -1,0 +1,102 @@
+//! Forks while other threads are at work.
+
+use std::process::ExitCode;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::thread;
+
+use pkit::Process;
+
+use crate::forked::{forked, tell};
+use crate::support::{LONG, sh, tests};
+
+const THREADS: usize = 8;
+const FORKS: usize = 200;
+
+static STOP: AtomicBool = AtomicBool::new(false);
+static TURNS: AtomicUsize = AtomicUsize::new(0);
+static LOCKED: Mutex<Vec<String>> = Mutex::new(Vec::new());
+
+/// Allocates and locks until it is told to stop.
+fn busy() {
+    // The cores are few, and the forks have work too. (On Linux a nice value is the thread's own.)
+    #[allow(unsafe_code, reason = "nix has no setpriority")]
+    // SAFETY: setpriority(2) takes numbers only.
+    let result = unsafe { libc::setpriority(libc::PRIO_PROCESS, 0, 19) };
+    assert_eq!(result, 0);
+    let mut mine = Vec::new();
+    while !STOP.load(Ordering::Relaxed) {
+        let turn = TURNS.fetch_add(1, Ordering::Relaxed);
+        mine.push(vec![1_u8; 16 << (turn % 12)]);
+        let mut locked = LOCKED.lock().unwrap();
+        locked.push(format!("turn {turn}"));
+        if locked.len() > 100 {
+            locked.clear();
+        }
+        drop(locked);
+        if mine.len() > 50 {
+            mine.clear();
+        }
+    }
+}
+
+/// Runs `closure` again and again beside busy threads.
+fn beside_busy_threads(forks: usize, closure: impl Fn() -> ExitCode + Send + Sync + 'static) {
+    let process = Process::builder(forked(closure)).capture(10_000).build().unwrap();
+    thread::scope(|scope| {
+        for _ in 0..THREADS {
+            scope.spawn(busy);
+        }
+        let ends = (0..forks).map(|_| {
+            process.start(true)?;
+            process.join_timeout(LONG)
+        });
+        let ends: Vec<_> = ends.collect();
+        STOP.store(true, Ordering::Relaxed);
+        for end in ends {
+            let exit = end.unwrap().expect("a fork hangs");
+            assert_eq!(exit.code(), Some(7), "{exit}: {}", process.output().stderr_text());
+        }
+    });
+    assert!(TURNS.load(Ordering::Relaxed) > forks);
+    assert_eq!(process.output().stdout_text(), "done");
+}
+
+tests! {
+    fn while_others_allocate_and_lock() {
+        beside_busy_threads(FORKS, || {
+            let texts: Vec<String> = (0..1000).map(|number| format!("number {number}")).collect();
+            assert_eq!(texts.iter().map(String::len).sum::<usize>(), 9890);
+            let large = vec![1_u8; 1 << 20];
+            assert_eq!(large.iter().map(|byte| usize::from(*byte)).sum::<usize>(), 1 << 20);
+            assert_eq!(thread::spawn(|| 5).join().unwrap(), 5);
+            tell("done");
+            ExitCode::from(7)
+        });
+    }
+
+    fn while_others_allocate_and_lock_and_pkit_is_used_inside() {
+        beside_busy_threads(FORKS / 4, || {
+            let process = Process::builder(sh("echo inside")).capture(100).build().unwrap();
+            process.start(true).unwrap();
+            assert!(process.join().unwrap().success());
+            assert_eq!(process.output().stdout_text(), "inside\n");
+            tell("done");
+            ExitCode::from(7)
+        });
+    }
+
+    fn started_by_many_threads_at_once() {
+        thread::scope(|scope| {
+            for number in 0..THREADS as u8 {
+                scope.spawn(move || {
+                    let process = Process::new(forked(move || ExitCode::from(number)));
+                    for _ in 0..20 {
+                        process.start(true).unwrap();
+                        assert_eq!(process.join().unwrap().code(), Some(number.into()));
+                    }
+                });
+            }
+        });
+    }
+}

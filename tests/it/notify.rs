@@ -1,0 +1,170 @@
+//! Readiness by `sd_notify(3)`, and what else is said over its socket.
+
+use std::os::linux::net::SocketAddrExt;
+use std::os::unix::net::{SocketAddr, UnixDatagram};
+use std::time::Duration;
+
+use pkit::{Backoff, EventKind, Process, Ready, Restart, Signal, State, Stdio};
+
+use crate::support::{LONG, python, say, tests, wait_for};
+
+tests! {
+    fn ready_status_and_stopping() {
+        let script = "
+tell('STATUS=loading')
+sys.stdin.readline()
+tell('READY=1\\nSTATUS=serving')
+sys.stdin.readline()
+tell('STOPPING=1')
+sys.stdin.readline()";
+        let process = Process::builder(python(script)).ready(Ready::notify()).stdin(Stdio::piped()).build().unwrap();
+        let pid = process.start(false).unwrap();
+        let mut stdin = process.stdin().unwrap();
+        let status = process.wait_until(LONG, |status| status.text.as_deref() == Some("loading")).unwrap();
+        assert_eq!((status.state, status.pid, status.main_pid), (State::Running, Some(pid), None));
+        say(&mut stdin, "go on");
+        let status = process.wait_until(LONG, |status| status.text.as_deref() == Some("serving")).unwrap();
+        assert_eq!(status.state, State::Ready);
+        say(&mut stdin, "stop");
+        assert_eq!(wait_for(&process, State::Stopping).pid, Some(pid));
+        say(&mut stdin, "end");
+        let exit = process.join().unwrap();
+        assert!(exit.success() && !exit.requested(), "{exit}");
+    }
+
+    fn a_start_waits_for_ready() {
+        let process = Process::builder(python("tell('READY=1')\nsignal.pause()")).ready(Ready::notify()).build().unwrap();
+        process.start(true).unwrap();
+        assert_eq!(process.state(), State::Ready);
+        process.terminate(true).unwrap();
+        // The next run begins without what the last one said.
+        process.start(true).unwrap();
+        assert_eq!(process.status().text, None);
+    }
+
+    fn the_main_pid_is_one_of_the_run() {
+        let script = "
+child = os.fork()
+if child == 0:
+    signal.pause()
+tell(f'MAINPID={child}')
+tell('MAINPID=1\\nREADY=1\\nSTATUS=' + str(child))
+signal.pause()";
+        let process = Process::builder(python(script)).ready(Ready::notify()).build().unwrap();
+        let pid = process.start(true).unwrap();
+        let status = process.wait_until(LONG, |status| status.text.is_some()).unwrap();
+        let main = status.main_pid.unwrap();
+        assert_ne!(main, pid);
+        assert_eq!(status.text.unwrap(), main.to_string());
+        process.terminate(true).unwrap();
+        assert_eq!(process.status().main_pid, None);
+    }
+
+    fn a_watchdog_that_is_kept_is_no_matter() {
+        // Longer than the interval before it is ready, and after.
+        let script = "
+assert os.environ['WATCHDOG_USEC'] == '1000000'
+time.sleep(1.2)
+tell('READY=1')
+for _ in range(15):
+    time.sleep(0.1)
+    tell('WATCHDOG=1')";
+        let watchdog = Ready::notify().watchdog(Duration::from_secs(1));
+        let process = Process::builder(python(script)).ready(watchdog).build().unwrap();
+        process.start(true).unwrap();
+        let exit = process.join().unwrap();
+        assert!(exit.success() && exit.runtime() > Duration::from_secs(2), "{exit}");
+    }
+
+    fn a_watchdog_that_is_missed_is_a_failure() {
+        let watchdog = Ready::notify().watchdog(Duration::from_millis(50));
+        let process = Process::builder(python("tell('READY=1')\nsignal.pause()"))
+            .ready(watchdog)
+            .restart(Restart::on_failure().backoff(Backoff::none()).limit(1, LONG))
+            .build()
+            .unwrap();
+        let events = process.subscribe();
+        process.start(true).unwrap();
+        let exit = process.join().unwrap();
+        assert_eq!((exit.signal(), exit.requested(), exit.forced()), (Some(Signal::TERM), false, false));
+        assert_eq!((process.state(), process.restarts()), (State::Failed, 1));
+        drop(process);
+        assert_eq!(events.filter(|event| matches!(event.kind, EventKind::WatchdogMissed)).count(), 2);
+    }
+
+    fn a_watchdog_can_be_triggered() {
+        let script = "
+signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
+tell('READY=1')
+tell('WATCHDOG=trigger')
+while True: signal.pause()";
+        let process = Process::builder(python(script))
+            .ready(Ready::notify())
+            .restart(Restart::on_failure().limit(0, LONG))
+            .build()
+            .unwrap();
+        let events = process.subscribe();
+        process.start(true).unwrap();
+        // A failure, although its exit says success.
+        assert!(process.join().unwrap().success());
+        assert_eq!(process.state(), State::Failed);
+        drop(process);
+        assert_eq!(events.filter(|event| matches!(event.kind, EventKind::WatchdogMissed)).count(), 1);
+    }
+
+    fn a_stranger_is_not_heard() {
+        let script = "
+print(os.environ['NOTIFY_SOCKET'], flush=True)
+sys.stdin.readline()
+tell('STATUS=mine')
+sys.stdin.readline()
+tell('READY=1')
+signal.pause()";
+        let builder = Process::builder(python(script)).ready(Ready::notify()).stdin(Stdio::piped());
+        let process = builder.capture(4096).build().unwrap();
+        let events = process.subscribe();
+        process.start(false).unwrap();
+        let mut stdin = process.stdin().unwrap();
+        let name = process.wait_for_line(LONG, |line| line.starts_with('@')).unwrap();
+        let address = SocketAddr::from_abstract_name(&name.bytes()[1..]).unwrap();
+        let stranger = UnixDatagram::unbound().unwrap();
+        for message in ["READY=1", "STATUS=theirs", "MAINPID=1", "WATCHDOG=trigger", "STOPPING=1"] {
+            stranger.send_to_addr(message.as_bytes(), &address).unwrap();
+        }
+        say(&mut stdin, "your turn");
+        // Messages are read in order: those of the stranger were.
+        let status = process.wait_until(LONG, |status| status.text.is_some()).unwrap();
+        assert_eq!((status.text.as_deref(), status.state, status.main_pid), (Some("mine"), State::Running, None));
+        say(&mut stdin, "be ready");
+        wait_for(&process, State::Ready);
+        drop(process);
+        let texts: Vec<String> = events.filter_map(|event| match event.kind {
+            EventKind::Text(text) => Some(text),
+            _ => None,
+        }).collect();
+        assert_eq!(texts, ["mine"]);
+    }
+
+    fn a_barrier_is_lifted() {
+        let script = "
+read, write = os.pipe()
+s.connect('\\0' + os.environ['NOTIFY_SOCKET'][1:])
+socket.send_fds(s, [b'BARRIER=1'], [write])
+os.close(write)
+poll = select.poll()
+poll.register(read, 0)
+poll.poll()
+s.send(b'READY=1')
+signal.pause()";
+        let process = Process::builder(python(script)).ready(Ready::notify()).build().unwrap();
+        process.start(true).unwrap();
+    }
+
+    fn ready_as_a_last_word_counts() {
+        for _ in 0..10 {
+            let process = Process::builder(python("tell('READY=1')\nos._exit(0)")).ready(Ready::notify()).build().unwrap();
+            process.start(true).unwrap();
+            assert!(process.join().unwrap().success());
+        }
+    }
+}

@@ -1,0 +1,67 @@
+//! Who the child is: user and groups.
+
+use nix::unistd::{User, getgrouplist};
+
+use super::{both_read, both_refused, field};
+use crate::support::tests;
+
+fn is_root() -> bool {
+    nix::unistd::geteuid().is_root()
+}
+
+fn quadruple(id: u32) -> String {
+    [id.to_string(), id.to_string(), id.to_string(), id.to_string()].join("\t")
+}
+
+tests! {
+    fn user_and_groups_are_inherited() {
+        let own = super::own_status();
+        for seen in both_read("/proc/self/status", |b| b) {
+            for name in ["Uid", "Gid", "Groups"] {
+                assert_eq!(field(&seen, name), field(&own, name));
+            }
+        }
+    }
+
+    fn user_and_group_are_set() {
+        if !is_root() {
+            let text = "cannot start `it`: become user 12345: Operation not permitted (os error 1)";
+            assert_eq!(both_refused(|b| b.uid(12345)), [text; 2]);
+            return;
+        }
+        for seen in both_read("/proc/self/status", |b| b.uid(12345).gid(23456).groups([7, 8, 99])) {
+            assert_eq!(field(&seen, "Uid"), quadruple(12345));
+            assert_eq!(field(&seen, "Gid"), quadruple(23456));
+            assert_eq!(field(&seen, "Groups"), "7 8 99");
+            assert_eq!(field(&seen, "CapEff"), "0000000000000000");
+        }
+        for seen in both_read("/proc/self/status", |b| b.groups([])) {
+            assert_eq!((field(&seen, "Groups"), field(&seen, "Uid")), ("", &*quadruple(0)));
+        }
+        // The threads of the parent are who they were.
+        for task in std::fs::read_dir("/proc/self/task").unwrap().flatten() {
+            let status = std::fs::read_to_string(task.path().join("status")).unwrap();
+            assert_eq!(field(&status, "Uid"), quadruple(0));
+        }
+    }
+
+    fn a_user_is_looked_up_by_name() {
+        let nobody = User::from_name("nobody").unwrap().unwrap();
+        if !is_root() {
+            assert!(both_refused(|b| b.user("nobody")).iter().all(|text| text.contains("Operation not permitted")));
+            return;
+        }
+        let mut groups: Vec<u32> = getgrouplist(c"nobody", nobody.gid).unwrap().iter().map(|gid| gid.as_raw()).collect();
+        groups.sort_unstable();
+        let groups: Vec<String> = groups.iter().map(u32::to_string).collect();
+        for seen in both_read("/proc/self/status", |b| b.user("nobody")) {
+            assert_eq!(field(&seen, "Uid"), quadruple(nobody.uid.as_raw()));
+            assert_eq!(field(&seen, "Gid"), quadruple(nobody.gid.as_raw()));
+            assert_eq!(field(&seen, "Groups"), groups.join(" "));
+        }
+        for seen in both_read("/proc/self/status", |b| b.user("nobody").gid(23456).groups([5])) {
+            assert_eq!(field(&seen, "Uid"), quadruple(nobody.uid.as_raw()));
+            assert_eq!((field(&seen, "Gid"), field(&seen, "Groups")), (&*quadruple(23456), "5"));
+        }
+    }
+}

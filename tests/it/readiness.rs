@@ -1,0 +1,258 @@
+//! Every way to say that one is ready, except `notify`.
+
+use std::fs;
+use std::net::TcpListener;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::time::Duration;
+
+use pkit::{Backoff, EventKind, Process, Ready, Restart, Signal, State, Stdio};
+
+use crate::support::{LONG, is_alive, python, say, sh, tests, wait_for};
+
+/// A port where nobody listens.
+fn free_port() -> u16 {
+    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
+}
+
+/// Starts it, sees that it is not ready, lets it go on, and sees that it is.
+fn ready_when_told(builder: pkit::Builder, not_yet: &str) {
+    let process = builder.stdin(Stdio::piped()).capture(4096).build().unwrap();
+    for _ in 0..2 {
+        process.start(false).unwrap();
+        let mut stdin = process.stdin().unwrap();
+        process.wait_for_line(LONG, |line| line == not_yet).unwrap();
+        assert_eq!(process.state(), State::Running);
+        say(&mut stdin, "go on");
+        wait_for(&process, State::Ready);
+        process.terminate(true).unwrap();
+    }
+}
+
+tests! {
+    fn spawned_is_ready_at_once() {
+        let process = Process::new(sh("exec sleep 1000"));
+        process.start(false).unwrap();
+        assert_eq!(process.state(), State::Ready);
+    }
+
+    fn a_newline_on_a_descriptor() {
+        let script = "printf almost >&5; echo not yet; read x; echo >&5; exec sleep 1000";
+        ready_when_told(Process::builder(sh(script)).ready(Ready::fd(5)), "not yet");
+    }
+
+    fn a_descriptor_closed_without_a_word() {
+        let process = Process::builder(sh("exec 3>&-; exec sleep 1000"))
+            .ready(Ready::fd(3))
+            .ready_within(Duration::from_millis(100))
+            .build()
+            .unwrap();
+        let error = process.start(true).unwrap_err();
+        assert_eq!(error.exit().unwrap().signal(), Some(Signal::TERM));
+    }
+
+    fn a_line() {
+        // In two writes, and on the other stream.
+        let script = "echo listen; echo not yet; read x; printf 'now list' >&2; printf 'ening\\n' >&2; exec sleep 1000";
+        ready_when_told(Process::builder(sh(script)).ready(Ready::line("listening")), "not yet");
+    }
+
+    fn a_line_as_last_word_counts() {
+        for _ in 0..50 {
+            let process = Process::builder(sh("echo ready")).ready(Ready::line("ready")).build().unwrap();
+            process.start(true).unwrap();
+            assert!(process.join().unwrap().success());
+        }
+    }
+
+    fn a_port_opened_late() {
+        let port = free_port();
+        let script = format!("
+print('not yet', flush=True)
+sys.stdin.readline()
+server = socket.create_server(('127.0.0.1', {port}))
+while True: server.accept()[0].close()");
+        let builder = || Process::builder(python(&script));
+        ready_when_told(builder().ready(Ready::tcp(format!("127.0.0.1:{port}"))), "not yet");
+        ready_when_told(builder().ready(Ready::tcp(format!("localhost:{port}"))), "not yet");
+    }
+
+    fn a_host_that_is_not_known() {
+        let builder = Process::builder(sh("exit 0")).ready(Ready::tcp("no-such-host.invalid:80"));
+        let error = builder.build().unwrap().start(true).unwrap_err();
+        assert!(error.is_start(), "{error}");
+        let wrong = Process::builder(sh("exit 0")).ready(Ready::tcp("127.0.0.1")).build();
+        assert!(wrong.is_err_and(|error| error.is_invalid()));
+    }
+
+    fn a_unix_socket() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("socket");
+        let script = format!("
+path = '{}'
+if os.path.exists(path): os.unlink(path)
+print('not yet', flush=True)
+sys.stdin.readline()
+server = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+server.bind(path)
+server.listen()
+while True: server.accept()[0].close()", path.display());
+        ready_when_told(Process::builder(python(&script)).ready(Ready::unix(&path)), "not yet");
+    }
+
+    fn a_file_that_is_new() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("ready");
+        let path = path.to_str().unwrap();
+        // One from before does not count: the second run finds that of the first.
+        let made = format!("echo not yet; read x; echo now > {path}; exec sleep 1000");
+        ready_when_told(Process::builder(sh(&made)).ready(Ready::file(path)), "not yet");
+        let replaced = format!("echo not yet; read x; echo now > {path}.new; mv {path}.new {path}; exec sleep 1000");
+        ready_when_told(Process::builder(sh(&replaced)).ready(Ready::file(path)), "not yet");
+        fs::remove_file(path).unwrap();
+    }
+
+    fn a_stale_file_does_not_count() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("ready");
+        fs::write(&path, "old").unwrap();
+        let process = Process::builder(sh("exec sleep 1000"))
+            .ready(Ready::file(&path))
+            .ready_within(Duration::from_millis(300))
+            .build()
+            .unwrap();
+        assert!(process.start(true).unwrap_err().is_ended());
+    }
+
+    fn a_check() {
+        let (open, asked) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU32::new(0)));
+        let (gate, count) = (Arc::clone(&open), Arc::clone(&asked));
+        let check = move |process: &Process| {
+            assert!(process.pid().is_some());
+            count.fetch_add(1, Ordering::SeqCst);
+            gate.load(Ordering::SeqCst)
+        };
+        let process = Process::builder(sh("exec sleep 1000")).ready(Ready::check(check)).build().unwrap();
+        process.start(false).unwrap();
+        crate::support::eventually("asked again", || asked.load(Ordering::SeqCst) > 3);
+        assert_eq!(process.state(), State::Running);
+        open.store(true, Ordering::SeqCst);
+        wait_for(&process, State::Ready);
+        let total = asked.load(Ordering::SeqCst);
+        process.terminate(true).unwrap();
+        assert_eq!(asked.load(Ordering::SeqCst), total);
+    }
+
+    fn a_check_that_panics_is_asked_again() {
+        let asked = Arc::new(AtomicU32::new(0));
+        let count = Arc::clone(&asked);
+        let check = move |_: &Process| {
+            assert!(count.fetch_add(1, Ordering::SeqCst) > 2, "on purpose");
+            true
+        };
+        let process = Process::builder(sh("exec sleep 1000"))
+            .ready(Ready::check(check))
+            .ready_within(Duration::from_secs(5))
+            .build()
+            .unwrap();
+        process.start(true).unwrap();
+    }
+
+    fn to_end_before_is_an_error_with_the_exit() {
+        let path = "/nonexistent/ready";
+        let kinds = [
+            Ready::notify(),
+            Ready::fd(3),
+            Ready::line("never"),
+            Ready::tcp(format!("127.0.0.1:{}", free_port())),
+            Ready::unix(path),
+            Ready::file(path),
+            Ready::check(|_| false),
+        ];
+        for ready in kinds {
+            let process = Process::builder(sh("exit 3")).ready(ready.clone()).build().unwrap();
+            let error = process.start(true).unwrap_err();
+            assert!(error.is_ended(), "{ready:?}: {error}");
+            assert_eq!(error.exit().unwrap().code(), Some(3));
+            assert_eq!((process.state(), process.join().unwrap().code()), (State::Idle, Some(3)));
+        }
+    }
+
+    fn to_end_before_is_an_error_although_the_next_run_is_ready() {
+        let directory = tempfile::tempdir().unwrap();
+        let once = directory.path().join("once");
+        let script = format!("mkdir {} 2>/dev/null && exit 3; echo ready; exec sleep 1000", once.display());
+        let process = Process::builder(sh(&script))
+            .ready(Ready::line("ready"))
+            .restart(Restart::on_failure().backoff(Backoff::none()))
+            .build()
+            .unwrap();
+        let done = AtomicBool::new(false);
+        std::thread::scope(|scope| {
+            // The caller is the last to be served: the policy's second run is ready before it looks.
+            for _ in 0..2 * std::thread::available_parallelism().unwrap().get() {
+                scope.spawn(|| {
+                    while !done.load(Ordering::Relaxed) {
+                        std::hint::spin_loop();
+                    }
+                });
+            }
+            let caller = scope.spawn(|| {
+                let thread = fs::read_link("/proc/thread-self").unwrap();
+                let thread = thread.file_name().unwrap();
+                let idle = std::process::Command::new("chrt").args(["--idle", "--pid", "0"]).arg(thread).status();
+                assert!(idle.unwrap().success());
+                for _ in 0..10 {
+                    let error = process.start(true).unwrap_err();
+                    assert_eq!(error.exit().unwrap().code(), Some(3));
+                    wait_for(&process, State::Ready);
+                    process.kill(true).unwrap();
+                    fs::remove_dir(&once).unwrap();
+                }
+            });
+            let result = caller.join();
+            done.store(true, Ordering::Relaxed);
+            result.unwrap();
+        });
+    }
+
+    fn the_callers_patience_leaves_it_as_it_is() {
+        let builder = Process::builder(sh("echo not yet; read x; echo ready; exec sleep 1000")).stdin(Stdio::piped());
+        let process = builder.ready(Ready::line("ready")).build().unwrap();
+        let error = process.start(Duration::from_millis(50)).unwrap_err();
+        assert!(error.is_timeout(), "{error}");
+        let pid = process.pid().unwrap();
+        assert_eq!(error.pid(), Some(pid));
+        assert_eq!(process.state(), State::Running);
+        say(&mut process.stdin().unwrap(), "go on");
+        assert_eq!(wait_for(&process, State::Ready).pid, Some(pid));
+    }
+
+    fn not_ready_in_time_is_a_failed_run() {
+        let process = Process::builder(sh("exec sleep 1000"))
+            .ready(Ready::line("never"))
+            .ready_within(Duration::from_millis(50))
+            .restart(Restart::on_failure().backoff(Backoff::none()).limit(2, LONG))
+            .build()
+            .unwrap();
+        let events = process.subscribe();
+        let error = process.start(true).unwrap_err();
+        assert_eq!(error.exit().unwrap().signal(), Some(Signal::TERM), "{error}");
+        let exit = process.join().unwrap();
+        assert!(!exit.requested(), "nobody asked: {exit}");
+        assert_eq!((process.state(), process.restarts()), (State::Failed, 2));
+        assert!(!is_alive(exit.pid()));
+        drop(process);
+        assert_eq!(events.filter(|event| matches!(event.kind, EventKind::NotReady)).count(), 3);
+    }
+
+    fn a_stop_while_it_gets_ready() {
+        let process = Process::builder(sh("exec sleep 1000")).ready(Ready::line("never")).build().unwrap();
+        let other = process.clone();
+        let waiter = std::thread::spawn(move || other.start(true));
+        process.wait_until(LONG, |status| status.pid.is_some()).unwrap();
+        process.terminate(true).unwrap();
+        let error = waiter.join().unwrap().unwrap_err();
+        assert!(error.exit().unwrap().requested(), "{error}");
+    }
+}

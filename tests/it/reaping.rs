@@ -1,0 +1,164 @@
+//! Every exit arrives, whatever is done to SIGCHLD and whoever else waits for children.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::thread;
+
+use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, SigmaskHow, Signal as Raw, sigaction, sigprocmask};
+use nix::sys::wait::waitpid;
+use pkit::{Command, ExitReason, Process, Restart, Signal};
+
+use crate::OLD_KERNEL;
+use crate::program::{Program, role};
+use crate::support::{LONG, children, sh, tests};
+
+tests! {
+    fn exits_arrive_with_sigchld_blocked_in_every_thread() {
+        block_sigchld();
+        exits_arrive(false);
+        thread::scope(|scope| {
+            for _ in 0..4 {
+                // A new thread has its parent's mask.
+                scope.spawn(|| exits_arrive(false));
+            }
+        });
+        assert_eq!(blocked_in_this_thread(), SigSet::from(Raw::SIGCHLD));
+    }
+
+    fn exits_arrive_with_sigchld_ignored_after_the_first_use() {
+        set_sigchld(SigHandler::SigIgn);
+        // The kernel reaps; only a newer one keeps the status.
+        exits_arrive(OLD_KERNEL);
+        restarts_go_on();
+    }
+
+    fn exits_arrive_with_sigchld_ignored_before_the_first_use() {
+        if role().is_none() {
+            // An ignored signal stays ignored across an exec.
+            let by = ["sh", "-c", "trap '' CHLD; exec \"$@\"", "sh"];
+            let (status, _) = Program::start_by(&by, "ignoring").finish();
+            assert!(status.success(), "{status}");
+            return;
+        }
+        exits_arrive(false);
+        restarts_go_on();
+    }
+
+    fn exits_arrive_with_the_handler_replaced() {
+        extern "C" fn handler(_: i32) {
+            HANDLED.fetch_add(1, Ordering::Relaxed);
+        }
+        static HANDLED: AtomicU32 = AtomicU32::new(0);
+        set_sigchld(SigHandler::Handler(handler));
+        exits_arrive(false);
+        restarts_go_on();
+        assert!(HANDLED.load(Ordering::Relaxed) > 0, "the handler was in place");
+    }
+
+    fn a_thief_takes_no_exit_from_us() {
+        let thief = Thief::start();
+        let (mut lost, rounds) = (0, 10);
+        for _ in 0..rounds {
+            lost += exits_arrive_or_are_lost(20);
+        }
+        restarts_go_on();
+        let stolen = thief.stop();
+        assert!(stolen > 0, "the thief took something");
+        if OLD_KERNEL {
+            assert!(lost > 0, "{stolen} were stolen, and the kernel tells nothing of them");
+        } else {
+            assert_eq!(lost, 0, "of {stolen} stolen");
+        }
+    }
+}
+
+/// Exits of every kind, each as it was, or all of them lost where the kernel keeps nothing.
+fn exits_arrive(lost: bool) {
+    for code in [0, 1, 7, 255] {
+        let process = Process::new(sh(&format!("exit {code}")));
+        process.start(true).unwrap();
+        let exit = process.join_timeout(LONG).unwrap().expect("the exit arrives");
+        assert_eq!(exit.reason(), if lost { ExitReason::Lost } else { ExitReason::Exited(code) });
+    }
+    let process = Process::new(Command::new("sleep").arg("1000"));
+    process.start(true).unwrap();
+    process.terminate(LONG).unwrap();
+    let exit = process.join().unwrap();
+    assert_eq!(exit.reason(), if lost { ExitReason::Lost } else { ExitReason::Signaled(Signal::TERM) });
+    assert!(exit.requested());
+}
+
+/// As [`exits_arrive`], `count` at a time; how many were lost.
+fn exits_arrive_or_are_lost(count: i32) -> usize {
+    let processes: Vec<Process> = (0..count).map(|code| Process::new(sh(&format!("exit {code}")))).collect();
+    processes.iter().for_each(|process| {
+        process.start(true).unwrap();
+    });
+    let exits = processes.iter().map(|process| process.join_timeout(LONG).unwrap().expect("the exit arrives"));
+    let reasons: Vec<ExitReason> = exits.map(|exit| exit.reason()).collect();
+    for (code, reason) in (0..).zip(&reasons) {
+        assert!(matches!(reason, ExitReason::Lost) || *reason == ExitReason::Exited(code), "{code}: {reason:?}");
+    }
+    reasons.iter().filter(|reason| matches!(reason, ExitReason::Lost)).count()
+}
+
+fn restarts_go_on() {
+    let process = Process::builder(Command::new("sleep").arg("1000"))
+        .restart(Restart::always().backoff(pkit::Backoff::none()))
+        .build()
+        .unwrap();
+    let first = process.start(true).unwrap();
+    let victim = nix::unistd::Pid::from_raw(first as i32);
+    nix::sys::signal::kill(victim, Raw::SIGKILL).unwrap();
+    process.wait_until(LONG, |status| status.pid.is_some_and(|pid| pid != first)).unwrap();
+    process.kill(LONG).unwrap();
+    assert!(children().is_empty(), "no zombie");
+}
+
+fn block_sigchld() {
+    sigprocmask(SigmaskHow::SIG_BLOCK, Some(&SigSet::from(Raw::SIGCHLD)), None).unwrap();
+}
+
+fn blocked_in_this_thread() -> SigSet {
+    SigSet::thread_get_mask().unwrap()
+}
+
+#[allow(unsafe_code)]
+fn set_sigchld(handler: SigHandler) {
+    let action = SigAction::new(handler, SaFlags::SA_RESTART, SigSet::empty());
+    // SAFETY: the handlers of these tests only count in an atomic.
+    unsafe { sigaction(Raw::SIGCHLD, &action) }.unwrap();
+}
+
+/// A thread that waits for every child it can get.
+struct Thief {
+    ends: Arc<AtomicBool>,
+    thread: thread::JoinHandle<usize>,
+}
+
+impl Thief {
+    fn start() -> Thief {
+        let ends = Arc::new(AtomicBool::new(false));
+        let told = Arc::clone(&ends);
+        let steal = move || {
+            let mut stolen = 0;
+            while !told.load(Ordering::Relaxed) {
+                match waitpid(None, None) {
+                    Ok(_) => stolen += 1,
+                    // There is no child to wait for.
+                    Err(error) => {
+                        assert_eq!(error, nix::Error::ECHILD);
+                        thread::yield_now();
+                    }
+                }
+            }
+            stolen
+        };
+        Thief { ends, thread: thread::spawn(steal) }
+    }
+
+    fn stop(self) -> usize {
+        self.ends.store(true, Ordering::Relaxed);
+        self.thread.join().unwrap()
+    }
+}

@@ -1,0 +1,195 @@
+//! Descriptors, processes or memory have run out.
+
+use std::process::ExitCode;
+use std::time::Duration;
+
+use nix::sys::resource::{Resource as Limit, getrlimit, setrlimit};
+use pkit::{Backoff, Builder, Command, EventKind, Events, Process, Resource, Restart, State, Stdio, Target};
+
+use super::{refused, refused_with, works};
+use crate::forked::{forked, tell};
+use crate::support::{LONG, children, eventually, sh, tests};
+
+/// With the soft limit of this process at `soft`.
+fn limited<T>(limit: Limit, soft: u64, body: impl FnOnce() -> T) -> T {
+    let (before, hard) = getrlimit(limit).unwrap();
+    setrlimit(limit, soft, hard).unwrap();
+    let result = body();
+    setrlimit(limit, before, hard).unwrap();
+    result
+}
+
+fn targets() -> [Target; 2] {
+    [Target::from(Command::new("true")), forked(|| ())]
+}
+
+/// A user whom nobody else is: limits of processes count all of a user's.
+fn a_user() -> u32 {
+    1_000_000 + std::process::id()
+}
+
+fn is_root() -> bool {
+    nix::unistd::geteuid().is_root()
+}
+
+fn as_user(user: u32, command: Command) -> Builder {
+    Process::builder(command).uid(user).gid(user)
+}
+
+/// Two processes of that user. With a limit of one, the kernel notes at the change of user that a third is too many, and
+/// refuses its exec (execve(2)).
+fn others(user: u32) -> [Process; 2] {
+    [(); 2].map(|()| {
+        let other = as_user(user, Command::new("sleep").arg("1000")).build().unwrap();
+        other.start(true).unwrap();
+        other
+    })
+}
+
+/// Two crashes would use it up: a shortage is none.
+fn patient() -> Restart {
+    Restart::on_failure().backoff(Backoff::fixed(Duration::from_millis(5))).limit(2, LONG)
+}
+
+/// Several starts fail for this reason, with a pause before each next.
+fn expect_shortage(events: &mut Events, errno: i32) {
+    let (mut failed, mut backed_off) = (0, 0);
+    while failed < 5 || backed_off < 5 {
+        match events.next_timeout(LONG).unwrap().kind {
+            EventKind::StartFailed(error) => {
+                assert!(error.is_start() && error.raw_os_error() == Some(errno), "{error}");
+                failed += 1;
+            }
+            EventKind::Backoff(_) => backed_off += 1,
+            EventKind::Failed(why) => panic!("{why}"),
+            _ => {}
+        }
+    }
+}
+
+tests! {
+    fn descriptors_have_run_out() {
+        let inherit = |b: Builder| b.stdin(Stdio::inherit());
+        let steps: [(fn(Builder) -> Builder, &str); 4] = [
+            (|b| b, "open stdin"),
+            (|b| b.stdin(Stdio::inherit()).stdout(Stdio::piped()), "open stdout"),
+            (|b| b.stdin(Stdio::inherit()).stderr(Stdio::captured()), "open stderr"),
+            (|b| b.stdin(Stdio::inherit()), "create the process"),
+        ];
+        for target in targets() {
+            for (options, step) in steps {
+                let process = options(Process::builder(target.clone()).name("it")).build().unwrap();
+                let text = format!("cannot start `it`: {step}: Too many open files (os error 24)");
+                // Everything below three is taken, and what is open stays so.
+                limited(Limit::RLIMIT_NOFILE, 3, || refused_with(&process, libc::EMFILE, &text));
+                works(&process);
+            }
+            // One descriptor at a time more: whatever step it ends at, it tells, and leaks nothing.
+            let free = std::fs::read_dir("/proc/self/fd").unwrap().count() as u64;
+            let process = inherit(Process::builder(target).name("it")).capture(10).build().unwrap();
+            for limit in 3..free + 12 {
+                limited(Limit::RLIMIT_NOFILE, limit, || match process.start(true) {
+                    Ok(_) => assert!(process.join().unwrap().success()),
+                    Err(error) => assert_eq!(error.raw_os_error(), Some(libc::EMFILE), "{error}"),
+                });
+            }
+            works(&process);
+        }
+    }
+
+    fn a_policy_waits_until_there_are_descriptors() {
+        let builder = Process::builder(sh("read line; exit 1")).stdin(Stdio::piped());
+        let process = builder.restart(patient()).build().unwrap();
+        process.start(true).unwrap();
+        let mut events = process.subscribe();
+        limited(Limit::RLIMIT_NOFILE, 3, || {
+            drop(process.stdin());
+            expect_shortage(&mut events, libc::EMFILE);
+        });
+        process.wait_until(LONG, |status| status.state == State::Ready && status.error.is_none()).unwrap();
+        process.terminate(true).unwrap();
+    }
+
+    fn processes_have_run_out_at_the_exec() {
+        if !is_root() {
+            return;
+        }
+        let user = a_user();
+        let others = others(user);
+        let process = as_user(user, Command::new("/bin/true")).rlimit(Resource::Processes, 1, 1).build().unwrap();
+        let text = "cannot start `true`: execute `/bin/true`: Resource temporarily unavailable (os error 11)";
+        refused_with(&process, libc::EAGAIN, text);
+        drop(others);
+        eventually("the others are gone", || children().is_empty());
+        works(&process);
+    }
+
+    fn a_policy_meeting_eagain_backs_off_and_recovers() {
+        if !is_root() {
+            return;
+        }
+        let user = a_user();
+        let builder = as_user(user, sh("read line; exit 1")).stdin(Stdio::piped());
+        let process = builder.rlimit(Resource::Processes, 1, 1).restart(patient()).build().unwrap();
+        process.start(true).unwrap();
+        let mut events = process.subscribe();
+        let others = others(user);
+        drop(process.stdin());
+        expect_shortage(&mut events, libc::EAGAIN);
+        assert!(matches!(process.state(), State::Backoff | State::Starting));
+        drop(others);
+        process.wait_until(LONG, |status| status.state == State::Ready && status.error.is_none()).unwrap();
+        process.terminate(true).unwrap();
+    }
+
+    fn a_stop_ends_the_tries() {
+        let builder = Process::builder(sh("read line; exit 1")).stdin(Stdio::piped());
+        let process = builder.restart(patient()).build().unwrap();
+        process.start(true).unwrap();
+        let mut events = process.subscribe();
+        limited(Limit::RLIMIT_NOFILE, 3, || {
+            drop(process.stdin());
+            expect_shortage(&mut events, libc::EMFILE);
+            process.terminate(true).unwrap();
+        });
+        assert_eq!((process.state(), process.join().unwrap().code()), (State::Idle, Some(1)));
+    }
+
+    fn processes_have_run_out_at_the_fork() {
+        if !is_root() {
+            return;
+        }
+        // Threads count as well: with one task allowed, not even what looks after a child can start. On old kernels
+        // that is a second thread, which asks whether a group is empty.
+        let threads = if crate::OLD_KERNEL { 2 } else { 1 };
+        for (allowed, step) in [(1, "start the threads that look after it"), (1 + threads, "create the process")] {
+            let inner = forked(move || {
+                let text = format!("cannot start `it`: {step}: Resource temporarily unavailable (os error 11)");
+                // Once a start has succeeded, the threads are there.
+                for target in targets().into_iter().take(allowed) {
+                    let process = Process::builder(target).name("it").build().unwrap();
+                    refused_with(&process, libc::EAGAIN, &text);
+                    limited(Limit::RLIMIT_NPROC, 10, || works(&process));
+                }
+                tell("done");
+                ExitCode::from(9)
+            });
+            let user = a_user();
+            let builder = Process::builder(inner).uid(user).gid(user).rlimit(Resource::Processes, allowed as u64, 10);
+            let process = builder.stdout(Stdio::captured()).build().unwrap();
+            process.start(true).unwrap();
+            assert_eq!(process.join().unwrap().code(), Some(9));
+            assert_eq!(process.output().stdout_text(), "done");
+        }
+    }
+
+    fn memory_has_run_out() {
+        works(&Process::new(forked(|| ())));
+        let process = Process::builder(forked(|| ())).name("it").build().unwrap();
+        // No new mapping can be had, and the page that a fork reports through is one.
+        let error = limited(Limit::RLIMIT_AS, 1 << 20, || refused(&process));
+        let text = "cannot start `it`: create the process: Cannot allocate memory (os error 12)";
+        assert_eq!((error.to_string(), error.raw_os_error()), (text.to_owned(), Some(libc::ENOMEM)));
+        works(&process);
+    }
+}
