@@ -105,12 +105,15 @@ impl Error {
         matches!(self.0.kind, Kind::Timeout { .. })
     }
 
-    /// The process could not be created; [`raw_os_error`](Error::raw_os_error) says why. Nothing runs.
+    /// The process could not be created; [`raw_os_error`](Error::raw_os_error) says why, where a system call failed.
+    /// Nothing runs.
     pub fn is_start(&self) -> bool {
         matches!(self.0.kind, Kind::Start { .. })
     }
 
-    /// An option of the builder or of the command makes no sense.
+    /// An option of the builder or of the command makes no sense, or what was asked for needs one that was not given.
+    /// (What
+    /// [`Process::new`](crate::Process::new) could not refuse is an error of the start, [`is_start`](Error::is_start).)
     pub fn is_invalid(&self) -> bool {
         matches!(self.0.kind, Kind::Invalid { .. })
     }

@@ -158,13 +158,15 @@ impl Exit {
         self.0.pid
     }
 
-    /// Someone asked for the stop; else it ended of its own accord or by another's hand.
+    /// Someone asked for the stop while the leader lived; else it ended of its own accord, by another's hand, or
+    /// because it was not ready in time or missed its watchdog.
     #[must_use]
     pub fn requested(&self) -> bool {
         self.0.requested
     }
 
-    /// The stop ladder had to go as far as SIGKILL.
+    /// SIGKILL was sent to it or to what it left behind: a ladder came to its end, or someone asked for
+    /// [`kill`](crate::Process::kill).
     #[must_use]
     pub fn forced(&self) -> bool {
         self.0.forced

@@ -27,13 +27,22 @@
 //!
 //! # Platform
 //!
-//! Linux 5.10 or newer. Newer kernels are asked once what they have: `PIDFD_SIGNAL_PROCESS_GROUP` (6.9) and
-//! `PIDFD_INFO_EXIT` (6.15) make it exact where older ones need a fallback.
+//! Linux 5.10 or newer, x86-64 and aarch64; `/proc` has to be mounted. Newer kernels are asked once what they have:
+//! `PIDFD_SIGNAL_PROCESS_GROUP` (6.9) and `PIDFD_INFO_EXIT` (6.15) make it exact where older ones need a fallback.
 //!
 //! # Threads
 //!
 //! One thread, `pkit-reaper`, looks after all children; it starts with the first. Threads `pkit-spawn`, at most one for each core,
 //! create processes for threads that may end. Threads `pkit-callback` run callbacks, on demand; one idle is kept.
+//!
+//! A child has the affinity, nice value, capabilities, seccomp filters and namespaces of the thread that creates it,
+//! unless an option sets them: of the main thread for a start from there (and of the caller for a child that outlives
+//! this program), else of `pkit-spawn`, which has those of the thread that first needed it.
+//!
+//! # Drop
+//!
+//! The last handle dropped begins the stop ladder and does not wait. When `main` returns right after it, the children
+//! get SIGKILL from the kernel instead: call [`Process::terminate`] with `true` before.
 
 mod callbacks;
 mod error;
@@ -79,3 +88,8 @@ pub mod testing {
         crate::process::pretend_no_cgroups();
     }
 }
+
+/// The examples of the README, run as documentation tests.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;

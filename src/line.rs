@@ -30,9 +30,9 @@ impl fmt::Display for Stream {
 
 /// One line that a process wrote, without its line end (`"\n"` or `"\r\n"`).
 ///
-/// What follows the last line end is a line too, once the stream has ended. A line longer than the limit comes in
-/// pieces: all but the last say [`continued`](Line::continued), and their [`bytes`](Line::bytes), put together, are
-/// the line exactly. The last piece may be empty, where the limit fell on the end of the line.
+/// What follows the last line end is a line too, once the stream has ended. A line longer than the limit (16 KiB)
+/// comes in pieces: all but the last say [`continued`](Line::continued), and their [`bytes`](Line::bytes), put
+/// together, are the line exactly. The last piece may be empty, where the limit fell on the end of the line.
 ///
 /// `Display` is [`text`](Line::text).
 ///

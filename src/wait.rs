@@ -20,11 +20,13 @@ use std::time::Duration;
 /// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Wait {
-    /// Set it going and return at once.
+    /// Set it going and return at once. (A start blocks until the program executes all the same, a restart until the
+    /// run before it is over.)
     No,
     /// Until it has happened, however long that takes.
     Yes,
-    /// Until it has happened, at most this long. Zero looks once and never blocks.
+    /// Until it has happened, at most this long. Zero looks once. (A start blocks until the program executes all the
+    /// same.)
     For(Duration),
 }
 

@@ -53,7 +53,8 @@ impl Builder {
         Builder { config: Config::new(target) }
     }
 
-    /// What the process is called in errors, events and logs. Default: the file name of the program.
+    /// What the process is called in errors, events and logs; not empty. Default: the file name of the program, `fork`
+    /// for a closure.
     pub fn name(mut self, name: &str) -> Builder {
         self.config.name = Some(name.to_owned());
         self
@@ -126,32 +127,36 @@ impl Builder {
         self
     }
 
-    /// Standard input. Default: null.
+    /// Standard input, whatever the command says. Default: the command's, else null.
     pub fn stdin(mut self, stdin: impl Into<Stdio>) -> Builder {
         self.config.stdin = Some(stdin.into());
         self
     }
 
-    /// Standard output. Default: inherited.
+    /// Standard output, whatever the command says. Default: the command's, else captured if
+    /// [`capture`](Builder::capture), [`on_line`](Builder::on_line) or [`Ready::line`] ask for it, else inherited.
     pub fn stdout(mut self, stdout: impl Into<Stdio>) -> Builder {
         self.config.stdout = Some(stdout.into());
         self
     }
 
-    /// Standard error. Default: inherited.
+    /// Standard error, whatever the command says. Default: as for [`stdout`](Builder::stdout).
     pub fn stderr(mut self, stderr: impl Into<Stdio>) -> Builder {
         self.config.stderr = Some(stderr.into());
         self
     }
 
-    /// Captures stdout and stderr, unless something else was said for them, and keeps the last `bytes` of each
-    /// (default 64 KiB where they are captured).
+    /// Captures stdout and stderr, unless something else was said for them, and keeps the last `bytes` of each for
+    /// [`Process::output`] (default 64 KiB where they are captured). The buffer has 4 KiB at least.
     pub fn capture(mut self, bytes: usize) -> Builder {
         self.config.capture = Some(bytes);
         self
     }
 
-    /// Sets an environment variable.
+    /// Sets an environment variable, whatever the command says of it.
+    ///
+    /// The rest of the environment is this program's at the moment of each start, changed by the command. What this
+    /// program got from its own supervisor (`NOTIFY_SOCKET`, `LISTEN_FDS`, …) is part of it.
     pub fn env(mut self, key: impl AsRef<OsStr>, value: impl AsRef<OsStr>) -> Builder {
         self.config.child.environment.set(key.as_ref(), value.as_ref());
         self
@@ -163,7 +168,7 @@ impl Builder {
         self
     }
 
-    /// Starts from an empty environment.
+    /// Starts from an empty environment. What the command sets, and what was set here before, is dropped as well.
     pub fn env_clear(mut self) -> Builder {
         self.config.child.environment.clear();
         self
@@ -175,7 +180,11 @@ impl Builder {
         self
     }
 
-    /// Passes a descriptor to the child, as number `as_fd` (3 or more). All others are closed in it.
+    /// Passes a descriptor to the child, as number `as_fd` (3 or more, each once). All others but 0, 1 and 2 are
+    /// closed in it.
+    ///
+    /// It stays open in this program as long as the process has handles, for the starts to come: a reader of the other
+    /// end of a passed pipe sees no end of file before that.
     pub fn pass_fd(mut self, fd: OwnedFd, as_fd: i32) -> Builder {
         self.config.child.passed.push((Arc::new(fd), as_fd));
         self
@@ -187,13 +196,14 @@ impl Builder {
         self
     }
 
-    /// Makes it lead a session of its own, without a terminal (`setsid(2)`). Default: no.
+    /// Makes it lead a session of its own, without a terminal (`setsid(2)`). Default: no. Not with [`Group::Inherit`].
     pub fn session(mut self, session: bool) -> Builder {
         self.config.child.session = session;
         self
     }
 
-    /// What of its descendants belongs to a run. Default: [`Containment::Group`].
+    /// What of its descendants belongs to a run. Default: [`Containment::Group`]. [`Containment::Tree`] is not for
+    /// [`Group::Inherit`].
     pub fn contain(mut self, containment: Containment) -> Builder {
         self.config.child.containment = containment;
         self
@@ -218,8 +228,9 @@ impl Builder {
         self
     }
 
-    /// Becomes a user by name: uid, gid and supplementary groups of the user database, looked up at each start. What
-    /// `uid`, `gid` or `groups` say goes before. The environment (`HOME`, `USER`) is left as it is.
+    /// Becomes a user by name: uid, gid and supplementary groups of the user database, looked up at each start. Where
+    /// `uid`, `gid` or `groups` are set too, they win. The environment (`HOME`, `USER`) is left as it is. An unknown
+    /// user is an error of the start.
     pub fn user(mut self, name: &str) -> Builder {
         self.config.child.user = Some(name.to_owned());
         self
@@ -231,27 +242,30 @@ impl Builder {
         self
     }
 
-    /// Nice value, -20 (first served) to 19. Default: inherited.
+    /// Nice value, -20 (first served) to 19. Default: inherited from the thread that creates it (see [`crate`],
+    /// Threads).
     pub fn nice(mut self, nice: i32) -> Builder {
         self.config.child.nice = Some(nice);
         self
     }
 
-    /// The cores it may run on, from 0 (`sched_setaffinity(2)`). Default: inherited.
+    /// The cores it may run on, from 0, at least one (`sched_setaffinity(2)`). Default: inherited from the thread that
+    /// creates it (see [`crate`], Threads).
     pub fn cores(mut self, cores: impl Into<Vec<usize>>) -> Builder {
         self.config.child.cores = Some(cores.into());
         self
     }
 
-    /// Limits a resource (`setrlimit(2)`); `u64::MAX` is no limit. Default: inherited.
+    /// Limits a resource (`setrlimit(2)`), in the units that [`Resource`] names; `soft` is at most `hard`, `u64::MAX`
+    /// is no limit. Of several for one resource the last counts. Default: inherited.
     pub fn rlimit(mut self, resource: Resource, soft: u64, hard: u64) -> Builder {
         self.config.child.limits.retain(|(other, ..)| *other != resource);
         self.config.child.limits.push((resource, soft, hard));
         self
     }
 
-    /// Limits its virtual memory: [`rlimit`](Builder::rlimit) of [`Resource::AddressSpace`], soft and hard. It holds for
-    /// each process of the run by itself.
+    /// Limits its virtual memory to so many bytes: [`rlimit`](Builder::rlimit) of [`Resource::AddressSpace`], soft and
+    /// hard. It holds for each process of the run by itself.
     pub fn memory_limit(self, bytes: u64) -> Builder {
         self.rlimit(Resource::AddressSpace, bytes, bytes)
     }
@@ -270,13 +284,15 @@ impl Builder {
         self
     }
 
-    /// It lives on when this program ends.
+    /// It lives on when this program ends. The last handle dropped stops it all the same, unless it is
+    /// [detached](Process::detach).
     pub fn outlive_parent(mut self) -> Builder {
         self.config.child.parent_death = None;
         self
     }
 
-    /// The signals that are blocked in it. Default: none.
+    /// The signals that are blocked in it. Default: none. SIGKILL and SIGSTOP cannot be, and are left out by the
+    /// kernel.
     pub fn signal_mask(mut self, blocked: impl Into<Vec<Signal>>) -> Builder {
         self.config.child.signal_mask = blocked.into();
         self

@@ -7,7 +7,8 @@ use super::stdio::Stdio;
 
 /// A program and its arguments, environment, directory and standard streams.
 ///
-/// The methods are those of [`std::process::Command`], so moving over is a rename. What std has under
+/// The methods have the names of [`std::process::Command`]'s, but take the command and give it back, to be
+/// chained. What std has under
 /// `CommandExt` (user, group, session, signals, limits) is on [`Builder`](crate::Builder), for every kind of target.
 /// Where both say something, the builder wins.
 ///
@@ -110,14 +111,14 @@ impl Command {
         self
     }
 
-    /// Takes a variable out of the child's environment.
+    /// Takes a variable out of the child's environment, where it is inherited or was set before.
     #[must_use]
     pub fn env_remove(mut self, key: impl AsRef<OsStr>) -> Command {
         self.environment.remove(key.as_ref());
         self
     }
 
-    /// Starts from an empty environment instead of this program's.
+    /// Starts from an empty environment instead of this program's. What was set before is dropped as well.
     #[must_use]
     pub fn env_clear(mut self) -> Command {
         self.environment.clear();

@@ -56,9 +56,9 @@ pub enum EventKind {
     Paused,
     /// It goes on after [`EventKind::Paused`].
     Continued,
-    /// Someone asked for its end.
+    /// Someone asked for its end while its leader lived.
     Stopping,
-    /// We sent it a signal.
+    /// A ladder sent it a signal, or someone called [`Process::kill`](crate::Process::kill).
     Signaled(Signal),
     /// The run is over.
     Exited(Exit),
@@ -95,6 +95,10 @@ impl fmt::Display for EventKind {
 ///
 /// It holds 1,024 events; a subscriber that lags further behind loses the oldest, and [`missed`](Events::missed) says
 /// how many. No process waits for a subscriber.
+///
+/// # Drop
+///
+/// Dropped, it ends the subscription. It is no handle: it does not keep the process from being stopped.
 pub struct Events(Arc<Queue>);
 
 #[derive(Default)]

@@ -14,7 +14,12 @@ use crate::exit::Exit;
 /// The future of [`Process::exited`]: what [`Process::join`] returns, without blocking.
 ///
 /// It needs no runtime: the crate's own thread wakes it. It may be dropped at any time, and several may wait for the
-/// same process. It holds a handle, so the process is not stopped while it waits.
+/// same process. It holds a handle, so the process is not stopped while it waits. Unlike [`Process::join`] it leaves a
+/// piped stdin alone.
+///
+/// # Errors
+///
+/// It resolves to the errors of [`Process::join`].
 #[derive(Debug)]
 #[must_use = "futures do nothing unless they are polled"]
 pub struct Exited {

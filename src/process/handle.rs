@@ -51,7 +51,8 @@ pub struct Process {
 }
 
 impl Process {
-    /// A process with every option at its default. Nothing is started.
+    /// A process with every option at its default. Nothing is started. What is wrong with the target (a NUL in an
+    /// argument, say) is told by the start.
     pub fn new(target: impl Into<Target>) -> Process {
         Process::from_config(Config::new(target.into()))
     }
@@ -88,7 +89,8 @@ impl Process {
         self.inner.lock_own()?.pid()
     }
 
-    /// Whether a run is there: from the beginning of its start until nothing of it is left.
+    /// Whether a run is there: from the beginning of its start until nothing of it is left. A callback of its end may
+    /// still be at work.
     pub fn is_alive(&self) -> bool {
         self.inner.lock_own().is_some_and(|core| core.machine.is_alive())
     }
@@ -98,7 +100,7 @@ impl Process {
         self.inner.lock_own()?.exit.as_ref().map(|(_, exit)| exit.clone())
     }
 
-    /// How often the restart policy started it.
+    /// How often the restart policy started it or tried to, in all the time since it was built.
     pub fn restarts(&self) -> u64 {
         self.inner.lock_own().map_or(0, |core| core.machine.restarts())
     }
@@ -108,7 +110,8 @@ impl Process {
         &self.inner.name
     }
 
-    /// Our end of its piped stdin. It is handed out once for each run.
+    /// Our end of its piped stdin. It is handed out once for each run; `None` when it is not piped or was taken, by
+    /// [`join`](Process::join) too, and after the end of the run.
     pub fn stdin(&self) -> Option<ChildStdin> {
         self.inner.lock_own()?.streams.stdin.take()
     }

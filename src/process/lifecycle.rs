@@ -30,7 +30,7 @@ impl Process {
     /// Starts a run, and waits until it is ready if asked to. Returns its pid.
     ///
     /// `wait` is the caller's patience: `true` until it is ready, `false` not at all (it was created, though:
-    /// its program executes), a `Duration` at most so long. With [`Ready::spawned`](crate::Ready::spawned) that is all
+    /// its program executes, and until then this blocks), a `Duration` at most so long. With [`Ready::spawned`](crate::Ready::spawned) that is all
     /// the same.
     ///
     /// A start during the back-off of a restart policy starts at once. Every start by hand clears the policy's memory.
@@ -39,7 +39,7 @@ impl Process {
     ///
     /// - [`Error::is_running`]: a run is there, and nothing changes. Of concurrent starts exactly one wins.
     /// - [`Error::is_start`]: it could not be created; step and cause are in the text, nothing is left, and it may be
-    ///   tried again.
+    ///   tried again. The restart policy leaves that to the caller.
     /// - [`Error::is_ended`]: it ended before it was ready; [`Error::exit`] says how. A restart policy goes on.
     /// - [`Error::is_timeout`]: the patience passed. The process is left as it is.
     pub fn start(&self, wait: impl Into<Wait>) -> Result<u32> {
@@ -123,7 +123,8 @@ impl Process {
     /// Stops it by the stop ladder: by default SIGTERM to its group, SIGKILL 10 s later.
     ///
     /// It switches the restart policy off until the next start. With `false` the ladder is only begun, and climbed without
-    /// the caller. What does not run is left alone; a ladder that is being climbed is not begun again.
+    /// the caller; with `true` this returns when [`join`](Process::join) would. What does not run is left alone; a
+    /// ladder that is being climbed is not begun again.
     ///
     /// # Errors
     ///
@@ -157,11 +158,13 @@ impl Process {
         self.inner.wait_end(at, gone).ok_or_else(timeout)
     }
 
-    /// Sends a signal to everything that the stop ladder would reach: the group, by default.
+    /// Sends a signal to everything that the stop ladder would reach: the group, by default. Nothing else: a stopped
+    /// process is not made to go on, and no [`EventKind::Signaled`](crate::EventKind::Signaled) is told.
     ///
     /// # Errors
     ///
-    /// [`Error::is_not_running`]; or what `pidfd_send_signal(2)` says, EPERM when the process changed its user.
+    /// [`Error::is_not_running`], also when the leader has ended and others of its run have not; or what
+    /// `pidfd_send_signal(2)` says, EPERM when the process changed its user.
     pub fn signal(&self, signal: Signal) -> Result<()> {
         const OPERATION: &str = "signal";
         self.inner.check_owner(OPERATION)?;
@@ -183,7 +186,8 @@ impl Process {
     ///
     /// # Errors
     ///
-    /// Those of [`start`](Process::start). [`Error::is_timeout`] while the old run ends: no new one is started.
+    /// Those of [`start`](Process::start); [`Error::is_running`] when somebody else's start came between.
+    /// [`Error::is_timeout`] while the old run ends: no new one is started.
     pub fn restart(&self, how: RestartMode, wait: impl Into<Wait>) -> Result<u32> {
         self.inner.check_owner("restart")?;
         let until = deadline(wait.into());

@@ -48,7 +48,9 @@ impl Ready {
     ///
     /// `STATUS=` goes to [`Status::text`](crate::Status), `STOPPING=1` and `MAINPID=` are understood, `WATCHDOG=1` is
     /// with [`watchdog`](Ready::watchdog). Messages count only from the process itself and from members of its
-    /// group (or of its tree, when it is contained), as told by the kernel (`SCM_CREDENTIALS`, `unix(7)`).
+    /// group (or of its tree, when it is contained), as told by the kernel (`SCM_CREDENTIALS`, `unix(7)`). That can be
+    /// told of a living sender or a zombie: a helper that has ended and was reaped before its message was read is not
+    /// believed. `RELOADING=1`, `EXTEND_TIMEOUT_USEC=`, `WATCHDOG_USEC=` and `FDSTORE=1` change nothing.
     pub fn notify() -> Ready {
         Ready(Kind::Notify { watchdog: None })
     }
@@ -70,18 +72,21 @@ impl Ready {
         Ready(Kind::Tcp(address.into().into()))
     }
 
-    /// It accepts connections on the unix stream socket at `path`.
+    /// It accepts connections on the unix stream socket at `path`. A relative path is relative to this program's
+    /// directory.
     pub fn unix(path: impl Into<PathBuf>) -> Ready {
         Ready(Kind::Unix(path.into()))
     }
 
-    /// It makes the file at `path`. One that is there from before does not count until it is replaced or written to.
+    /// It makes the file at `path`, relative to this program's directory. One that is there from before does not count
+    /// until it is replaced or written to. It is looked for like a [`check`](Ready::check).
     pub fn file(path: impl Into<PathBuf>) -> Ready {
         Ready(Kind::File(path.into()))
     }
 
     /// `check` says so. It is called on a callback thread, again and again, until it returns true: first after 1 ms,
-    /// then twice as long each time, at most 100 ms.
+    /// then twice as long each time, at most 100 ms. While it blocks, only this readiness waits, and
+    /// [`Builder::ready_within`](crate::Builder::ready_within) still ends the run.
     pub fn check(check: impl Fn(&Process) -> bool + Send + Sync + 'static) -> Ready {
         Ready(Kind::Check(Arc::new(check)))
     }

@@ -25,11 +25,11 @@ pub struct Status {
     pub started: Option<SystemTime>,
     /// How often it was started, by hand and by the policy, failed attempts included.
     pub generation: u64,
-    /// How often the policy started it, since this handle was made.
+    /// How often the policy started it or tried to, since it was built.
     pub restarts: u64,
     /// How the last finished run ended.
     pub exit: Option<Exit>,
-    /// Why the last automatic start failed, if none succeeded since.
+    /// Why the last start failed, by hand or by the policy, if none succeeded since.
     pub error: Option<Error>,
     /// When the policy will start it again.
     pub next_start: Option<Instant>,

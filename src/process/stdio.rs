@@ -41,19 +41,24 @@ impl Stdio {
     }
 
     /// Read by pkit: into a bounded buffer, and in lines to `on_line`, to `log` (target `pkit::output`, level
-    /// debug) and to [`Process::wait_for_line`](crate::Process::wait_for_line). For stdout and stderr only.
+    /// debug, if that was enabled when the process was built) and to
+    /// [`Process::wait_for_line`](crate::Process::wait_for_line). For stdout and stderr only.
+    ///
+    /// The order of the lines of one stream is kept, that between the two streams is not.
     pub fn captured() -> Stdio {
         Stdio(Kind::Captured)
     }
 
     /// A file that is appended to, and created with mode 0666 less the umask if it is not there. It is opened at
-    /// each start, so a log file that was moved away is made anew. For stdin the file is read.
+    /// each start, with this program's rights and relative to its directory, so a log file that was moved away is made
+    /// anew. For stdin the file is read from its beginning, and has to be there.
     pub fn file(path: impl Into<PathBuf>) -> Stdio {
         Stdio(Kind::Append(path.into()))
     }
 }
 
 impl From<OwnedFd> for Stdio {
+    /// The child gets a copy. This one stays open here, for the starts to come, as long as the process has handles.
     fn from(fd: OwnedFd) -> Stdio {
         Stdio(Kind::Fd(Arc::new(fd)))
     }

@@ -19,12 +19,13 @@ pub(super) enum Kind {
 impl Target {
     /// A closure that runs in a forked copy of this program, capturing what it likes.
     ///
-    /// Its result is the exit code, as from `main`; after a panic it is 101, with the message (and the backtrace,
-    /// as `RUST_BACKTRACE` says) on its stderr. The child ends by `_exit`: nothing registered with `atexit` runs, and
-    /// what was printed without a newline stays unprinted unless the closure flushes it. Every option of
+    /// Its result is the exit code, as from `main`; after a panic it is 101 (SIGABRT in a program built with
+    /// `panic = "abort"`), with the message (and the backtrace, as `RUST_BACKTRACE` says) on its stderr. The child
+    /// ends by `_exit`: nothing registered with `atexit` runs, and what was printed without a newline stays unprinted
+    /// unless the closure flushes it. Every option of
     /// [`Builder`](crate::Builder) holds for it as for a command.
     ///
-    /// A fork copies page tables: it takes 10 ms with 1 GiB of touched memory and more with more. What can be a
+    /// A fork copies page tables, so it takes longer the more memory this program has touched. What can be a
     /// command of its own is cheaper as one.
     ///
     /// # Safety
@@ -41,8 +42,7 @@ impl Target {
     ///   locks inside libc;
     /// - it must not use a handle of the parent: a `Process` of the parent answers with an error
     ///   ([`Error::is_foreign`](crate::Error::is_foreign)), connections and files are shared, not copied;
-    /// - with `close_others` left on (it is, always) all descriptors but 0, 1, 2 and those passed are closed: an object
-    ///   that owns one must not be used.
+    /// - all descriptors but 0, 1, 2 and those passed are closed in it: an object that owns one must not be used.
     ///
     /// ```
     /// use pkit::{Process, Target};

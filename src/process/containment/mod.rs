@@ -37,6 +37,9 @@ pub enum Containment {
     /// Elsewhere this program becomes a subreaper (`PR_SET_CHILD_SUBREAPER`), and descendants are found in
     /// `/proc` by parent, group, session and a variable (`PKIT_TREE`) in their environment. That finds less: a descendant that
     /// daemonised *and* emptied its environment escapes it. [`Status::containment`](crate::Status) says which it is.
+    ///
+    /// A subreaper is the whole program, for the rest of its life: orphans of children that other code started come to
+    /// it too, and are left to that code.
     Tree,
 }
 
