@@ -17,8 +17,9 @@ struct Server {
 impl Server {
     fn start() -> pkit::Result<Server> {
         let port = free_port();
-        let command = Command::new("python3").args(["-m", "http.server", "--bind", "127.0.0.1"]);
-        let process = Process::builder(command.arg(port.to_string()))
+        let mut command = Command::new("python3");
+        command.args(["-m", "http.server", "--bind", "127.0.0.1"]).arg(port.to_string());
+        let process = Process::builder(command)
             .name("web server")
             .ready(Ready::tcp(format!("127.0.0.1:{port}")))
             .capture(64 * 1024)

@@ -12,7 +12,8 @@ fn main() -> pkit::Result<()> {
     let socket = dir.join("socket");
     let file = dir.join("pid");
 
-    let python = |code: &str| Command::new("python3").args(["-c", code]).current_dir(&dir);
+    let run = |program: &str, code: &str| Command::new(program).args(["-c", code]).current_dir(&dir).clone();
+    let (python, sh) = (|code| run("python3", code), |code| run("sh", code));
     let notify = "import os, socket, time
 s = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
 s.connect('\\0' + os.environ['NOTIFY_SOCKET'][1:])
@@ -20,12 +21,12 @@ s.send(b'STATUS=warming up'); s.send(b'READY=1\\nSTATUS=serving'); time.sleep(10
     let listen = "import socket, time
 s = socket.socket(socket.AF_UNIX); s.bind('socket'); s.listen(); time.sleep(1000)";
     let services = [
-        ("a line", Command::new("sh").args(["-c", "echo listening; sleep 1000"]), Ready::line("listening")),
-        ("a descriptor", Command::new("sh").args(["-c", "echo >&5; sleep 1000"]), Ready::fd(5)),
+        ("a line", sh("echo listening; sleep 1000"), Ready::line("listening")),
+        ("a descriptor", sh("echo >&5; sleep 1000"), Ready::fd(5)),
         ("sd_notify", python(notify), Ready::notify()),
         ("a socket", python(listen), Ready::unix(&socket)),
-        ("a file", Command::new("sh").args(["-c", "echo $$ > pid; sleep 1000"]).current_dir(&dir), Ready::file(&file)),
-        ("a check", Command::new("sleep").arg("1000"), Ready::check(|process| process.pid().is_some())),
+        ("a file", sh("echo $$ > pid; sleep 1000"), Ready::file(&file)),
+        ("a check", sh("sleep 1000"), Ready::check(|process| process.pid().is_some())),
     ];
     for (name, command, ready) in services {
         let began = Instant::now();
@@ -36,7 +37,7 @@ s = socket.socket(socket.AF_UNIX); s.bind('socket'); s.listen(); time.sleep(1000
         service.terminate(true)?;
     }
 
-    let broken = Process::builder(Command::new("sh").args(["-c", "exit 3"])).ready(Ready::line("never")).build()?;
+    let broken = Process::builder(sh("exit 3")).ready(Ready::line("never")).build()?;
     let error = broken.start(true).expect_err("it ends before it is ready");
     println!("{error}");
     assert_eq!(error.exit().and_then(pkit::Exit::code), Some(3));

@@ -10,7 +10,7 @@ use pkit::{Builder, Command, Process, Ready, Restart, Signal, State, Status};
 
 fn service(name: &str, script: &str) -> Builder {
     let policy = Restart::always().limit(4, Duration::from_secs(30));
-    let command = Command::new("sh").args(["-c", &format!("exec {script}")]);
+    let command = Command::new("sh").args(["-c", &format!("exec {script}")]).clone();
     Process::builder(command).name(name).restart(policy).capture(64 * 1024)
 }
 

@@ -75,36 +75,34 @@ impl Command {
     }
 
     /// Adds one argument.
-    #[must_use]
-    pub fn arg(mut self, arg: impl AsRef<OsStr>) -> Command {
+    pub fn arg(&mut self, arg: impl AsRef<OsStr>) -> &mut Command {
         self.args.push(arg.as_ref().to_owned());
         self
     }
 
     /// Adds several arguments.
-    #[must_use]
-    pub fn args<A: AsRef<OsStr>>(mut self, args: impl IntoIterator<Item = A>) -> Command {
+    pub fn args<A: AsRef<OsStr>>(&mut self, args: impl IntoIterator<Item = A>) -> &mut Command {
         self.args.extend(args.into_iter().map(|arg| arg.as_ref().to_owned()));
         self
     }
 
     /// What the program sees as its own name, `argv[0]`. Default: the program as it was given.
-    #[must_use]
-    pub fn arg0(mut self, arg: impl AsRef<OsStr>) -> Command {
+    pub fn arg0(&mut self, arg: impl AsRef<OsStr>) -> &mut Command {
         self.arg0 = Some(arg.as_ref().to_owned());
         self
     }
 
     /// Sets an environment variable.
-    #[must_use]
-    pub fn env(mut self, key: impl AsRef<OsStr>, value: impl AsRef<OsStr>) -> Command {
+    pub fn env(&mut self, key: impl AsRef<OsStr>, value: impl AsRef<OsStr>) -> &mut Command {
         self.environment.set(key.as_ref(), value.as_ref());
         self
     }
 
     /// Sets several environment variables.
-    #[must_use]
-    pub fn envs<K: AsRef<OsStr>, V: AsRef<OsStr>>(mut self, variables: impl IntoIterator<Item = (K, V)>) -> Command {
+    pub fn envs<K: AsRef<OsStr>, V: AsRef<OsStr>>(
+        &mut self,
+        variables: impl IntoIterator<Item = (K, V)>,
+    ) -> &mut Command {
         for (key, value) in variables {
             self.environment.set(key.as_ref(), value.as_ref());
         }
@@ -112,43 +110,37 @@ impl Command {
     }
 
     /// Takes a variable out of the child's environment, where it is inherited or was set before.
-    #[must_use]
-    pub fn env_remove(mut self, key: impl AsRef<OsStr>) -> Command {
+    pub fn env_remove(&mut self, key: impl AsRef<OsStr>) -> &mut Command {
         self.environment.remove(key.as_ref());
         self
     }
 
     /// Starts from an empty environment instead of this program's. What was set before is dropped as well.
-    #[must_use]
-    pub fn env_clear(mut self) -> Command {
+    pub fn env_clear(&mut self) -> &mut Command {
         self.environment.clear();
         self
     }
 
     /// The child's working directory. Default: this program's, at the moment of the start.
-    #[must_use]
-    pub fn current_dir(mut self, directory: impl AsRef<Path>) -> Command {
+    pub fn current_dir(&mut self, directory: impl AsRef<Path>) -> &mut Command {
         self.directory = Some(directory.as_ref().to_owned());
         self
     }
 
     /// The child's standard input. Default: [`Stdio::null`].
-    #[must_use]
-    pub fn stdin(mut self, stdin: impl Into<Stdio>) -> Command {
+    pub fn stdin(&mut self, stdin: impl Into<Stdio>) -> &mut Command {
         self.stdin = Some(stdin.into());
         self
     }
 
     /// The child's standard output. Default: [`Stdio::inherit`].
-    #[must_use]
-    pub fn stdout(mut self, stdout: impl Into<Stdio>) -> Command {
+    pub fn stdout(&mut self, stdout: impl Into<Stdio>) -> &mut Command {
         self.stdout = Some(stdout.into());
         self
     }
 
     /// The child's standard error. Default: [`Stdio::inherit`].
-    #[must_use]
-    pub fn stderr(mut self, stderr: impl Into<Stdio>) -> Command {
+    pub fn stderr(&mut self, stderr: impl Into<Stdio>) -> &mut Command {
         self.stderr = Some(stderr.into());
         self
     }
@@ -170,7 +162,8 @@ impl From<std::process::Command> for Command {
     /// What it keeps to itself is lost: `arg0`, `env_clear`, the standard streams, `pre_exec` hooks, and what
     /// `CommandExt` set.
     fn from(std: std::process::Command) -> Command {
-        let mut command = Command::new(std.get_program()).args(std.get_args());
+        let mut command = Command::new(std.get_program());
+        command.args(std.get_args());
         command.environment.changes =
             std.get_envs().map(|(key, value)| (key.to_owned(), value.map(OsStr::to_owned))).collect();
         command.directory = std.get_current_dir().map(Path::to_owned);

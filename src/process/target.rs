@@ -83,6 +83,19 @@ impl From<Command> for Target {
     }
 }
 
+impl From<&mut Command> for Target {
+    /// What a chain of [`Command`]'s methods ends in.
+    fn from(command: &mut Command) -> Target {
+        Target::from(command.clone())
+    }
+}
+
+impl From<&Command> for Target {
+    fn from(command: &Command) -> Target {
+        Target::from(command.clone())
+    }
+}
+
 impl From<std::process::Command> for Target {
     fn from(command: std::process::Command) -> Target {
         Target::from(Command::from(command))

@@ -66,7 +66,7 @@ tests! {
 }
 
 fn endless() -> Command {
-    Command::new("sleep").arg("1000")
+    Command::new("sleep").arg("1000").clone()
 }
 
 /// `next` ends the run that is there and waits until another is; it returns the pid of the former.

@@ -101,7 +101,7 @@ impl Room {
         // A lock for each process of a test, and runs that end by themselves before, while and after others stop them.
         static NUMBER: AtomicU64 = AtomicU64::new(0);
         let number = NUMBER.fetch_add(1, Ordering::Relaxed).to_string();
-        let command = sh(script).arg("sh").arg(self.directory.path()).args([&number, "2"]);
+        let command = sh(script).arg("sh").arg(self.directory.path()).args([&number, "2"]).clone();
         let (started, exited) = (Arc::clone(&self.started), Arc::clone(&self.exited));
         Process::builder(command)
             .stop(Stop::signal(Signal::TERM, Duration::from_millis(20)))

@@ -100,7 +100,7 @@ pub(crate) fn is_alive(pid: u32) -> bool {
 
 /// A shell script as a command.
 pub(crate) fn sh(script: &str) -> Command {
-    Command::new("sh").args(["-c", script])
+    Command::new("sh").args(["-c", script]).clone()
 }
 
 /// A Python script as a command. It has `tell(text)` for the notify socket, where there is one.
@@ -111,7 +111,7 @@ s = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
 def tell(text):
     s.sendto(text.encode(), '\0' + os.environ['NOTIFY_SOCKET'][1:])
 "#;
-    Command::new("python3").args(["-c", &format!("{PRELUDE}{script}")])
+    Command::new("python3").args(["-c", &format!("{PRELUDE}{script}")]).clone()
 }
 
 /// Waits for a state, at most [`LONG`].

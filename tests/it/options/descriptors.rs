@@ -11,7 +11,7 @@ use crate::support::tests;
 
 /// The numbers of the child's descriptors but 0, 1 and 2, and where they lead. What reads the list is not in it.
 fn descriptors(options: impl Fn(Builder) -> Builder) -> [Vec<(i32, String)>; 2] {
-    both(Command::new("ls").args(["-l", "/proc/self/fd"]), list, options).map(|text| {
+    both(Command::new("ls").args(["-l", "/proc/self/fd"]).clone(), list, options).map(|text| {
         let entries = text.lines().filter_map(|line| line.split_once(" -> "));
         let entries =
             entries.map(|(start, link)| (start.rsplit(' ').next().unwrap().parse().unwrap(), link.to_owned()));

@@ -13,7 +13,7 @@ use crate::support::{sh, tests};
 /// `NAME=value` of everything in the child's environment, sorted.
 fn environment(options: impl Fn(Builder) -> Builder) -> [Vec<String>; 2] {
     let own = || env::vars().map(|(key, value)| format!("{key}={value}\0")).collect();
-    both(Command::new("/usr/bin/env").arg("-0"), own, options).map(|text| {
+    both(Command::new("/usr/bin/env").arg("-0").clone(), own, options).map(|text| {
         let mut lines: Vec<String> = text.split_terminator('\0').map(str::to_owned).collect();
         lines.sort();
         lines
@@ -22,7 +22,7 @@ fn environment(options: impl Fn(Builder) -> Builder) -> [Vec<String>; 2] {
 
 fn directory(options: impl Fn(Builder) -> Builder) -> [String; 2] {
     let own = || fs::read_link("/proc/self/cwd").unwrap().display().to_string();
-    both(Command::new("readlink").args(["-n", "/proc/self/cwd"]), own, options)
+    both(Command::new("readlink").args(["-n", "/proc/self/cwd"]).clone(), own, options)
 }
 
 fn captured(command: Command) -> String {
@@ -31,10 +31,10 @@ fn captured(command: Command) -> String {
 
 tests! {
     fn arguments_arrive_as_they_are() {
-        let command = Command::new("cat").arg0("my cat").arg("/proc/self/cmdline").args(["-u", "--", "/dev/null"]);
-        assert_eq!(captured(command), "my cat\0/proc/self/cmdline\0-u\0--\0/dev/null\0");
-        assert_eq!(captured(Command::new("printf").args(["%s|", "", " a  b ", "*", "ä"])), "| a  b |*|ä|");
-        assert_eq!(captured(Command::new("cat").arg("/proc/self/cmdline")), "cat\0/proc/self/cmdline\0");
+        let command = Command::new("cat").arg0("my cat").arg("/proc/self/cmdline").args(["-u", "--", "/dev/null"]).clone();
+        assert_eq!(captured(command.clone()), "my cat\0/proc/self/cmdline\0-u\0--\0/dev/null\0");
+        assert_eq!(captured(Command::new("printf").args(["%s|", "", " a  b ", "*", "ä"]).clone()), "| a  b |*|ä|");
+        assert_eq!(captured(Command::new("cat").arg("/proc/self/cmdline").clone()), "cat\0/proc/self/cmdline\0");
     }
 
     fn a_std_command_is_taken_over() {
@@ -60,14 +60,14 @@ tests! {
     }
 
     fn of_command_and_builder_the_builder_wins() {
-        let command = || sh("echo ${A-none} ${B-none} ${C-none} $(pwd)").env("A", "command").env("B", "command");
-        assert_eq!(captured(command().envs([("C", "c")]).current_dir("/usr")), "command command c /usr\n");
+        let command = || sh("echo ${A-none} ${B-none} ${C-none} $(pwd)").env("A", "command").env("B", "command").clone();
+        assert_eq!(captured(command().envs([("C", "c")]).current_dir("/usr").clone()), "command command c /usr\n");
         let builder = Process::builder(command().current_dir("/usr").stdout(Stdio::null()));
         let builder = builder.env("A", "builder").env_remove("B").current_dir("/").stdout(Stdio::captured());
         assert_eq!(output(builder), "builder none none /\n");
         let builder = Process::builder(command().env("PATH", "/nowhere")).env_clear().env("PATH", "/usr/bin:/bin");
         assert_eq!(output(builder.stdout(Stdio::captured()).current_dir("/")), "none none none /\n");
-        assert_eq!(captured(command().env_remove("A").env_clear().env("PATH", "/usr/bin:/bin").current_dir("/")),
+        assert_eq!(captured(command().env_remove("A").env_clear().env("PATH", "/usr/bin:/bin").current_dir("/").clone()),
             "none none none /\n");
     }
 
@@ -102,11 +102,11 @@ tests! {
         std::os::unix::fs::symlink("/bin/echo", &tool).unwrap();
         // In the PATH of the child, where that is changed.
         let path = format!("/nowhere:{}", dir.path().join("bin").display());
-        assert_eq!(captured(Command::new("pkit-tool").arg("found").env("PATH", &path)), "found\n");
+        assert_eq!(captured(Command::new("pkit-tool").arg("found").env("PATH", &path).clone()), "found\n");
         // With a slash, relative to its directory; so is what is relative in PATH, and an empty entry of it.
-        assert_eq!(captured(Command::new("bin/pkit-tool").arg("found").current_dir(dir.path())), "found\n");
-        assert_eq!(captured(Command::new("pkit-tool").env("PATH", "bin").current_dir(dir.path()).arg("found")), "found\n");
+        assert_eq!(captured(Command::new("bin/pkit-tool").arg("found").current_dir(dir.path()).clone()), "found\n");
+        assert_eq!(captured(Command::new("pkit-tool").env("PATH", "bin").current_dir(dir.path()).arg("found").clone()), "found\n");
         let bin = dir.path().join("bin");
-        assert_eq!(captured(Command::new("pkit-tool").env("PATH", "/nowhere:").current_dir(bin).arg("found")), "found\n");
+        assert_eq!(captured(Command::new("pkit-tool").env("PATH", "/nowhere:").current_dir(bin).arg("found").clone()), "found\n");
     }
 }

@@ -28,7 +28,7 @@ fn both(
 
 /// What both read from a file; one of `/proc/self`, then.
 fn both_read(path: &'static str, options: impl Fn(Builder) -> Builder) -> [String; 2] {
-    both(Command::new("cat").arg(path), move || fs::read_to_string(path).unwrap(), options)
+    both(Command::new("cat").arg(path).clone(), move || fs::read_to_string(path).unwrap(), options)
 }
 
 /// What it writes to its captured stdout until it ends well.

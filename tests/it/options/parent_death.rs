@@ -58,7 +58,7 @@ tests! {
     }
 
     fn it_dies_when_its_parent_returns() {
-        let child = Command::new("sleep").arg("100");
+        let child = Command::new("sleep").arg("100").clone();
         let parent = forked(move || {
             let child = Process::new(child.clone());
             tell(&format!("pid {}\n", child.start(true).unwrap()));

@@ -138,7 +138,7 @@ tests! {
     }
 
     fn of_command_and_builder_the_builder_wins() {
-        let command = || Command::new("sh").args(["-c", "echo out; echo error >&2"]).stdout(Stdio::captured()).stderr(Stdio::captured());
+        let command = || Command::new("sh").args(["-c", "echo out; echo error >&2"]).stdout(Stdio::captured()).stderr(Stdio::captured()).clone();
         assert_eq!(run(Process::builder(command())).output().stdout_text(), "out\n");
         let process = run(Process::builder(command()).stdout(Stdio::null()));
         assert_eq!((process.output().stdout_text(), process.output().stderr_text()), ("".into(), "error\n".into()));

@@ -59,24 +59,24 @@ tests! {
         let command = || Command::new("true");
         assert_eq!(problem_of(Command::new("tr\0ue"), |b| b), r#"argument "tr\0ue" contains a NUL byte"#);
         assert_eq!(problem_of(Command::new(""), |b| b), "an empty program name");
-        assert_eq!(problem_of(command().arg("a\0b"), |b| b), r#"argument "a\0b" contains a NUL byte"#);
-        assert_eq!(problem_of(command().arg0("\0"), |b| b), r#"argument "\0" contains a NUL byte"#);
-        assert_eq!(problem_of(command().env("A", "\0"), |b| b), r#"environment variable "A": the value contains a NUL byte"#);
+        assert_eq!(problem_of(command().arg("a\0b").clone(), |b| b), r#"argument "a\0b" contains a NUL byte"#);
+        assert_eq!(problem_of(command().arg0("\0").clone(), |b| b), r#"argument "\0" contains a NUL byte"#);
+        assert_eq!(problem_of(command().env("A", "\0").clone(), |b| b), r#"environment variable "A": the value contains a NUL byte"#);
         let name = |name| format!("environment variable {name:?}: the name is empty or contains `=` or NUL");
         for bad in ["", "A=B", "A\0"] {
             assert_eq!(problem(|b| b.env(bad, "")), name(bad));
-            assert_eq!(problem_of(command().env_remove(bad), |b| b), name(bad));
+            assert_eq!(problem_of(command().env_remove(bad).clone(), |b| b), name(bad));
         }
         assert_eq!(problem(|b| b.current_dir("/\0usr")), r#"directory "/\0usr" contains a NUL byte"#);
-        assert_eq!(problem_of(command().current_dir("\0"), |b| b), r#"directory "\0" contains a NUL byte"#);
+        assert_eq!(problem_of(command().current_dir("\0").clone(), |b| b), r#"directory "\0" contains a NUL byte"#);
     }
 
     fn what_new_could_not_refuse_is_refused_at_the_start() {
         let start = |command: Command| refused(&Process::new(command)).to_string();
         let begin = "cannot start `true`: check the options: ";
-        assert_eq!(start(Command::new("true").arg("a\0")), format!(r#"{begin}argument "a\0" contains a NUL byte"#));
-        assert_eq!(start(Command::new("true").stdin(Stdio::captured())), format!("{begin}stdin cannot be captured: it is not output"));
-        assert_eq!(start(Command::new("true").current_dir("/\0")), format!(r#"{begin}directory "/\0" contains a NUL byte"#));
+        assert_eq!(start(Command::new("true").arg("a\0").clone()), format!(r#"{begin}argument "a\0" contains a NUL byte"#));
+        assert_eq!(start(Command::new("true").stdin(Stdio::captured()).clone()), format!("{begin}stdin cannot be captured: it is not output"));
+        assert_eq!(start(Command::new("true").current_dir("/\0").clone()), format!(r#"{begin}directory "/\0" contains a NUL byte"#));
         assert_eq!(start(Command::new("")), "cannot start ``: check the options: an empty program name");
         let user = Process::builder(Command::new("true")).user("no\0body").build().unwrap();
         assert!(refused(&user).to_string().starts_with("cannot start `true`: look up user `no\0body`: "));

@@ -96,7 +96,7 @@ tests! {
         let one = Process::new(Command::new("/bin/true").arg("x".repeat(2 << 20)));
         refused_with(&one, libc::E2BIG, text);
         // All together they may fill a quarter of the stack (execve(2)).
-        let many = Command::new("/bin/true").args(vec!["x".repeat(64 << 10); 32]);
+        let many = Command::new("/bin/true").args(vec!["x".repeat(64 << 10); 32]).clone();
         let many = |stack| Process::builder(many.clone()).rlimit(Resource::Stack, stack, stack).build().unwrap();
         refused_with(&many(4 << 20), libc::E2BIG, text);
         works(&many(16 << 20));

@@ -42,7 +42,7 @@ fn as_user(user: u32, command: Command) -> Builder {
 /// refuses its exec (execve(2)).
 fn others(user: u32) -> [Process; 2] {
     [(); 2].map(|()| {
-        let other = as_user(user, Command::new("sleep").arg("1000")).build().unwrap();
+        let other = as_user(user, Command::new("sleep").arg("1000").clone()).build().unwrap();
         other.start(true).unwrap();
         other
     })
