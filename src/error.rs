@@ -115,7 +115,20 @@ impl Error {
     /// (What
     /// [`Process::new`](crate::Process::new) could not refuse is an error of the start, [`is_start`](Error::is_start).)
     pub fn is_invalid(&self) -> bool {
-        matches!(self.0.kind, Kind::Invalid { .. })
+        match &self.0.kind {
+            Kind::Invalid { .. } => true,
+            Kind::Start { source, .. } => {
+                source.kind() == io::ErrorKind::InvalidInput && source.raw_os_error().is_none()
+            }
+            Kind::Running(_)
+            | Kind::NotRunning { .. }
+            | Kind::NeverStarted { .. }
+            | Kind::Timeout { .. }
+            | Kind::Io { .. }
+            | Kind::EndedEarly { .. }
+            | Kind::Ended { .. }
+            | Kind::Foreign { .. } => false,
+        }
     }
 
     /// The process ended before the awaited thing happened; [`exit`](Error::exit) says how.

@@ -206,7 +206,8 @@ impl fmt::Display for Exit {
                 f.write_str(", as asked")?;
             }
             if facts.forced {
-                f.write_str(", by force")?;
+                let leader = facts.reason == ExitReason::Signaled(Signal::KILL);
+                f.write_str(if leader { ", by force" } else { "; what it left behind was killed" })?;
             }
         }
         if facts.output_leaked {

@@ -150,6 +150,16 @@ impl Command {
         &self.program
     }
 
+    /// The changes to the environment, in the order in which they were made; `None`: the variable is removed.
+    pub fn get_envs(&self) -> impl Iterator<Item = (&OsStr, Option<&OsStr>)> {
+        self.environment.changes.iter().map(|(key, value)| (key.as_os_str(), value.as_deref()))
+    }
+
+    /// The working directory, where one was set.
+    pub fn get_current_dir(&self) -> Option<&Path> {
+        self.directory.as_deref()
+    }
+
     /// The arguments, without the program's own name.
     pub fn get_args(&self) -> impl Iterator<Item = &OsStr> {
         self.args.iter().map(OsString::as_os_str)

@@ -148,7 +148,10 @@ impl Process {
     pub fn subscribe(&self) -> Events {
         let events = Events::new();
         match self.inner.lock_own() {
-            Some(mut core) => core.subscribers.push(Arc::downgrade(events.queue())),
+            Some(mut core) => {
+                core.subscribers.retain(|queue| queue.strong_count() > 0);
+                core.subscribers.push(Arc::downgrade(events.queue()));
+            }
             None => drop(events.queue().end()),
         }
         events

@@ -25,6 +25,8 @@ use crate::sys::spawn::{Child, Failure, Plan, Setup, Step};
 pub(super) struct Launched {
     pub(super) child: Child,
     pub(super) started: SystemTime,
+    /// The same moment, for what is measured from it.
+    pub(super) began: Instant,
     pub(super) contained: Contained,
     pub(super) gate: Gate,
     pub(super) stdin: Option<OwnedFd>,
@@ -91,12 +93,12 @@ fn launch_contained(config: &Config, detached: bool, contained: Contained) -> Re
     let mut variables = gate.variables();
     variables.extend(contained.variable().map(|(name, value)| (name, value.to_owned())));
     let setup = setup(config, detached, &contained, ends.child.clone())?;
-    let started = SystemTime::now();
+    let (started, began) = (SystemTime::now(), Instant::now());
     let child = create(config, setup, &variables)?;
     // Our copies of the child's ends are closed here: else we would never see the end of a pipe.
     let Ends { stdin, piped, captured, keep, .. } = ends;
     drop(keep);
-    Ok(Launched { child, started, contained, gate: gate.started(), stdin, piped, captured })
+    Ok(Launched { child, started, began, contained, gate: gate.started(), stdin, piped, captured })
 }
 
 /// The descriptors of the child and our ends of them.
@@ -284,8 +286,12 @@ fn environment(
     let mut environment: Vec<_> = if cleared { Vec::new() } else { std::env::vars_os().collect() };
     let changes = of_command.into_iter().filter(|_| !of_builder.clear).chain([of_builder]);
     let changes = changes.flat_map(|changes| &changes.changes).map(|(key, value)| (key.as_os_str(), value.as_deref()));
+    // A program that was started by a service manager has a WATCHDOG_PID of its own: beside our interval it would tell the
+    // child that the watchdog is somebody else's (sd_watchdog_enabled(3)).
+    let stale = ours.iter().any(|(key, _)| *key == "NOTIFY_SOCKET");
+    let stale = stale.then_some([(OsStr::new("WATCHDOG_PID"), None), (OsStr::new("WATCHDOG_USEC"), None)]);
     let ours = ours.iter().map(|(key, value)| (OsStr::new(key), Some(OsStr::new(value))));
-    for (key, value) in changes.chain(ours) {
+    for (key, value) in changes.chain(stale.into_iter().flatten()).chain(ours) {
         environment.retain(|(other, _)| other != key);
         if let Some(value) = value {
             environment.push((key.to_owned(), value.to_owned()));

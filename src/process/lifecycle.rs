@@ -96,11 +96,7 @@ impl Process {
 
     fn join_until(&self, limit: Option<Duration>) -> Result<Option<Exit>> {
         self.inner.check_owner("join")?;
-        let (stdin, since) = {
-            let mut core = self.inner.lock();
-            (core.streams.stdin.take(), core.machine.generation())
-        };
-        drop(stdin);
+        let since = self.inner.begin_join();
         let until = limit.and_then(|limit| Instant::now().checked_add(limit));
         self.inner.wait_end(until, |core| self.inner.end(core, since)).transpose()
     }
@@ -168,15 +164,12 @@ impl Process {
     pub fn signal(&self, signal: Signal) -> Result<()> {
         const OPERATION: &str = "signal";
         self.inner.check_owner(OPERATION)?;
-        let core = self.inner.lock();
-        let who = self.inner.who(core.pid());
-        let not_running = |who| Error::new(who, |who| Kind::NotRunning { who, operation: OPERATION });
-        let Some(run) = core.run.as_ref().filter(|run| run.ended.is_none()) else { return Err(not_running(who)) };
-        match run.contained.signal(&run.leader, run.reaped, signal) {
-            Ok(()) => Ok(()),
-            Err(error) if error.raw_os_error() == Some(libc::ESRCH) => Err(not_running(who)),
-            Err(source) => Err(Error::new(who, |who| Kind::Io { who, operation: OPERATION, source })),
-        }
+        let (pid, sent) = self.inner.turn(|turn| (turn.core.pid(), turn.signal_by_hand(signal)));
+        let not_running = |who| Kind::NotRunning { who, operation: OPERATION };
+        sent.map_err(|source| match source.raw_os_error() {
+            Some(libc::ESRCH) => Error::new(self.inner.who(pid), not_running),
+            _ => Error::new(self.inner.who(pid), |who| Kind::Io { who, operation: OPERATION, source }),
+        })
     }
 
     /// Ends the run that is there, if one is, and starts the next. Returns the new pid.

@@ -59,6 +59,7 @@ pub(super) struct Identity {
     device: u64,
     inode: u64,
     modified: (i64, i64),
+    size: u64,
 }
 
 impl Gate {
@@ -160,5 +161,5 @@ impl Probe {
 fn identity(path: &Path) -> Option<Identity> {
     let metadata = fs::metadata(path).ok()?;
     let modified = (metadata.mtime(), metadata.mtime_nsec());
-    Some(Identity { device: metadata.dev(), inode: metadata.ino(), modified })
+    Some(Identity { device: metadata.dev(), inode: metadata.ino(), modified, size: metadata.size() })
 }

@@ -41,6 +41,7 @@ pub(super) fn split(key: u64) -> Option<(u64, Channel)> {
 pub(super) struct Run {
     pub(super) generation: u64,
     pub(super) started: SystemTime,
+    pub(super) began: Instant,
     pub(super) leader: Leader,
     pidfd_token: Option<Token>,
     /// How the leader ended, once it has.
@@ -97,6 +98,7 @@ impl Run {
         Run {
             generation,
             started: launched.started,
+            began: launched.began,
             leader: Leader { pid: launched.child.pid, pidfd: Arc::new(launched.child.pidfd) },
             pidfd_token: None,
             ended: None,

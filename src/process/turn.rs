@@ -5,6 +5,7 @@
 //! runs and no foreign code is called: signals, waits and reads are all of the non-blocking kind.
 
 use std::collections::VecDeque;
+use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::Waker;
@@ -106,7 +107,7 @@ impl<'a> Turn<'a> {
     /// The process was created.
     pub(super) fn begin(&mut self, mut run: Run) -> u32 {
         let pid = run.pid();
-        let generation = run.generation;
+        let (generation, began) = (run.generation, run.began);
         self.core.started = Some(run.started);
         self.core.containment = Some(run.contained.level());
         self.core.error = None;
@@ -117,7 +118,10 @@ impl<'a> Turn<'a> {
         run.try_at = run.gate.next_try(self.now);
         self.core.run = Some(run);
         Reaper::get().add_child(self.inner.id, Arc::clone(self.inner) as Arc<dyn Watcher>);
+        // Its time counts from before its creation: a short run may be over by now.
+        let now = std::mem::replace(&mut self.now, began);
         self.feed_of(generation, Event::Spawned);
+        self.now = now;
         pid
     }
 
@@ -137,13 +141,22 @@ impl<'a> Turn<'a> {
         self.signaled(signal, sent);
     }
 
+    /// ESRCH: there is nobody to signal.
+    pub(super) fn signal_by_hand(&mut self, signal: Signal) -> io::Result<()> {
+        let run = self.core.run.as_ref().filter(|run| run.ended.is_none());
+        let run = run.ok_or_else(|| io::Error::from_raw_os_error(libc::ESRCH))?;
+        run.contained.signal(&run.leader, run.reaped, signal)?;
+        self.emit(EventKind::Signaled(signal));
+        Ok(())
+    }
+
     fn kill_all(&mut self) {
         let Some(run) = &self.core.run else { return };
         let sent = run.contained.kill(&run.leader, run.reaped);
         self.signaled(Signal::KILL, sent);
     }
 
-    fn signaled(&mut self, signal: Signal, sent: std::io::Result<()>) {
+    fn signaled(&mut self, signal: Signal, sent: io::Result<()>) {
         match sent {
             Ok(()) => self.emit(EventKind::Signaled(signal)),
             // It ended meanwhile.

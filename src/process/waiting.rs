@@ -90,6 +90,16 @@ impl Inner {
         self.wait(until, done)
     }
 
+    /// A join begins: in which generation. As std's `wait` does, it closes a piped stdin that nobody took.
+    pub(super) fn begin_join(&self) -> u64 {
+        let mut core = self.lock();
+        let stdin = core.streams.stdin.take();
+        let since = core.machine.generation();
+        drop(core);
+        drop(stdin);
+        since
+    }
+
     /// What a `join` that began in generation `since` returns, once it does.
     pub(super) fn end(&self, core: &Core, since: u64) -> Option<Result<Exit>> {
         if self.is_over(core, since) {
