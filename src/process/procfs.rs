@@ -4,6 +4,8 @@
 //! machine, so nothing on the way of an ordinary exit comes here.
 
 use std::fs;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Instant;
 
 use crate::sys;
 
@@ -23,6 +25,28 @@ pub(super) struct Entry {
 pub(super) fn all() -> Vec<Entry> {
     let Ok(directory) = fs::read_dir("/proc") else { return Vec::new() };
     directory.flatten().filter_map(|entry| entry.file_name().to_str()?.parse().ok()).filter_map(entry).collect()
+}
+
+/// All processes, read at `asked` or later. Those who ask side by side share one reading: a thousand children that end at
+/// once would else read as many processes a thousand times.
+pub(super) fn all_since(asked: Instant) -> Arc<Vec<Entry>> {
+    struct Reading {
+        began: Instant,
+        found: Arc<Vec<Entry>>,
+    }
+    static LAST: sys::PerProcess<Mutex<Option<Reading>>> = sys::PerProcess::new();
+    // Held while it reads, so that who asks meanwhile waits for the next reading and takes that of another. Leaf lock,
+    // and nobody takes it under any other.
+    let mut last = LAST.get_or_init(|| Mutex::new(None)).lock().unwrap_or_else(PoisonError::into_inner);
+    if let Some(reading) = &*last
+        && reading.began >= asked
+    {
+        return Arc::clone(&reading.found);
+    }
+    let began = Instant::now();
+    let found = Arc::new(all());
+    *last = Some(Reading { began, found: Arc::clone(&found) });
+    found
 }
 
 pub(super) fn entry(pid: u32) -> Option<Entry> {

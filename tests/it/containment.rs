@@ -74,12 +74,20 @@ tests! {
     }
 
     fn the_cgroup_of_a_killed_program_is_swept_by_the_next() {
-        if role().is_some() {
-            let process = tree(TREE).build().unwrap();
-            process.start(true).unwrap();
-            say(std::process::id());
-            say(pid_said_by(&process));
-            stay();
+        match role().as_deref() {
+            Some("owner") => {
+                let process = tree(TREE).build().unwrap();
+                process.start(true).unwrap();
+                say(std::process::id());
+                say(pid_said_by(&process));
+                stay();
+            }
+            // A program sweeps once, so this must not be the test itself, which uses cgroups before.
+            Some(_) => {
+                has_cgroups();
+                return;
+            }
+            None => {}
         }
         if !has_cgroups() {
             return;
@@ -89,9 +97,8 @@ tests! {
         assert_eq!(own_cgroups(owner).len(), 1);
         program.kill();
         // Another may run the same tests beside us, and its sweep find it first.
-        let process = tree("exit 0").build().unwrap();
-        process.start(true).unwrap();
-        process.join().unwrap();
+        let (status, _) = Program::start("next").finish();
+        assert!(status.success(), "{status}");
         eventually("it was ended", || !is_alive(escaped));
         eventually("its cgroup was removed", || own_cgroups(owner).is_empty());
     }

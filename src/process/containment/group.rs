@@ -6,6 +6,7 @@
 
 use std::io;
 use std::os::fd::AsFd;
+use std::time::Instant;
 
 use crate::signal::Signal;
 use crate::sys;
@@ -40,10 +41,10 @@ pub(super) fn may_be_occupied(leader: &Leader) -> bool {
 
 /// Whether a living process is left in the group. Zombies in it that were reparented to this program are reaped:
 /// nobody else can.
-pub(super) fn is_occupied(leader: &Leader) -> bool {
+pub(super) fn is_occupied(leader: &Leader, asked: Instant) -> bool {
     let own = sys::process::pid();
     let mut occupied = false;
-    for member in procfs::all().iter().filter(|entry| entry.group == leader.pid && entry.pid != leader.pid) {
+    for member in procfs::all_since(asked).iter().filter(|entry| entry.group == leader.pid && entry.pid != leader.pid) {
         if !member.zombie {
             occupied = true;
         } else if member.parent == own {

@@ -16,6 +16,7 @@ mod walk;
 use std::io;
 use std::os::fd::{AsRawFd, RawFd};
 use std::sync::Arc;
+use std::time::Instant;
 
 use crate::signal::Signal;
 use crate::sys::pidfd::Pidfd;
@@ -195,8 +196,8 @@ impl Contained {
                 if leader_reaped && looks < PATIENCE {
                     return Occupancy::Occupied;
                 }
-                let leader = leader.clone();
-                Occupancy::Ask(Box::new(move || group::is_occupied(&leader)))
+                let (leader, asked) = (leader.clone(), Instant::now());
+                Occupancy::Ask(Box::new(move || group::is_occupied(&leader, asked)))
             }
             Contained::Walk(walk) => {
                 let (walk, leader) = (Arc::clone(walk), leader.clone());
