@@ -4,9 +4,9 @@
 //! machine, so nothing on the way of an ordinary exit comes here.
 
 use std::fs;
-use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Instant;
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
+use crate::callbacks::Callbacks;
 use crate::sys;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -27,26 +27,48 @@ pub(super) fn all() -> Vec<Entry> {
     directory.flatten().filter_map(|entry| entry.file_name().to_str()?.parse().ok()).filter_map(entry).collect()
 }
 
-/// All processes, read at `asked` or later. Those who ask side by side share one reading: a thousand children that end at
-/// once would else read as many processes a thousand times.
-pub(super) fn all_since(asked: Instant) -> Arc<Vec<Entry>> {
-    struct Reading {
-        began: Instant,
-        found: Arc<Vec<Entry>>,
+/// Someone who wants to see all processes.
+type Ask = Box<dyn FnOnce(&[Entry]) + Send>;
+
+/// Shows all processes, as they are after this call, to `ask`, on a callback thread.
+///
+/// Those who ask side by side share one reading and one thread: a thousand children that end at once would else read as many
+/// processes a thousand times.
+pub(super) fn survey(ask: Ask) {
+    let mut waiting = waiting();
+    waiting.asks.push(ask);
+    if !waiting.busy {
+        waiting.busy = true;
+        Callbacks::get().run(|| while answer_all() {});
     }
-    static LAST: sys::PerProcess<Mutex<Option<Reading>>> = sys::PerProcess::new();
-    // Held while it reads, so that who asks meanwhile waits for the next reading and takes that of another. Leaf lock,
-    // and nobody takes it under any other.
-    let mut last = LAST.get_or_init(|| Mutex::new(None)).lock().unwrap_or_else(PoisonError::into_inner);
-    if let Some(reading) = &*last
-        && reading.began >= asked
-    {
-        return Arc::clone(&reading.found);
+}
+
+#[derive(Default)]
+struct Waiting {
+    asks: Vec<Ask>,
+    /// A callback thread is reading, or on its way.
+    busy: bool,
+}
+
+fn waiting() -> MutexGuard<'static, Waiting> {
+    /// Leaf lock: nothing else but the callback queue is taken while it is held.
+    static WAITING: sys::PerProcess<Mutex<Waiting>> = sys::PerProcess::new();
+    WAITING.get_or_init(Mutex::default).lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// False: nobody was waiting any more.
+fn answer_all() -> bool {
+    let asks = {
+        let mut waiting = waiting();
+        waiting.busy = !waiting.asks.is_empty();
+        std::mem::take(&mut waiting.asks)
+    };
+    if asks.is_empty() {
+        return false;
     }
-    let began = Instant::now();
-    let found = Arc::new(all());
-    *last = Some(Reading { began, found: Arc::clone(&found) });
-    found
+    let found = all();
+    asks.into_iter().for_each(|ask| ask(&found));
+    true
 }
 
 pub(super) fn entry(pid: u32) -> Option<Entry> {

@@ -16,6 +16,7 @@ use super::containment::Occupancy;
 use super::core::{Core, Inner};
 use super::events::{Event as PublicEvent, EventKind};
 use super::monitor::Guard;
+use super::procfs;
 use super::run::Run;
 use super::state::{Action, Conclusion, Event, Notice};
 use crate::callbacks::Callbacks;
@@ -174,11 +175,19 @@ impl<'a> Turn<'a> {
         match run.contained.occupancy(&run.leader, run.reaped, run.looks) {
             Occupancy::Empty => Some(Event::Empty),
             Occupancy::Occupied => Some(Event::Occupied),
-            Occupancy::Ask(ask) => {
+            Occupancy::Survey(is_occupied) => {
+                let (inner, generation) = (Arc::clone(self.inner), run.generation);
+                procfs::survey(Box::new(move |all| {
+                    let answer = if is_occupied(all) { Event::Occupied } else { Event::Empty };
+                    inner.turn(|turn| turn.feed_of(generation, answer));
+                }));
+                None
+            }
+            Occupancy::After(act) => {
                 let (inner, generation) = (Arc::clone(self.inner), run.generation);
                 Callbacks::get().run(move || {
-                    let answer = if ask() { Event::Occupied } else { Event::Empty };
-                    inner.turn(|turn| turn.feed_of(generation, answer));
+                    act();
+                    inner.turn(|turn| turn.feed_of(generation, Event::Empty));
                 });
                 None
             }

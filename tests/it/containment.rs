@@ -52,6 +52,24 @@ tests! {
         no_successor_beside_the_old_tree(Level::Walk);
     }
 
+    fn a_leader_that_left_its_cgroup_is_ended_all_the_same() {
+        if !has_cgroups() {
+            return;
+        }
+        let script = "trap '' TERM; echo $$ > ${0%/*}/cgroup.procs; echo $$; while :; do sleep 1000; done";
+        let mount = fs::read_to_string("/proc/self/mounts").unwrap();
+        let mount = mount.lines().find(|line| line.contains(" cgroup2 ")).unwrap().split(' ').nth(1).unwrap().to_owned();
+        let mut command = sh(script);
+        command.arg(format!("{mount}/program"));
+        let process = Process::builder(command).contain(Containment::Tree).stop(Stop::signal(Signal::TERM, SHORT));
+        let process = process.capture(1024).build().unwrap();
+        process.start(true).unwrap();
+        let pid = pid_said_by(&process);
+        process.terminate(LONG).unwrap();
+        assert!(!is_alive(pid));
+        assert_eq!(own_cgroups(std::process::id()), Vec::<PathBuf>::new());
+    }
+
     fn no_cgroup_is_left_behind() {
         if !has_cgroups() {
             return;

@@ -41,13 +41,14 @@ tests! {
         let events: Vec<Event> = events.collect();
         let told: Vec<String> = events.iter().map(brief).collect();
         assert_eq!(told, [
-            "started", "ready", "paused", "continued", "exited killed by SIGKILL", "backoff",
+            "started", "ready", "sent SIGSTOP", "paused", "sent SIGCONT", "continued", "sent SIGKILL",
+            "exited killed by SIGKILL", "backoff",
             "started", "ready", "stopping", "sent SIGTERM", "exited killed by SIGTERM",
         ]);
         assert!(events.iter().all(|event| &*event.process == "life"));
         assert!(events.windows(2).all(|two| two[0].at <= two[1].at));
-        assert!(events[..5].iter().all(|event| event.pid == Some(first)));
-        assert!(events[6..].iter().all(|event| event.pid.is_some_and(|pid| pid != first)));
+        assert!(events[..8].iter().all(|event| event.pid == Some(first)));
+        assert!(events[9..].iter().all(|event| event.pid.is_some_and(|pid| pid != first)));
     }
 
     fn a_slow_subscriber_misses_the_oldest() {

@@ -32,6 +32,16 @@ sys.stdin.readline()";
         assert!(exit.success() && !exit.requested(), "{exit}");
     }
 
+    fn the_watchdog_of_this_program_is_not_the_childs() {
+        let script = "import os\nprint(os.environ.get('WATCHDOG_PID'), os.environ['WATCHDOG_USEC'], flush=True)\ntell('READY=1')\nsignal.pause()";
+        let process = Process::builder(python(script)).env("WATCHDOG_PID", "1").env("WATCHDOG_USEC", "7");
+        let process = process.ready(Ready::notify().watchdog(LONG)).capture(1024).build().unwrap();
+        process.start(true).unwrap();
+        let expected = format!("None {}", LONG.as_micros());
+        process.wait_for_line(LONG, |line| line == expected).unwrap();
+        process.terminate(true).unwrap();
+    }
+
     fn a_start_waits_for_ready() {
         let process = Process::builder(python("tell('READY=1')\nsignal.pause()")).ready(Ready::notify()).build().unwrap();
         process.start(true).unwrap();

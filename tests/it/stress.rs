@@ -97,7 +97,7 @@ impl Room {
 
     /// Each run holds a lock as long as anything of it lives, and notes when it cannot have it.
     fn builder(&self) -> Builder {
-        let script = "exec 9>\"$1/lock-$2\"; flock -n 9 || echo \"$$\" >> \"$1/overlaps\"; echo up; exec sleep 0.0$3";
+        let script = "echo up; exec 9>\"$1/lock-$2\"; flock -n 9 || echo \"$$\" >> \"$1/overlaps\"; exec sleep 0.0$3";
         // A lock for each process of a test, and runs that end by themselves before, while and after others stop them.
         static NUMBER: AtomicU64 = AtomicU64::new(0);
         let number = NUMBER.fetch_add(1, Ordering::Relaxed).to_string();

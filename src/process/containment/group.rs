@@ -6,7 +6,6 @@
 
 use std::io;
 use std::os::fd::AsFd;
-use std::time::Instant;
 
 use crate::signal::Signal;
 use crate::sys;
@@ -39,19 +38,21 @@ pub(super) fn may_be_occupied(leader: &Leader) -> bool {
     }
 }
 
-/// Whether a living process is left in the group. Zombies in it that were reparented to this program are reaped:
-/// nobody else can.
-pub(super) fn is_occupied(leader: &Leader, asked: Instant) -> bool {
+/// Whether a living process is left in the group, as `all` processes show. Zombies in it that were reparented to this
+/// program are reaped: nobody else can.
+pub(super) fn is_occupied(leader: &Leader, leader_reaped: bool, all: &[Entry]) -> bool {
     let own = sys::process::pid();
-    let mut occupied = false;
-    for member in procfs::all_since(asked).iter().filter(|entry| entry.group == leader.pid && entry.pid != leader.pid) {
+    let (mut occupied, mut seen) = (false, false);
+    for member in all.iter().filter(|entry| entry.group == leader.pid && entry.pid != leader.pid) {
+        seen = true;
         if !member.zombie {
             occupied = true;
         } else if member.parent == own {
             reap_adopted(member);
         }
     }
-    occupied
+    // Who sees none of a group that the kernel says is there has no /proc, or one that hides others' processes (hidepid).
+    occupied || (!seen && leader_reaped && may_be_occupied(leader))
 }
 
 /// Reaps a descendant of one of our children which became ours by reparenting, because this program is a subreaper or PID 1.

@@ -16,12 +16,12 @@ mod walk;
 use std::io;
 use std::os::fd::{AsRawFd, RawFd};
 use std::sync::Arc;
-use std::time::Instant;
 
 use crate::signal::Signal;
 use crate::sys::pidfd::Pidfd;
 
 use super::config::Group;
+use super::procfs::Entry;
 use cgroup::Cgroup;
 use walk::Walk;
 
@@ -74,12 +74,17 @@ pub(super) struct Leader {
     pub(super) pidfd: Arc<Pidfd>,
 }
 
+/// Says of all processes whether any of them is part of a run.
+type Judge = Box<dyn FnOnce(&[Entry]) -> bool + Send>;
+
 /// Whether anything of a run is left.
 pub(super) enum Occupancy {
     Empty,
     Occupied,
-    /// It takes more than may be done under a lock: true is occupied.
-    Ask(Box<dyn FnOnce() -> bool + Send>),
+    /// All processes have to be looked at: true is occupied.
+    Survey(Judge),
+    /// Empty, after this.
+    After(Box<dyn FnOnce() + Send>),
 }
 
 #[cfg(feature = "_testing")]
@@ -166,7 +171,11 @@ impl Contained {
     /// SIGKILL to everything of the run.
     pub(super) fn kill(&self, leader: &Leader, leader_reaped: bool) -> io::Result<()> {
         match self {
-            Contained::Cgroup(cgroup) => cgroup.kill(),
+            // A member of the group may have moved to another cgroup, or been moved by a service manager.
+            Contained::Cgroup(cgroup) => cgroup.kill().and(match group::signal(leader, leader_reaped, Signal::KILL) {
+                Err(error) if error.raw_os_error() == Some(libc::ESRCH) => Ok(()),
+                sent => sent,
+            }),
             Contained::Leader | Contained::Group | Contained::Walk(_) => {
                 self.signal(leader, leader_reaped, Signal::KILL)
             }
@@ -179,29 +188,27 @@ impl Contained {
             Contained::Leader => Occupancy::Empty,
             Contained::Cgroup(cgroup) => {
                 if cgroup.is_populated() {
-                    Occupancy::Occupied
-                } else {
-                    // A run is over when nothing of it is left, its cgroup included.
-                    let remove = cgroup.removal();
-                    Occupancy::Ask(Box::new(move || {
-                        remove();
-                        false
-                    }))
-                }
-            }
-            Contained::Group => {
-                if leader_reaped && !group::may_be_occupied(leader) {
-                    return Occupancy::Empty;
-                }
-                if leader_reaped && looks < PATIENCE {
                     return Occupancy::Occupied;
                 }
-                let (leader, asked) = (leader.clone(), Instant::now());
-                Occupancy::Ask(Box::new(move || group::is_occupied(&leader, asked)))
+                // Of the group, one may be outside of the cgroup. And a run is over when nothing of it is left, its cgroup
+                // included.
+                let remove = cgroup.removal();
+                match group_occupancy(leader, leader_reaped, looks) {
+                    Occupancy::Empty => Occupancy::After(Box::new(remove)),
+                    Occupancy::Survey(is_occupied) => Occupancy::Survey(Box::new(move |all| {
+                        let occupied = is_occupied(all);
+                        if !occupied {
+                            remove();
+                        }
+                        occupied
+                    })),
+                    other @ (Occupancy::Occupied | Occupancy::After(_)) => other,
+                }
             }
+            Contained::Group => group_occupancy(leader, leader_reaped, looks),
             Contained::Walk(walk) => {
                 let (walk, leader) = (Arc::clone(walk), leader.clone());
-                Occupancy::Ask(Box::new(move || walk.is_occupied(&leader)))
+                Occupancy::Survey(Box::new(move |all| walk.is_occupied(&leader, all)))
             }
         }
     }
@@ -216,4 +223,15 @@ impl Contained {
             Contained::Walk(walk) => in_group() || walk.contains(leader, pid),
         }
     }
+}
+
+fn group_occupancy(leader: &Leader, leader_reaped: bool, looks: u32) -> Occupancy {
+    if leader_reaped && !group::may_be_occupied(leader) {
+        return Occupancy::Empty;
+    }
+    if leader_reaped && looks < PATIENCE {
+        return Occupancy::Occupied;
+    }
+    let leader = leader.clone();
+    Occupancy::Survey(Box::new(move |all| group::is_occupied(&leader, leader_reaped, all)))
 }

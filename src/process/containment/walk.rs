@@ -45,7 +45,7 @@ impl Walk {
     pub(super) fn signal_beyond_group(self: &Arc<Self>, leader: &Leader, signal: Signal) {
         let (walk, leader) = (Arc::clone(self), leader.clone());
         Callbacks::get().run(move || {
-            for member in walk.members(&leader).iter().filter(|member| member.group != leader.pid) {
+            for member in walk.members(&leader, &procfs::all()).iter().filter(|member| member.group != leader.pid) {
                 if let Some(pidfd) = procfs::open(member) {
                     // ESRCH: it has ended. EPERM: it changed its user, and we may not.
                     let _ = pidfd.signal(signal.as_raw());
@@ -55,10 +55,10 @@ impl Walk {
     }
 
     /// Whether anything but the leader lives. Reaps what was adopted and has ended.
-    pub(super) fn is_occupied(&self, leader: &Leader) -> bool {
+    pub(super) fn is_occupied(&self, leader: &Leader, all: &[Entry]) -> bool {
         let own = sys::process::pid();
         let mut occupied = false;
-        for member in self.members(leader).iter().filter(|member| member.pid != leader.pid) {
+        for member in self.members(leader, all).iter().filter(|member| member.pid != leader.pid) {
             if !member.zombie {
                 occupied = true;
             } else if member.parent == own {
@@ -69,19 +69,18 @@ impl Walk {
     }
 
     pub(super) fn contains(&self, leader: &Leader, pid: u32) -> bool {
-        self.members(leader).iter().any(|member| member.pid == pid)
+        self.members(leader, &procfs::all()).iter().any(|member| member.pid == pid)
     }
 
-    fn members(&self, leader: &Leader) -> Vec<Entry> {
+    fn members(&self, leader: &Leader, all: &[Entry]) -> Vec<Entry> {
         let own = sys::process::pid();
         let variable = format!("{VARIABLE}={}", self.cookie);
-        let all = procfs::all();
         let mut known = self.lock();
         let mut belongs: BTreeSet<u32> = BTreeSet::from([leader.pid]);
         // An adopted orphan of ours has the sessions and groups of those we saw: zombies show nothing else.
         let sessions: BTreeSet<u32> = known.values().map(|entry| entry.session).collect();
         let own_session = procfs::entry(own).map(|entry| entry.session);
-        for entry in &all {
+        for entry in all {
             let seen = known.get(&entry.pid).is_some_and(|seen| seen.started == entry.started);
             let of_session = sessions.contains(&entry.session) && Some(entry.session) != own_session;
             let adopted = entry.parent == own
@@ -101,7 +100,7 @@ impl Walk {
                 break;
             }
         }
-        let members: Vec<Entry> = all.into_iter().filter(|entry| belongs.contains(&entry.pid)).collect();
+        let members: Vec<Entry> = all.iter().filter(|entry| belongs.contains(&entry.pid)).copied().collect();
         *known = members.iter().map(|entry| (entry.pid, *entry)).collect();
         members
     }

@@ -73,7 +73,7 @@ tests! {
     fn descriptors_have_run_out() {
         let inherit = |b: Builder| b.stdin(Stdio::inherit());
         let steps: [(Options, &str); 4] = [
-            (|b| b, "open stdin"),
+            (|b| b.stdin(Stdio::piped()), "open stdin"),
             (|b| b.stdin(Stdio::inherit()).stdout(Stdio::piped()), "open stdout"),
             (|b| b.stdin(Stdio::inherit()).stderr(Stdio::captured()), "open stderr"),
             (|b| b.stdin(Stdio::inherit()), "create the process"),
