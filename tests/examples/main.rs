@@ -1,0 +1,103 @@
+//! Every example runs and does what it says.
+
+#![allow(clippy::unwrap_used, reason = "a test may panic, and so may what it calls")]
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use pkit::{Command, Exit, Output, Process, Signal};
+
+const LONG: Duration = Duration::from_secs(100);
+
+/// `cargo test` builds the examples beside the tests.
+fn example(name: &str) -> Command {
+    let test = std::env::current_exe().unwrap();
+    let directory: PathBuf = test.parent().unwrap().parent().unwrap().join("examples");
+    Command::new(directory.join(name))
+}
+
+fn run(name: &str) -> (Exit, Output) {
+    let process = Process::builder(example(name)).name(name).capture(1 << 20).build().unwrap();
+    process.start(true).unwrap();
+    let exit = process.join_timeout(LONG).unwrap().expect("the example ends");
+    let output = process.output();
+    assert!(exit.success(), "{exit}\n{}\n{}", output.stdout_text(), output.stderr_text());
+    (exit, output)
+}
+
+#[track_caller]
+fn says(name: &str, texts: &[&str]) {
+    let (_, output) = run(name);
+    for text in texts {
+        assert!(output.stdout_text().contains(text), "{text:?} is missing in\n{}", output.stdout_text());
+    }
+}
+
+#[test]
+fn reuse() {
+    says("reuse", &["shell (pid ", "exit code 3 after", "sleep: killed by SIGTERM"]);
+}
+
+#[test]
+fn callbacks() {
+    says("callbacks", &["it says: working", "3 runs, as the events have it"]);
+}
+
+#[test]
+fn readiness() {
+    let kinds = ["a line: ", "a descriptor: ", "sd_notify: ", "a socket: ", "a file: ", "a check: "];
+    says("readiness", &kinds);
+    says("readiness", &["serving", "it ended before it was ready: exit code 3"]);
+}
+
+#[test]
+fn capture() {
+    says("capture", &["[stdout] hello world", "[stderr] bye", r#"stdout "ready\nhello world\n", stderr "bye\n""#]);
+}
+
+#[test]
+fn integration_test() {
+    says("integration_test", &["the server answered, logged the request, and is gone"]);
+}
+
+#[test]
+fn fork() {
+    says("fork", &["the copy sees a table of 1000 squares", "copy: exit code 5", "killed by SIGABRT"]);
+}
+
+#[test]
+fn supervise() {
+    let process = Process::builder(example("supervise")).capture(1 << 20).build().unwrap();
+    process.start(true).unwrap();
+    for text in ["web ", "killed by SIGKILL", "next start in", "flaky ", "NAME ", "Ctrl-C stops them all"] {
+        process.wait_for_line(LONG, |line| line.contains(text)).unwrap();
+    }
+    let table = process.output();
+    let state = |name: &str| {
+        let table = table.stdout_text();
+        let row = table.lines().rev().find(|line| line.starts_with(name)).unwrap();
+        row.split_whitespace().nth(1).unwrap().to_owned()
+    };
+    assert_eq!([state("web"), state("worker"), state("flaky")], ["ready", "ready", "failed"]);
+    process.signal(Signal::INT).unwrap();
+    assert!(process.join_timeout(LONG).unwrap().expect("Ctrl-C ends it").success());
+    let output = process.output();
+    let at = |text: &str| output.stdout_text().find(text).unwrap_or_else(|| panic!("{}", output.stdout_text()));
+    let stopping = |name: &str| {
+        let text = output.stdout_text();
+        text.lines().position(|line| line.contains(name) && line.ends_with("stopping")).unwrap()
+    };
+    assert!(stopping("worker") < stopping("web") && at("as asked") > 0, "in reverse order");
+}
+
+#[test]
+fn supervise_what_is_given() {
+    let mut command = example("supervise");
+    command.args(["--", "sleep 1000", "python3 -m http.server --bind 127.0.0.1 0"]);
+    let process = Process::builder(command).capture(1 << 20).build().unwrap();
+    process.start(true).unwrap();
+    process.wait_for_line(LONG, |line| line.contains("Ctrl-C stops them all")).unwrap();
+    process.signal(Signal::TERM).unwrap();
+    assert!(process.join_timeout(LONG).unwrap().expect("SIGTERM ends it").success());
+    assert!(process.output().stdout_text().contains("sleep        idle"), "{}", process.output().stdout_text());
+}
