@@ -145,7 +145,7 @@ fn start_children_of_every_kind() -> ! {
     let endless = || Command::new("sleep").arg("1000").clone();
     let build = |builder: Builder| builder.build().unwrap();
     let in_session = build(Process::builder(endless()).session(true));
-    let ignoring = build(Process::builder(sh("trap '' TERM HUP INT; echo up; while :; do sleep 1000; done")));
+    let ignoring = build(Process::builder(sh("trap '' TERM HUP INT; echo up; exec sleep 1000")));
     let kept = [
         build(Process::builder(endless())),
         build(Process::builder(endless_fork())),

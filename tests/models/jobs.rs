@@ -117,7 +117,14 @@ fn two_permanent_threads_do_all() {
 
 #[test]
 fn a_thread_that_ended_makes_room_for_another() {
-    model(1, 0, &[2]);
+    explore(2, || {
+        // The count here lags behind that of the queue: for a moment it sees both.
+        let pool = Pool { jobs: Jobs::new(1, 0), most: 2, seen: Mutex::default(), changed: Condvar::new() };
+        let pool = Arc::new(pool);
+        pool.push();
+        pool.push();
+        pool.finish(2);
+    });
 }
 
 #[test]

@@ -40,7 +40,7 @@ fn a_command_is_captured(number: u8) {
 }
 
 fn a_stubborn_one_is_terminated() {
-    let builder = Process::builder(sh("trap '' TERM; echo up; while :; do sleep 1000; done")).ready(Ready::line("up"));
+    let builder = Process::builder(sh("trap '' TERM; echo up; exec sleep 1000")).ready(Ready::line("up"));
     let stubborn = builder.stop(Stop::signal(Signal::TERM, std::time::Duration::from_millis(10))).build().unwrap();
     let pid = stubborn.start(true).unwrap();
     stubborn.terminate(true).unwrap();
