@@ -8,7 +8,7 @@ use pkit::{Backoff, Command, EventKind, Process, Ready, Restart, Signal, State, 
 
 use crate::support::{LONG, eventually, is_alive, sh, tests};
 
-const SHORT: Duration = Duration::from_millis(100);
+const SHORT: Duration = Duration::from_millis(300);
 
 /// A grandchild that ignores SIGTERM; the leader says its pid once it does.
 const STUBBORN_GRANDCHILD: &str = "sh -c 'trap \"\" TERM; echo $$; while :; do sleep 1000; done' &";
@@ -77,7 +77,7 @@ tests! {
     fn survivors_are_stopped_by_their_ladder() {
         let process = Process::builder(sh(&format!("{STUBBORN_GRANDCHILD} read line; exit 4")))
             .stdin(pkit::Stdio::piped())
-            .survivors(Survivors::stop(Stop::signal(Signal::HUP, SHORT).then(Signal::TERM, SHORT)))
+            .survivors(Survivors::stop(Stop::signal(Signal::HUP, LONG).then(Signal::TERM, SHORT)))
             .capture(1024)
             .build()
             .unwrap();
@@ -163,9 +163,11 @@ tests! {
 
     fn terminate_ends_a_leader_whose_main_thread_is_gone() {
         for disposition in ["default", "ignore"] {
+            // Who obeys gets the time to, on a busy machine.
+            let grace = if disposition == "ignore" { SHORT } else { LONG };
             let process = Process::builder(Command::new("python3").args(["-c", ZOMBIE_LEADER, disposition]))
                 .stdin(pkit::Stdio::piped())
-                .stop(Stop::signal(Signal::TERM, SHORT))
+                .stop(Stop::signal(Signal::TERM, grace))
                 .capture(1024)
                 .build()
                 .unwrap();
