@@ -163,6 +163,10 @@ fn torture(room: &Room, builder: Builder) {
         });
     });
     process.terminate(LONG).unwrap();
+    // It is as good as new: one run in peace to its own end.
+    process.start(true).unwrap();
+    process.restart(RestartMode::Join, LONG).unwrap();
+    process.terminate(LONG).unwrap();
     process.join_timeout(LONG).unwrap().expect("it is over");
     assert_eq!((process.state(), process.pid()), (State::Idle, None));
     assert!(children().is_empty(), "everything is gone at the end");
