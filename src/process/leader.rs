@@ -18,7 +18,7 @@ use crate::sys::pidfd::{Pidfd, features};
 use crate::sys::wait::{Change, Look};
 
 /// The kernel files the status of a child that someone else reaped a moment after the thief's wait returned.
-const FILED_WITHIN: Duration = Duration::from_millis(50);
+const FILED_WITHIN: Duration = Duration::from_secs(1);
 const FIRST_PAUSE: Duration = Duration::from_millis(1);
 const LAST_PAUSE: Duration = Duration::from_millis(100);
 

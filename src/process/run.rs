@@ -55,6 +55,8 @@ pub(super) struct Run {
     /// When the gate is tried next.
     pub(super) try_at: Option<Instant>,
     pub(super) contained: Contained,
+    /// SIGKILL was sent to all of it.
+    pub(super) killed: bool,
     /// How often it was asked whether anything is left.
     pub(super) looks: u32,
     pub(super) relook: Option<Relook>,
@@ -109,6 +111,7 @@ impl Run {
             connecting: None,
             try_at: None,
             contained: launched.contained,
+            killed: false,
             looks: 0,
             relook: None,
             streams,

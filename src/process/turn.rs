@@ -152,9 +152,13 @@ impl<'a> Turn<'a> {
     }
 
     fn kill_all(&mut self) {
-        let Some(run) = &self.core.run else { return };
+        let Some(run) = &mut self.core.run else { return };
         let sent = run.contained.kill(&run.leader, run.reaped);
-        self.signaled(Signal::KILL, sent);
+        // It is sent again to who was created meanwhile, and told once.
+        let again = std::mem::replace(&mut run.killed, true);
+        if !again || sent.is_err() {
+            self.signaled(Signal::KILL, sent);
+        }
     }
 
     fn signaled(&mut self, signal: Signal, sent: io::Result<()>) {

@@ -50,7 +50,13 @@ impl Ear {
 
 /// How to end it, should it have been for nothing.
 #[derive(Debug)]
-pub(crate) struct Hearing(Option<SigId>);
+pub(crate) struct Hearing(Option<How>);
+
+#[derive(Debug)]
+enum How {
+    Registered(SigId),
+    Own,
+}
 
 /// signal-hook was asked, by this process or by one of which it is a fork.
 static REGISTERED: AtomicBool = AtomicBool::new(false);
@@ -60,36 +66,45 @@ static OWN: AtomicPtr<Ear> = AtomicPtr::new(ptr::null_mut());
 
 /// Sets `flag` and rings `bell` at the first SIGCHLD after each [`Flag::clear`].
 ///
-/// Handlers that were there before are called too. One that replaces ours later takes it from us, until the program ends.
+/// Handlers that were there before are called too, and where it is ignored it stays ignored: stops and continues are not seen then.
+///  One that replaces ours later takes it from us, until the program ends.
 pub(crate) fn hear(flag: Arc<Flag>, bell: Arc<Bell>) -> io::Result<Hearing> {
     let ear = Ear { flag, bell };
-    if REGISTERED.load(Ordering::Relaxed) && is_default()? {
+    let disposition = disposition()?;
+    if disposition == libc::SIG_IGN {
+        // The program wants its children reaped by the kernel, those of other code among them. Exits come by pidfd.
+        return Ok(Hearing(None));
+    }
+    if REGISTERED.load(Ordering::Relaxed) && disposition == libc::SIG_DFL {
         OWN.store(Box::into_raw(Box::new(ear)), Ordering::Release);
         install(SigHandler::Handler(handle))?;
-        return Ok(Hearing(None));
+        return Ok(Hearing(Some(How::Own)));
     }
     REGISTERED.store(true, Ordering::Relaxed);
     // SAFETY: the action is async-signal-safe, and signal-hook saves errno around it.
     let id = unsafe { signal_hook::low_level::register(libc::SIGCHLD, move || ear.hear()) }?;
-    Ok(Hearing(Some(id)))
+    Ok(Hearing(Some(How::Registered(id))))
 }
 
 impl Hearing {
     pub(crate) fn give_up(self) {
         match self.0 {
-            Some(id) => drop(signal_hook::low_level::unregister(id)),
+            Some(How::Registered(id)) => {
+                signal_hook::low_level::unregister(id);
+            }
             // It fails only for a wrong signal.
-            None => drop(install(SigHandler::SigDfl)),
+            Some(How::Own) => drop(install(SigHandler::SigDfl)),
+            None => {}
         }
     }
 }
 
-fn is_default() -> io::Result<bool> {
+fn disposition() -> io::Result<libc::sighandler_t> {
     let mut action = MaybeUninit::<libc::sigaction>::zeroed();
     // SAFETY: sigaction(2) writes one action and reads none.
     Errno::result(unsafe { libc::sigaction(libc::SIGCHLD, ptr::null(), action.as_mut_ptr()) })?;
     // SAFETY: it was all zero, which is valid, before the call filled it.
-    Ok(unsafe { action.assume_init() }.sa_sigaction == libc::SIG_DFL)
+    Ok(unsafe { action.assume_init() }.sa_sigaction)
 }
 
 fn install(handler: SigHandler) -> io::Result<()> {
