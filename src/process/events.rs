@@ -58,7 +58,8 @@ pub enum EventKind {
     Continued,
     /// Someone asked for its end while its leader lived.
     Stopping,
-    /// A ladder sent it a signal, or someone called [`Process::kill`](crate::Process::kill).
+    /// It was sent a signal: by a ladder, [`Process::kill`](crate::Process::kill) or
+    /// [`Process::signal`](crate::Process::signal).
     Signaled(Signal),
     /// The run is over.
     Exited(Exit),

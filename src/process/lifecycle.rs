@@ -155,7 +155,7 @@ impl Process {
     }
 
     /// Sends a signal to everything that the stop ladder would reach: the group, by default. Nothing else: a stopped
-    /// process is not made to go on, and no [`EventKind::Signaled`](crate::EventKind::Signaled) is told.
+    /// process is not made to go on. It is told as [`EventKind::Signaled`](crate::EventKind::Signaled).
     ///
     /// # Errors
     ///
