@@ -14,8 +14,8 @@ use crate::exit::Exit;
 /// The future of [`Process::exited`]: what [`Process::join`] returns, without blocking.
 ///
 /// It needs no runtime: the crate's own thread wakes it. It may be dropped at any time, and several may wait for the
-/// same process. It holds a handle, so the process is not stopped while it waits. Unlike [`Process::join`] it leaves a
-/// piped stdin alone.
+/// same process. It holds a handle, so the process is not stopped while it waits. Polled first, it closes a piped stdin
+/// that nobody took, as [`Process::join`] does.
 ///
 /// # Errors
 ///
