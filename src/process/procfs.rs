@@ -1,7 +1,7 @@
 //! Reading `/proc`: which processes there are, and who they belong to (`proc_pid_stat(5)`).
 //!
 //! Only for what no cheaper interface tells. It costs time in proportion to the processes of the
-//! machine, so nothing on the way of an ordinary exit comes here.
+//! machine, so from kernel 6.9 on nothing on the way of an ordinary exit comes here.
 
 use std::fs;
 use std::sync::{Mutex, MutexGuard, PoisonError};

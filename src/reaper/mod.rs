@@ -8,7 +8,7 @@
 //! It does not wait for anything but events: creating processes is left to the spawners and user
 //! code to the callback threads, so no child, however stuck, delays the exit of another.
 //!
-//! Lock order: a watcher's own lock, then the registry or the timers (both are leaves).
+//! Lock order: a watcher's own lock, then the registry, the timers or the list of children (all are leaves).
 
 mod children;
 mod event_loop;

@@ -32,7 +32,7 @@ impl<T: Send + Sync + 'static> PerProcess<T> {
         let mut seen = self.current.load(Ordering::Acquire);
         loop {
             if !seen.is_null() {
-                // SAFETY: only pointers from Box::leak below are ever stored, none is freed.
+                // SAFETY: only pointers from Box::into_raw below are ever stored, none is freed.
                 let owned: &'static Owned<T> = unsafe { &*seen };
                 if owned.pid == pid {
                     return &owned.value;

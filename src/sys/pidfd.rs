@@ -1,7 +1,8 @@
 //! A process named by a descriptor.
 //!
 //! A pid may belong to someone else by the time it is used; a pidfd never does. All signals of this crate go through
-//! one. What a kernel newer than 5.10 can do in addition is told by [`features`], probed once.
+//! one, but those to a group before 6.9. What a kernel newer than 5.10 can do in addition is told by [`features`],
+//! probed once.
 //!
 //! The group variant of `pidfd_send_signal` (6.9) reaches what is left of a group after its leader was reaped and fails
 //! with ESRCH once it is empty, where `kill(-pgid)` could by then hit a stranger. `PIDFD_INFO_EXIT` (6.15) tells the
@@ -93,7 +94,7 @@ const KNOWN: u8 = 1;
 const GROUP_SIGNAL: u8 = 2;
 const EXIT_INFO: u8 = 4;
 
-/// 0 until somebody asked; two threads that ask at once find the same, so a plain store will do.
+/// 0 until somebody asked.
 static FEATURES: AtomicU8 = AtomicU8::new(0);
 
 /// What the kernel can do; asks it the first time.

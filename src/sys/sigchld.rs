@@ -18,7 +18,7 @@ use signal_hook::SigId;
 
 use super::event::Bell;
 
-/// Whether a SIGCHLD came since it was last asked for. Only the first of several rings.
+/// Whether a SIGCHLD came since it was last cleared. Only the first of several rings.
 #[derive(Debug, Default)]
 pub(crate) struct Flag(AtomicBool);
 

@@ -1,7 +1,7 @@
 //! The life of a process as a pure state machine.
 //!
 //! `step` takes an event and the time and answers with actions; the shell around it
-//! (`process/core.rs`) does them. Nothing here touches the operating system, which is why the
+//! (`process/turn.rs`) does them. Nothing here touches the operating system, which is why the
 //! generated tests can drive it through hundreds of thousands of lives in seconds.
 //!
 //! | phase | what is true | left by |

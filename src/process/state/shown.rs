@@ -1,6 +1,6 @@
 //! What the life of a process looks like from outside.
 
-/// What a state looks like from outside.
+/// What a process is doing; from [`Process::state`](crate::Process::state) and [`Status`](crate::Status).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum State {
