@@ -28,10 +28,7 @@ const LAYERS: &[(&str, u8)] = &[
     ("reaper", 2),
     ("spawners", 2),
     ("threads", 2),
-    ("command", 3),
-    ("containment", 3),
     ("process", 3),
-    ("target", 3),
     ("forkserver", 4),
     ("supervisor", 4),
     ("worker", 4),
@@ -232,7 +229,7 @@ fn an_upward_import_is_seen() {
     expect_one(&complaints("src/reaper/timers.rs", "fn f() { super::super::process::f::<u8>() }"), 1, "`process`");
     expect_one(&complaints("src/sys/fd.rs", "use crate::error::Error;"), 1, "layer 0 imports");
     expect_one(&complaints("src/process/state.rs", "use super::Builder;"), 1, "layer 1 imports");
-    expect_one(&complaints("src/exit.rs", "mod inner { use super::super::command::Command; }"), 1, "`command`");
+    expect_one(&complaints("src/exit.rs", "mod inner { use super::super::callbacks::Callbacks; }"), 1, "`callbacks`");
 }
 
 #[test]
