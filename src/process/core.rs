@@ -23,7 +23,6 @@ use crate::error::{Error, Kind, Result, Who};
 use crate::exit::Exit;
 use crate::reaper::{Reaper, Watcher};
 use crate::sys;
-use crate::sys::event::Happened;
 
 pub(super) struct Inner {
     pub(super) config: Config,
@@ -160,7 +159,7 @@ impl Inner {
 }
 
 impl Watcher for Inner {
-    fn ready(self: Arc<Self>, key: u64, happened: Happened) {
+    fn ready(self: Arc<Self>, key: u64) {
         let Some((generation, channel)) = split(key) else { return };
         self.turn(|turn| {
             if turn.core.run.as_ref().is_none_or(|run| run.generation != generation) {
@@ -171,7 +170,7 @@ impl Watcher for Inner {
                 Channel::Stdout => _ = turn.read_output(0),
                 Channel::Stderr => _ = turn.read_output(1),
                 Channel::Gate => turn.read_gate(),
-                Channel::Connect => turn.connected(happened),
+                Channel::Connect => turn.connected(),
             }
         });
     }

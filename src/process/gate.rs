@@ -14,7 +14,7 @@ use crate::callbacks::Callbacks;
 use crate::notify::{self, Message};
 use crate::reaper::{Reaper, Watcher};
 use crate::sys;
-use crate::sys::event::{Happened, Interest};
+use crate::sys::event::Interest;
 use crate::sys::socket::{Connecting, Datagram};
 
 /// Longer than anything `sd_notify(3)` defines.
@@ -142,7 +142,7 @@ impl Turn<'_> {
     }
 
     /// A connection that was pending has been accepted or refused.
-    pub(super) fn connected(&mut self, _happened: Happened) {
+    pub(super) fn connected(&mut self) {
         let Some(run) = &mut self.core.run else { return };
         let Some((fd, _)) = &run.connecting else { return };
         let accepted = sys::socket::connected(fd.as_fd()).is_ok();

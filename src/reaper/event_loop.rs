@@ -11,14 +11,14 @@ use super::children::Children;
 use super::registry::{Registry, Token, Watched};
 use super::timers::Timers;
 use crate::sys;
-use crate::sys::event::{Bell, Happened, Interest, Poller};
+use crate::sys::event::{Bell, Interest, Poller};
 use crate::sys::sigchld::Flag;
 
 /// Someone whom the reaper tells of events. Called on the reaper's thread with no lock held: it
 /// must not block, nor call anything that the user wrote.
 pub(crate) trait Watcher: Send + Sync {
-    /// The descriptor registered under `key` is ready.
-    fn ready(self: Arc<Self>, key: u64, happened: Happened);
+    /// The descriptor registered under `key` is ready, or its other end is gone.
+    fn ready(self: Arc<Self>, key: u64);
     /// The deadline has passed.
     fn due(self: Arc<Self>, now: Instant);
     /// SIGCHLD: some child changed.
@@ -159,12 +159,12 @@ fn start() -> io::Result<Arc<Shared>> {
 
 impl Shared {
     fn run(&self) {
-        let mut events = Vec::new();
+        let mut tokens = Vec::new();
         loop {
             let round = self.children.next_round(&self.sigchld);
             let until = [self.timers.fall_asleep(), round].into_iter().flatten().min();
             let timeout = until.map(|until| until.saturating_duration_since(Instant::now()));
-            if let Err(error) = self.poller.wait(&mut events, timeout) {
+            if let Err(error) = self.poller.wait(&mut tokens, timeout) {
                 // Only EBADF, EFAULT and EINVAL are left: our descriptors were closed by someone
                 // else's bug. Children cannot be watched any more, and silence would be a lie.
                 log::error!("the event loop of pkit cannot wait: {error}");
@@ -173,11 +173,11 @@ impl Shared {
             for watcher in self.timers.wake_up(Instant::now()) {
                 watcher.due(Instant::now());
             }
-            for (token, happened) in events.drain(..) {
+            for token in tokens.drain(..) {
                 if token == BELL {
                     self.bell.silence();
                 } else if let Some(watched) = self.registry.get(Token::from_raw(token)) {
-                    watched.watcher.ready(watched.key, happened);
+                    watched.watcher.ready(watched.key);
                 }
             }
             self.children.round(&self.sigchld);

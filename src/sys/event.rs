@@ -20,28 +20,6 @@ impl Interest {
     pub(crate) const WRITE: Interest = Interest(EpollFlags::EPOLLOUT);
 }
 
-/// What a descriptor is ready for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub(crate) struct Happened {
-    pub(crate) readable: bool,
-    pub(crate) writable: bool,
-    /// The kernel's own files report it together with an error, so look at this before `hangup`.
-    pub(crate) priority: bool,
-    /// The other end is gone, or the descriptor has an error.
-    pub(crate) hangup: bool,
-}
-
-impl From<EpollFlags> for Happened {
-    fn from(flags: EpollFlags) -> Happened {
-        Happened {
-            readable: flags.contains(EpollFlags::EPOLLIN),
-            writable: flags.contains(EpollFlags::EPOLLOUT),
-            priority: flags.contains(EpollFlags::EPOLLPRI),
-            hangup: flags.intersects(EpollFlags::EPOLLHUP | EpollFlags::EPOLLERR),
-        }
-    }
-}
-
 /// A level-triggered `epoll`.
 #[derive(Debug)]
 pub(crate) struct Poller(Epoll);
@@ -71,15 +49,15 @@ impl Poller {
         Ok(self.0.delete(fd)?)
     }
 
-    /// Replaces `events` with what happened, or with nothing when the time is over or a signal came.
-    pub(crate) fn wait(&self, events: &mut Vec<(u64, Happened)>, timeout: Option<Duration>) -> io::Result<()> {
-        events.clear();
+    /// Replaces `tokens` with those of which something happened, or with nothing when the time is over or a signal came.
+    pub(crate) fn wait(&self, tokens: &mut Vec<u64>, timeout: Option<Duration>) -> io::Result<()> {
+        tokens.clear();
         let mut buffer = [EpollEvent::empty(); BATCH];
         let count = match self.wait_once(&mut buffer, timeout) {
             Err(Errno::EINTR) => 0,
             result => result?,
         };
-        events.extend(buffer.iter().take(count).map(|event| (event.data(), Happened::from(event.events()))));
+        tokens.extend(buffer.iter().take(count).map(EpollEvent::data));
         Ok(())
     }
 
@@ -160,10 +138,10 @@ mod tests {
     use super::*;
     use std::time::Instant;
 
-    fn look(poller: &Poller) -> Vec<(u64, Happened)> {
-        let mut events = Vec::new();
-        poller.wait(&mut events, Some(Duration::ZERO)).unwrap();
-        events
+    fn look(poller: &Poller) -> Vec<u64> {
+        let mut tokens = Vec::new();
+        poller.wait(&mut tokens, Some(Duration::ZERO)).unwrap();
+        tokens
     }
 
     #[test]
@@ -173,7 +151,7 @@ mod tests {
         assert!(look(&poller).is_empty());
         bell.ring();
         bell.ring();
-        assert_eq!(look(&poller), [(7, Happened { readable: true, ..Happened::default() })]);
+        assert_eq!(look(&poller), [7]);
         bell.silence();
         bell.silence();
         assert!(look(&poller).is_empty());
@@ -188,10 +166,10 @@ mod tests {
             poller.add(writer.as_fd(), 1, Interest::NONE).unwrap();
             assert!(look(&poller).is_empty());
             poller.modify(writer.as_fd(), 2, Interest::WRITE).unwrap();
-            assert_eq!(look(&poller), [(2, Happened { writable: true, ..Happened::default() })]);
+            assert_eq!(look(&poller), [2]);
             poller.modify(writer.as_fd(), 3, Interest::NONE).unwrap();
             drop(reader);
-            assert_eq!(look(&poller), [(3, Happened { hangup: true, ..Happened::default() })]);
+            assert_eq!(look(&poller), [3]);
             poller.remove(writer.as_fd()).unwrap();
             assert!(look(&poller).is_empty());
         });
