@@ -19,7 +19,6 @@ pub(crate) struct Datagram {
     pub(crate) truncated: bool,
     /// The sender as the kernel vouches for it; `None` if it is in a pid namespace that we do not see.
     pub(crate) pid: Option<u32>,
-    pub(crate) uid: Option<u32>,
 }
 
 /// A connection that was begun.
@@ -74,7 +73,7 @@ pub(crate) fn receive(socket: BorrowedFd<'_>, buffer: &mut [u8]) -> io::Result<O
     // SAFETY: the kernel filled `message` and `control` just now.
     let sender = unsafe { take_control(&message) };
     let pid = sender.and_then(|sender| u32::try_from(sender.pid).ok()).filter(|&pid| pid != 0);
-    Ok(Some(Datagram { len, truncated, pid, uid: sender.map(|sender| sender.uid) }))
+    Ok(Some(Datagram { len, truncated, pid }))
 }
 
 /// Closes the descriptors, returns the credentials.
@@ -168,12 +167,12 @@ mod tests {
         let client = client(&name);
         client.send(b"READY=1").unwrap();
         client.send(b"").unwrap();
-        let (pid, uid) = (Some(std::process::id()), Some(nix::unistd::getuid().as_raw()));
+        let pid = Some(std::process::id());
         let first = receive(listener.as_fd(), &mut buffer).unwrap();
-        assert_eq!(first, Some(Datagram { len: 4, truncated: true, pid, uid }));
+        assert_eq!(first, Some(Datagram { len: 4, truncated: true, pid }));
         assert_eq!(&buffer, b"READ");
         let second = receive(listener.as_fd(), &mut buffer).unwrap();
-        assert_eq!(second, Some(Datagram { len: 0, truncated: false, pid, uid }));
+        assert_eq!(second, Some(Datagram { len: 0, truncated: false, pid }));
     }
 
     #[test]
