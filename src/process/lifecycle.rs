@@ -43,8 +43,7 @@ impl Process {
     /// - [`Error::is_ended`]: it ended before it was ready; [`Error::exit`] says how. A restart policy goes on.
     /// - [`Error::is_timeout`]: the patience passed. The process is left as it is.
     pub fn start(&self, wait: impl Into<Wait>) -> Result<u32> {
-        let until = deadline(wait.into());
-        self.start_until(until)
+        self.start_until(deadline(wait.into()))
     }
 
     fn start_until(&self, until: Patience) -> Result<u32> {
@@ -190,8 +189,9 @@ impl Process {
             RestartMode::Kill => Event::Kill,
         };
         let ending = match until {
-            Patience::None => Patience::Until { at: None, limit: Duration::MAX },
-            Patience::Until { at, limit } => Patience::Until { at, limit },
+            // The end is waited for in any case: no run overlaps the one before it.
+            Patience::None => deadline(Wait::Yes),
+            Patience::Until { .. } => until,
         };
         self.end(event, "restart", ending)?;
         self.start_until(until)
