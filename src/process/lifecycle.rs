@@ -61,7 +61,7 @@ impl Process {
 
     fn wait_ready(&self, generation: u64, pid: u32, at: Option<Instant>, limit: Duration) -> Result<u32> {
         let who = || self.inner.who(Some(pid));
-        let waited = self.inner.wait(at, |core| {
+        let waited = self.inner.core.wait(at, |core| {
             let (_, answer) = core.awaited.iter().find(|(of, _)| *of == generation)?;
             let ended = |exit| Error::new(who(), |who| Kind::EndedEarly { who, exit });
             answer.clone().map(|answer| answer.map(|()| pid).map_err(ended))

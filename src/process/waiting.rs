@@ -63,12 +63,7 @@ impl Inner {
         answer.recv().unwrap_or_else(|_| Err(lost(std::io::Error::other("it panicked"))))
     }
 
-    /// Waits until `done` has an answer; `None` when the time passed.
-    pub(super) fn wait<T>(&self, until: Option<Instant>, done: impl Fn(&Core) -> Option<T>) -> Option<T> {
-        self.core.wait(until, done)
-    }
-
-    /// [`wait`](Inner::wait) for something that comes only with or after the end of the current run.
+    /// Waits for something that comes only with or after the end of the current run; `None` when the time passed.
     ///
     /// Who waits without a limit looks after the leader itself meanwhile, in the reaper's stead: one thread is woken by the
     /// exit where it would be two, one after the other.
@@ -87,7 +82,7 @@ impl Inner {
                 core = self.lock();
             }
         }
-        self.wait(until, done)
+        self.core.wait(until, done)
     }
 
     /// A join begins: in which generation. As std's `wait` does, it closes a piped stdin that nobody took.
