@@ -27,6 +27,8 @@ use crate::stop::{Stop, Survivors};
 /// Every option has a default, [`build`](Builder::build) checks them all and starts nothing. All of them hold for
 /// every kind of target, and none of them makes a command start by `fork`.
 ///
+/// # Example
+///
 /// ```
 /// use pkit::{Backoff, Command, Process, Restart, Signal, Stop};
 /// use std::time::Duration;

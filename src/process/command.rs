@@ -14,6 +14,8 @@ use super::stdio::Stdio;
 /// The environment, directory and umask are taken from this program *at the moment of each start*,
 /// changed by what is said here.
 ///
+/// # Example
+///
 /// ```
 /// use pkit::{Command, Process};
 ///

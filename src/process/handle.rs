@@ -36,6 +36,8 @@ use crate::line::Output;
 /// In a process that `fork` copied from this one every method answers with an error
 /// ([`Error::is_foreign`](crate::Error::is_foreign)) or as for a process that does not run, and dropping the handle does nothing.
 ///
+/// # Example
+///
 /// ```
 /// use pkit::{Command, Process};
 ///

@@ -102,6 +102,8 @@ impl Process {
 
     /// The future of what [`join`](Process::join) returns, for any async runtime.
     ///
+    /// # Example
+    ///
     /// ```
     /// use pkit::{Command, Process};
     ///
@@ -205,6 +207,8 @@ impl Process {
     /// # Errors
     ///
     /// [`Error::is_timeout`].
+    ///
+    /// # Example
     ///
     /// ```
     /// # use pkit::{Command, Process, State};

@@ -12,6 +12,8 @@ use super::handle::Process;
 /// What is not ready within [`Builder::ready_within`](crate::Builder::ready_within) (default 30 s) is a failed run: it is
 /// stopped and put to the restart policy.
 ///
+/// # Example
+///
 /// ```
 /// use pkit::{Command, Process, Ready};
 ///

@@ -44,6 +44,8 @@ impl Target {
     ///   ([`Error::is_foreign`](crate::Error::is_foreign)), connections and files are shared, not copied;
     /// - all descriptors but 0, 1, 2 and those passed are closed in it: an object that owns one must not be used.
     ///
+    /// # Example
+    ///
     /// ```
     /// use pkit::{Process, Target};
     ///
