@@ -54,9 +54,9 @@ pub(crate) fn nanos(time: Duration) -> f64 {
     time.as_secs_f64() * 1e9
 }
 
-/// Prints whether a measured value, a ratio or another number, keeps within its bounds, and returns whether it does.
-/// Without a `must`, only the aim is told.
-pub(crate) fn judge(what: &str, must: Option<f64>, aim: f64, got: f64) -> bool {
+/// Prints whether a measured value, a ratio or another number, keeps within its bounds. Without a `must`, only the aim
+/// is told.
+pub(crate) fn judge(what: &str, must: Option<f64>, aim: f64, got: f64) {
     let kept = must.is_none_or(|must| got <= must);
     let verdict = match (kept, got <= aim) {
         (false, _) => "MISSED",
@@ -65,5 +65,4 @@ pub(crate) fn judge(what: &str, must: Option<f64>, aim: f64, got: f64) -> bool {
     };
     let must = must.map(|must| format!("must <= {must}, ")).unwrap_or_default();
     println!("  {what}: {must}aim <= {aim}, got {got:.3}: {verdict}");
-    kept
 }

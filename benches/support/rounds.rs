@@ -69,9 +69,9 @@ impl Times {
         median(&first.1) / median(&other.1)
     }
 
-    /// Prints whether that ratio keeps within its bounds, and returns whether it does.
-    pub(crate) fn require(&self, against: &str, must: impl Into<Option<f64>>, aim: f64) -> bool {
-        judge(&format!("{} / {against}", self.sides[0].0), must.into(), aim, self.ratio(against))
+    /// Prints whether that ratio keeps within its bounds.
+    pub(crate) fn require(&self, against: &str, must: impl Into<Option<f64>>, aim: f64) {
+        judge(&format!("{} / {against}", self.sides[0].0), must.into(), aim, self.ratio(against));
     }
 
     fn print(&self) {
