@@ -4,16 +4,7 @@
 //! (`process/turn.rs`) does them. Nothing here touches the operating system, which is why the
 //! generated tests can drive it through hundreds of thousands of lives in seconds.
 //!
-//! | phase | what is true | left by |
-//! |---|---|---|
-//! | `Idle` | nothing runs, nothing is scheduled | `Start` |
-//! | `Starting` | a spawn is under way | `Spawned`, `SpawnFailed` |
-//! | `Up` | the leader lives | `LeaderExited` |
-//! | `Clearing` | the leader is gone, others of its run may not be | `Empty` |
-//! | `Draining` | the run's processes are gone, its pipes are being read | `Drained`, time |
-//! | `Reporting` | the run is over, its `on_exit` callback has not returned | `Reported`, `Start` |
-//! | `Backoff` | the next run has a due time | time, `Start`, `Stop` |
-//! | `Failed` | the policy gave up | `Start` |
+//! The phases, what is true in each and what it is left by are told in `docs/architecture.md`, "The life of a process".
 //!
 //! At most one run lives; no signal is sent when no process of a run can be there; every run that was created is concluded
 //! exactly once; in `Idle` and `Failed` nothing is scheduled. These and more are listed, and checked, in `tests`.
