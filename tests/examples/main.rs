@@ -46,8 +46,8 @@ fn callbacks() {
 #[test]
 fn readiness() {
     let kinds = ["a line: ", "a descriptor: ", "sd_notify: ", "a socket: ", "a file: ", "a check: "];
-    says("readiness", &kinds);
-    says("readiness", &["serving", "it ended before it was ready: exit code 3"]);
+    let texts = ["serving", "it ended before it was ready: exit code 3"];
+    says("readiness", &[&kinds[..], &texts].concat());
 }
 
 #[test]
