@@ -51,16 +51,16 @@ tests! {
                 Process::builder(sh("read line || exit 3"))
                     .stdin(gate.clone())
                     .on_exit(move |_, _| {
- told[number].fetch_add(1, Ordering::Relaxed);
- })
+                        told[number].fetch_add(1, Ordering::Relaxed);
+                    })
                     .build()
                     .unwrap()
             })
             .collect();
         drop(gate);
         processes.iter().for_each(|process| {
- process.start(true).unwrap();
- });
+            process.start(true).unwrap();
+        });
         assert_eq!(children().len(), CROWD);
         let began = Instant::now();
         drop(opener);

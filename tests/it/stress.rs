@@ -27,8 +27,8 @@ tests! {
         let count = Arc::clone(&lines);
         let builder = room.builder().restart(always).stdout(pkit::Stdio::captured());
         torture(&room, builder.on_line(move |_| {
- count.fetch_add(1, Ordering::Relaxed);
- }));
+            count.fetch_add(1, Ordering::Relaxed);
+        }));
         assert!(lines.load(Ordering::Relaxed) > 0);
     }
 
