@@ -112,8 +112,8 @@ impl Error {
     }
 
     /// An option of the builder or of the command makes no sense, or what was asked for needs one that was not given.
-    /// What [`Process::new`](crate::Process::new) could not refuse is told by the start, and [`is_start`](Error::is_start)
-    /// holds too.
+    /// What [`Process::new`](crate::Process::new) could not refuse is told by the start, and
+    /// [`is_start`](Error::is_start) holds too.
     pub fn is_invalid(&self) -> bool {
         match &self.0.kind {
             Kind::Invalid { .. } => true,

@@ -18,12 +18,14 @@
 //!
 //! - **Nothing is left behind.** A run is over when its leader has ended *and* its process group is empty; the last
 //!   handle dropped stops it; it dies with your program, even if that is killed; it inherits no descriptor by accident.
-//! - **Every exit is reported once, and truthfully**, beside other code that waits for children, whatever is done to SIGCHLD.
-//! - **A start costs what a start costs**: it does not grow with your memory, as `fork` does, whichever options are set.
+//! - **Every exit is reported once, and truthfully**, beside other code that waits for children, whatever is done to
+//!   SIGCHLD.
+//! - **A start costs what a start costs**: it does not grow with your memory, as `fork` does, whichever options are
+//!   set.
 //! - **Restart policies** with back-off, jitter, a sliding window, and an end.
 //!
-//! Where to look: [`Builder`] for every option, [`Ready`] for readiness, [`Restart`] for policies, [`Stop`] for the stop
-//! ladder, [`Exit`] for what is known of an end, [`Events`] for what happened, [`Exited`] for async code.
+//! Where to look: [`Builder`] for every option, [`Ready`] for readiness, [`Restart`] for policies, [`Stop`] for the
+//! stop ladder, [`Exit`] for what is known of an end, [`Events`] for what happened, [`Exited`] for async code.
 //!
 //! # Platform
 //!
@@ -32,8 +34,9 @@
 //!
 //! # Threads
 //!
-//! One thread, `pkit-reaper`, looks after all children; it starts with the first. Threads `pkit-spawn`, at most one for each core,
-//! create processes for threads that may end. Threads `pkit-callback` run callbacks, on demand; one idle is kept.
+//! One thread, `pkit-reaper`, looks after all children; it starts with the first. Threads `pkit-spawn`, at most one for
+//! each core, create processes for threads that may end. Threads `pkit-callback` run callbacks, on demand; one idle is
+//! kept.
 //!
 //! A child has the affinity, nice value, capabilities, seccomp filters and namespaces of the thread that creates it,
 //! unless an option sets them: of the main thread for a start from there (and of the caller for a child that outlives

@@ -94,15 +94,15 @@ impl Builder {
         self
     }
 
-    /// How long the output of a run that is over is waited for, when someone else still holds its pipe. Default: 100 ms.
-    /// [`Exit::output_leaked`] says whether it came to that.
+    /// How long the output of a run that is over is waited for, when someone else still holds its pipe. Default:
+    /// 100 ms. [`Exit::output_leaked`] says whether it came to that.
     pub fn drain(mut self, limit: Duration) -> Builder {
         self.config.drain = limit;
         self
     }
 
-    /// Called after each successful creation. Callbacks run on threads of their own, one at a time and in order for one process;
-    /// they may call anything, block, and panic (which is logged).
+    /// Called after each successful creation. Callbacks run on threads of their own, one at a time and in order for one
+    /// process; they may call anything, block, and panic (which is logged).
     pub fn on_start(mut self, call: impl Fn(&Process) + Send + Sync + 'static) -> Builder {
         self.config.calls.on_start = Some(Arc::new(call));
         self
@@ -300,8 +300,9 @@ impl Builder {
         self
     }
 
-    /// How long an exec is tried again while the program file is open for writing (ETXTBSY), as happens when it was just
-    /// written and another thread forked meanwhile. Default: 50 ms; zero: not at all. The start blocks that long at most.
+    /// How long an exec is tried again while the program file is open for writing (ETXTBSY), as happens when it was
+    /// just written and another thread forked meanwhile. Default: 50 ms; zero: not at all. The start blocks that long
+    /// at most.
     pub fn retry_text_busy(mut self, limit: Duration) -> Builder {
         self.config.child.text_busy = limit;
         self

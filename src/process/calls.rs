@@ -52,7 +52,8 @@ impl Turn<'_> {
 }
 
 impl Inner {
-    /// Whether this thread is inside a callback of this process: to wait for callbacks there would be to wait for oneself.
+    /// Whether this thread is inside a callback of this process: to wait for callbacks there would be to wait for
+    /// oneself.
     pub(super) fn is_within_callback(&self) -> bool {
         WITHIN.get() == self.id + 1
     }

@@ -7,8 +7,8 @@ use super::stdio::Stdio;
 
 /// A program and its arguments, environment, directory and standard streams.
 ///
-/// The methods have the names and the receivers of [`std::process::Command`]'s, so moving over is a rename. What std has
-/// under `CommandExt` (user, group, session, signals, limits) is on [`Builder`](crate::Builder), for every kind of
+/// The methods have the names and the receivers of [`std::process::Command`]'s, so moving over is a rename. What std
+/// has under `CommandExt` (user, group, session, signals, limits) is on [`Builder`](crate::Builder), for every kind of
 /// target. Where both say something, the builder wins.
 ///
 /// The environment, directory and umask are taken from this program *at the moment of each start*,

@@ -41,10 +41,11 @@ pub(super) struct Core {
     /// The exit of the last run that is over, and its generation.
     pub(super) exit: Option<(u64, Exit)>,
     pub(super) error: Option<Error>,
-    /// The last generation after which it came to rest: nothing ran and nothing was scheduled. Who waits for that sees it
-    /// here even when somebody started the next run before he woke up.
+    /// The last generation after which it came to rest: nothing ran and nothing was scheduled. Who waits for that sees
+    /// it here even when somebody started the next run before he woke up.
     pub(super) settled: u64,
-    /// The starts whose callers wait until the run is ready, and what they are to be told: that it is, or how it ended before.
+    /// The starts whose callers wait until the run is ready, and what they are to be told: that it is, or how it ended
+    /// before.
     pub(super) awaited: Vec<(u64, Option<Result<(), Exit>>)>,
     pub(super) started: Option<SystemTime>,
     pub(super) containment: Option<Level>,

@@ -27,14 +27,15 @@ use crate::line::Output;
 ///
 /// # Signals and races
 ///
-/// A signal never reaches a stranger: it goes through a pidfd. An exit is reported exactly once, whoever waits how often;
-/// if another part of the program took its status, from what the kernel kept (6.15), else as
+/// A signal never reaches a stranger: it goes through a pidfd. An exit is reported exactly once, whoever waits how
+/// often; if another part of the program took its status, from what the kernel kept (6.15), else as
 /// [`ExitReason::Lost`](crate::ExitReason::Lost).
 ///
 /// # After a fork
 ///
 /// In a process that `fork` copied from this one every method answers with an error
-/// ([`Error::is_foreign`](crate::Error::is_foreign)) or as for a process that does not run, and dropping the handle does nothing.
+/// ([`Error::is_foreign`](crate::Error::is_foreign)) or as for a process that does not run, and dropping the handle
+/// does nothing.
 ///
 /// # Example
 ///
@@ -134,8 +135,8 @@ impl Process {
         core.map(|core| core.output.snapshot(self.inner.config.capture_size())).unwrap_or_default()
     }
 
-    /// Lets it outlive its handles: the last one dropped does not stop it. Called before a start, that run outlives this
-    /// program too.
+    /// Lets it outlive its handles: the last one dropped does not stop it. Called before a start, that run outlives
+    /// this program too.
     ///
     /// A run that is there already was bound to the life of this program when it was created, and no
     /// other process can undo that (`prctl(2)`, PR_SET_PDEATHSIG): for that it has to be built with
@@ -169,7 +170,8 @@ impl Clone for Process {
 impl Drop for Process {
     fn drop(&mut self) {
         if self.inner.is_foreign() {
-            // In a fork of our program the descriptors inside are closed, and their numbers others': nothing of it is dropped.
+            // In a fork of our program the descriptors inside are closed, and their numbers others': nothing of it is
+            // dropped.
             std::mem::forget(Arc::clone(&self.inner));
             return;
         }

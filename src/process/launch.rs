@@ -286,8 +286,8 @@ fn environment(
     let mut environment: Vec<_> = if cleared { Vec::new() } else { std::env::vars_os().collect() };
     let changes = of_command.into_iter().filter(|_| !of_builder.clear).chain([of_builder]);
     let changes = changes.flat_map(|changes| &changes.changes).map(|(key, value)| (key.as_os_str(), value.as_deref()));
-    // A program that was started by a service manager has a WATCHDOG_PID of its own: beside our interval it would tell the
-    // child that the watchdog is somebody else's (sd_watchdog_enabled(3)).
+    // A program that was started by a service manager has a WATCHDOG_PID of its own: beside our interval it would tell
+    // the child that the watchdog is somebody else's (sd_watchdog_enabled(3)).
     let stale = ours.iter().any(|(key, _)| *key == "NOTIFY_SOCKET");
     let stale = stale.then_some([(OsStr::new("WATCHDOG_PID"), None), (OsStr::new("WATCHDOG_USEC"), None)]);
     let ours = ours.iter().map(|(key, value)| (OsStr::new(key), Some(OsStr::new(value))));

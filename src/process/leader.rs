@@ -1,7 +1,7 @@
 //! Finding out what became of a leader.
 //!
-//! The pidfd says *that* it ended, `waitid` on that pidfd says how. Where the group can be signalled by pidfd it is reaped at
-//! once; on older kernels it stays a zombie until the run is over, so that nobody gets its number meanwhile.
+//! The pidfd says *that* it ended, `waitid` on that pidfd says how. Where the group can be signalled by pidfd it is
+//! reaped at once; on older kernels it stays a zombie until the run is over, so that nobody gets its number meanwhile.
 
 use std::os::fd::AsFd;
 use std::sync::Arc;

@@ -30,8 +30,8 @@ impl Process {
     /// Starts a run, and waits until it is ready if asked to. Returns its pid.
     ///
     /// `wait` is the caller's patience: `true` until it is ready, `false` not at all (it was created, though:
-    /// its program executes, and until then this blocks), a `Duration` at most so long. With [`Ready::spawned`](crate::Ready::spawned) that is all
-    /// the same.
+    /// its program executes, and until then this blocks), a `Duration` at most so long. With
+    /// [`Ready::spawned`](crate::Ready::spawned) that is all the same.
     ///
     /// A start during the back-off of a restart policy starts at once. Every start by hand clears the policy's memory.
     ///
@@ -72,8 +72,9 @@ impl Process {
     /// Waits until it will not run again, and returns how its last run ended.
     ///
     /// With a restart policy that is when the policy gave up, a stop was asked for, or a clean end needs no restart. It
-    /// returns after the `on_exit` callback of that run has returned; inside a callback of this process it waits for no callback,
-    /// only for the end of the current run. After the end it returns at once, as often as asked, from any number of threads.
+    /// returns after the `on_exit` callback of that run has returned; inside a callback of this process it waits for no
+    /// callback, only for the end of the current run. After the end it returns at once, as often as asked, from any
+    /// number of threads.
     ///
     /// Like std's `wait` it first closes a piped stdin that nobody took.
     ///
@@ -119,9 +120,9 @@ impl Process {
 
     /// Stops it by the stop ladder: by default SIGTERM to its group, SIGKILL 10 s later.
     ///
-    /// It switches the restart policy off until the next start. With `false` the ladder is only begun, and climbed without
-    /// the caller; with `true` this returns when [`join`](Process::join) would. What does not run is left alone; a
-    /// ladder that is being climbed is not begun again.
+    /// It switches the restart policy off until the next start. With `false` the ladder is only begun, and climbed
+    /// without the caller; with `true` this returns when [`join`](Process::join) would. What does not run is left
+    /// alone; a ladder that is being climbed is not begun again.
     ///
     /// # Errors
     ///
@@ -201,8 +202,8 @@ impl Process {
 
     /// Waits until `until` says so of the status, which is looked at after every change.
     ///
-    /// `until` runs on this thread with no lock held. Short-lived states may pass unseen; [`subscribe`](Process::subscribe)
-    /// sees all.
+    /// `until` runs on this thread with no lock held. Short-lived states may pass unseen;
+    /// [`subscribe`](Process::subscribe) sees all.
     ///
     /// # Errors
     ///
@@ -246,8 +247,8 @@ impl Process {
     ///
     /// # Errors
     ///
-    /// [`Error::is_timeout`]; [`Error::is_ended`] when the run is over without such a line; [`Error::is_never_started`];
-    /// [`Error::is_invalid`] when nothing is captured.
+    /// [`Error::is_timeout`]; [`Error::is_ended`] when the run is over without such a line;
+    /// [`Error::is_never_started`]; [`Error::is_invalid`] when nothing is captured.
     pub fn wait_for_line(&self, limit: Duration, mut matches: impl FnMut(&str) -> bool) -> Result<Line> {
         const OPERATION: &str = "wait for a line of";
         self.inner.check_owner(OPERATION)?;

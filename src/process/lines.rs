@@ -247,7 +247,8 @@ impl Turn<'_> {
         if self.pipes_are_closed() { Some(Event::Drained) } else { None }
     }
 
-    /// Before a drain is given up: what is there was perhaps not read yet, and a consumer of ours that is slow is no leak.
+    /// Before a drain is given up: what is there was perhaps not read yet, and a consumer of ours that is slow is no
+    /// leak.
     pub(super) fn read_before_giving_up(&mut self) {
         if !self.core.machine.is_draining() {
             return;

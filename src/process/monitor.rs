@@ -2,8 +2,8 @@
 //!
 //! Who waits looks at the state and registers, or goes to sleep, in one stay under the lock. Who changes it counts the
 //! turn and takes the wakers under the same lock, and only then wakes. So a change comes before the look, and is seen,
-//! or after the registration, and wakes. One who looked, let go of the lock and comes back remembers the number of turns
-//! that it saw. `tests/models` proves that with loom over every interleaving.
+//! or after the registration, and wakes. One who looked, let go of the lock and comes back remembers the number of
+//! turns that it saw. `tests/models` proves that with loom over every interleaving.
 //!
 //! No waker is cloned, woken or dropped under the lock: it may run anything, a lock of this monitor included.
 

@@ -1,8 +1,8 @@
 //! The receiving end of a run's readiness.
 //!
-//! Channels that the child writes to (`notify`, `fd`, `line`) wake the reaper. What has to be tried (`tcp`, `unix`, `file`,
-//! `check`) is tried after 1 ms, then twice as long each time, at most every 100 ms: connections by the reaper without
-//! waiting, the rest on a callback thread, since a file system or a closure may block.
+//! Channels that the child writes to (`notify`, `fd`, `line`) wake the reaper. What has to be tried (`tcp`, `unix`,
+//! `file`, `check`) is tried after 1 ms, then twice as long each time, at most every 100 ms: connections by the reaper
+//! without waiting, the rest on a callback thread, since a file system or a closure may block.
 
 use std::fs;
 use std::io;
@@ -88,7 +88,8 @@ impl Gate {
     /// What the child finds in its environment.
     pub(super) fn variables(&self) -> Vec<(&'static str, String)> {
         let Gate::Notify(notify) = self else { return Vec::new() };
-        // An abstract socket is written with an @ for its leading NUL (sd_notify(3)). The kernel's names are hex digits.
+        // An abstract socket is written with an @ for its leading NUL (sd_notify(3)). The kernel's names are hex
+        // digits.
         let mut variables = vec![("NOTIFY_SOCKET", format!("@{}", String::from_utf8_lossy(&notify.name)))];
         if let Some(interval) = notify.watchdog {
             variables.push(("WATCHDOG_USEC", interval.as_micros().to_string()));

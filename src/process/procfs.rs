@@ -32,8 +32,8 @@ type Ask = Box<dyn FnOnce(&[Entry]) + Send>;
 
 /// Shows all processes, as they are after this call, to `ask`, on a callback thread.
 ///
-/// Those who ask side by side share one reading and one thread: a thousand children that end at once would else read as many
-/// processes a thousand times.
+/// Those who ask side by side share one reading and one thread: a thousand children that end at once would else read as
+/// many processes a thousand times.
 pub(super) fn survey(ask: Ask) {
     let mut waiting = waiting();
     waiting.asks.push(ask);

@@ -9,8 +9,8 @@ use super::handle::Process;
 
 /// How a process says that it is ready for its users; for [`Builder::ready`](crate::Builder::ready).
 ///
-/// What is not ready within [`Builder::ready_within`](crate::Builder::ready_within) (default 30 s) is a failed run: it is
-/// stopped and put to the restart policy.
+/// What is not ready within [`Builder::ready_within`](crate::Builder::ready_within) (default 30 s) is a failed run: it
+/// is stopped and put to the restart policy.
 ///
 /// # Example
 ///
@@ -57,12 +57,14 @@ impl Ready {
         Ready(Kind::Notify { watchdog: None })
     }
 
-    /// It writes a newline to descriptor `fd` (3 or more), which is passed to it: the protocol of s6 (`notification-fd`).
+    /// It writes a newline to descriptor `fd` (3 or more), which is passed to it: the protocol of s6
+    /// (`notification-fd`).
     pub fn fd(fd: i32) -> Ready {
         Ready(Kind::Fd(fd))
     }
 
-    /// It prints a line that contains `text`, on stdout or stderr; those of the two that have no other place are captured.
+    /// It prints a line that contains `text`, on stdout or stderr; those of the two that have no other place are
+    /// captured.
     pub fn line(text: impl Into<String>) -> Ready {
         Ready(Kind::Line(text.into().into()))
     }

@@ -118,7 +118,8 @@ impl Run {
         }
     }
 
-    /// Has the reaper tell `inner` of everything that happens to it. What was registered before a failure goes with the run.
+    /// Has the reaper tell `inner` of everything that happens to it. What was registered before a failure goes with the
+    /// run.
     pub(super) fn register(&mut self, inner: &Arc<Inner>) -> io::Result<()> {
         let generation = self.generation;
         let watch = |fd: BorrowedFd<'_>, channel| {

@@ -1,8 +1,8 @@
 //! The shell around the state machine.
 //!
-//! A [`Turn`] holds the lock of a process, feeds events to the machine, does the actions that come out, and when it ends
-//! sets the one timer, releases the lock, and only then wakes whoever waits. Under the lock nothing blocks, no callback
-//! runs and no foreign code is called: signals, waits and reads are all of the non-blocking kind.
+//! A [`Turn`] holds the lock of a process, feeds events to the machine, does the actions that come out, and when it
+//! ends sets the one timer, releases the lock, and only then wakes whoever waits. Under the lock nothing blocks, no
+//! callback runs and no foreign code is called: signals, waits and reads are all of the non-blocking kind.
 
 use std::collections::VecDeque;
 use std::io;

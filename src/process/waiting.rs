@@ -65,8 +65,8 @@ impl Inner {
 
     /// Waits for something that comes only with or after the end of the current run; `None` when the time passed.
     ///
-    /// Who waits without a limit looks after the leader itself meanwhile, in the reaper's stead: one thread is woken by the
-    /// exit where it would be two, one after the other.
+    /// Who waits without a limit looks after the leader itself meanwhile, in the reaper's stead: one thread is woken by
+    /// the exit where it would be two, one after the other.
     pub(super) fn wait_end<T>(
         self: &Arc<Self>,
         until: Option<Instant>,
@@ -129,8 +129,8 @@ impl Inner {
 }
 
 impl Core {
-    /// What the caller who waits for the start of `generation` is told. The first answer holds: a later run says nothing
-    /// about it, however soon that one is ready.
+    /// What the caller who waits for the start of `generation` is told. The first answer holds: a later run says
+    /// nothing about it, however soon that one is ready.
     pub(super) fn answer(&mut self, generation: u64, answer: Result<(), Exit>) {
         if let Some((_, waiting)) = self.awaited.iter_mut().find(|(of, _)| *of == generation) {
             waiting.get_or_insert(answer);

@@ -49,7 +49,8 @@ impl Poller {
         Ok(self.0.delete(fd)?)
     }
 
-    /// Replaces `tokens` with those of which something happened, or with nothing when the time is over or a signal came.
+    /// Replaces `tokens` with those of which something happened, or with nothing when the time is over or a signal
+    /// came.
     pub(crate) fn wait(&self, tokens: &mut Vec<u64>, timeout: Option<Duration>) -> io::Result<()> {
         tokens.clear();
         let mut buffer = [EpollEvent::empty(); BATCH];

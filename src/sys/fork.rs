@@ -6,8 +6,8 @@
 //!
 //! The child goes through the same [`Setup`] as one that executes a program, then says so, then runs the closure. It
 //! reports through a page of shared memory and an eventfd, and the parent waits for the eventfd or the pidfd, whichever
-//! comes first. Never for the end of a pipe: a copy of its writing end, leaked into another child, would stall us for as
-//! long as that lives.
+//! comes first. Never for the end of a pipe: a copy of its writing end, leaked into another child, would stall us for
+//! as long as that lives.
 
 use std::ffi::CString;
 use std::io;

@@ -42,8 +42,8 @@ pub(crate) fn is_main_thread() -> bool {
     thread_id() == pid()
 }
 
-/// Sends `signal` to a process group, by number. For kernels without a group signal by pidfd, and only while the group's
-/// leader is unreaped: until then nobody else can get the number.
+/// Sends `signal` to a process group, by number. For kernels without a group signal by pidfd, and only while the
+/// group's leader is unreaped: until then nobody else can get the number.
 ///
 /// # Errors
 /// ESRCH when the group is empty; EINVAL for the groups 0 and 1, which `kill(2)` takes for *my own* and *everybody*.

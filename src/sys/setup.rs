@@ -11,8 +11,8 @@
 //! cancellation points and lazily bound library state out of the child.
 //!
 //! The order of the steps matters: the cgroup first, so that all that follows is accounted there; limits, nice and
-//! groups while we still may; the uid after them; the parent-death signal after the uid, because the kernel clears it on
-//! a change of credentials; the signal mask last, because from then on signals are delivered.
+//! groups while we still may; the uid after them; the parent-death signal after the uid, because the kernel clears it
+//! on a change of credentials; the signal mask last, because from then on signals are delivered.
 
 use std::ffi::CString;
 use std::os::fd::RawFd;

@@ -1,8 +1,8 @@
 //! Hearing SIGCHLD beside everyone else who does.
 //!
 //! By signal-hook, which leaves other handlers their turn. But not in a process that [`super::fork`] made of one
-//! that had done so: there every handler is back at its default, while the copied registry of signal-hook takes its own for
-//! installed, knows descriptors that belong to the parent, and may wait for ever for a thread that was running
+//! that had done so: there every handler is back at its default, while the copied registry of signal-hook takes its own
+//! for installed, knows descriptors that belong to the parent, and may wait for ever for a thread that was running
 //! the handler when the copy was made. There a handler of our own takes the empty place.
 
 use std::io;

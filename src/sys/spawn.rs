@@ -1,12 +1,12 @@
 //! Starting a program, by `clone(CLONE_VM | CLONE_VFORK | CLONE_PIDFD)` and `execve`.
 //!
 //! The child borrows our memory and this thread waits until it has executed its program or ended. So nothing is copied,
-//! however large the parent, and the child says what went wrong by writing it down: no pipe, which a copy of its writing
-//! end in some other child could keep open for ever. The pidfd comes from the same call, before anybody could have
-//! reaped the child.
+//! however large the parent, and the child says what went wrong by writing it down: no pipe, which a copy of its
+//! writing end in some other child could keep open for ever. The pidfd comes from the same call, before anybody could
+//! have reaped the child.
 //!
-//! The price: the child must not do to our memory what the threads that go on running would notice. It runs on a stack of
-//! its own, all signals are blocked around it, so that no handler of ours runs in it, and it makes nothing but raw
+//! The price: the child must not do to our memory what the threads that go on running would notice. It runs on a stack
+//! of its own, all signals are blocked around it, so that no handler of ours runs in it, and it makes nothing but raw
 //! syscalls over what was prepared (see [`super::setup`]). Errno is this thread's own, and the thread waits.
 //!
 //! A child that is killed before its `execve` counts as started; its exit tells the rest.
@@ -29,8 +29,8 @@ pub(crate) use super::setup::{Setup, Step};
 /// A program to start.
 #[derive(Debug, Default)]
 pub(crate) struct Plan {
-    /// Candidates, tried in order as `execvp` does it: a missing one is passed over, and so is a forbidden one, but that
-    /// is remembered; anything else ends the search.
+    /// Candidates, tried in order as `execvp` does it: a missing one is passed over, and so is a forbidden one, but
+    /// that is remembered; anything else ends the search.
     pub(crate) programs: Vec<CString>,
     pub(crate) argv: Vec<CString>,
     pub(crate) envp: Vec<CString>,

@@ -1,9 +1,9 @@
 //! Jobs, and the agreement between who brings one and the threads that take them.
 //!
-//! A job is put into the queue under the lock under which a thread counts itself idle. So who brings more jobs than there
-//! are idle threads knows it, and starts one more unless there are as many as there may be; and those that are not idle
-//! look into the queue once more before they sleep. No job is left while all sleep. `tests/models` proves that with
-//! loom over every interleaving.
+//! A job is put into the queue under the lock under which a thread counts itself idle. So who brings more jobs than
+//! there are idle threads knows it, and starts one more unless there are as many as there may be; and those that are
+//! not idle look into the queue once more before they sleep. No job is left while all sleep. `tests/models` proves that
+//! with loom over every interleaving.
 
 use std::collections::VecDeque;
 use std::sync::PoisonError;

@@ -51,11 +51,13 @@ pub(super) fn is_occupied(leader: &Leader, leader_reaped: bool, all: &[Entry]) -
             reap_adopted(member);
         }
     }
-    // Who sees none of a group that the kernel says is there has no /proc, or one that hides others' processes (hidepid).
+    // Who sees none of a group that the kernel says is there has no /proc, or one that hides others' processes
+    // (hidepid).
     occupied || (!seen && leader_reaped && may_be_occupied(leader))
 }
 
-/// Reaps a descendant of one of our children which became ours by reparenting, because this program is a subreaper or PID 1.
+/// Reaps a descendant of one of our children which became ours by reparenting, because this program is a subreaper or
+/// PID 1.
 pub(super) fn reap_adopted(zombie: &Entry) {
     if let Some(pidfd) = procfs::open(zombie) {
         let _ = sys::wait::wait(pidfd.as_fd(), Look::Exit { keep: false });

@@ -36,8 +36,9 @@ pub enum Containment {
     ///
     /// Where this program may make a cgroup v2 below its own, the child is put into one before it executes anything.
     /// Elsewhere this program becomes a subreaper (`PR_SET_CHILD_SUBREAPER`), and descendants are found in
-    /// `/proc` by parent, group, session and a variable (`PKIT_TREE`) in their environment. That finds less: a descendant that
-    /// daemonised *and* emptied its environment escapes it. [`Status::containment`](crate::Status) says which it is.
+    /// `/proc` by parent, group, session and a variable (`PKIT_TREE`) in their environment. That finds less: a
+    /// descendant that daemonised *and* emptied its environment escapes it. [`Status::containment`](crate::Status) says
+    /// which it is.
     ///
     /// A subreaper is the whole program, for the rest of its life: orphans of children that other code started come to
     /// it too, and are left to that code.
@@ -190,8 +191,8 @@ impl Contained {
                 if cgroup.is_populated() {
                     return Occupancy::Occupied;
                 }
-                // Of the group, one may be outside of the cgroup. And a run is over when nothing of it is left, its cgroup
-                // included.
+                // Of the group, one may be outside of the cgroup. And a run is over when nothing of it is left, its
+                // cgroup included.
                 let remove = cgroup.removal();
                 match group_occupancy(leader, leader_reaped, looks) {
                     Occupancy::Empty => Occupancy::After(Box::new(remove)),

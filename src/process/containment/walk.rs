@@ -1,8 +1,8 @@
 //! Containing a tree where no cgroup can be made: this program adopts the orphans and walks `/proc`.
 //!
-//! A process belongs to the run when it is in the leader's group, when its parent belongs, when it was seen to belong before, or
-//! when it was adopted by this program and has the run's cookie in its environment. What daemonised and emptied its
-//! environment between two walks is not found; the documentation says so.
+//! A process belongs to the run when it is in the leader's group, when its parent belongs, when it was seen to belong
+//! before, or when it was adopted by this program and has the run's cookie in its environment. What daemonised and
+//! emptied its environment between two walks is not found; the documentation says so.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};

@@ -6,8 +6,9 @@
 //!
 //! The phases, what is true in each and what it is left by are told in `docs/architecture.md`, "The life of a process".
 //!
-//! At most one run lives; no signal is sent when no process of a run can be there; every run that was created is concluded
-//! exactly once; in `Idle` and `Failed` nothing is scheduled. These and more are listed, and checked, in `tests`.
+//! At most one run lives; no signal is sent when no process of a run can be there; every run that was created is
+//! concluded exactly once; in `Idle` and `Failed` nothing is scheduled. These and more are listed, and checked, in
+//! `tests`.
 
 mod around;
 mod ladder;
