@@ -72,7 +72,8 @@ fn answer_all() -> bool {
 }
 
 pub(super) fn entry(pid: u32) -> Option<Entry> {
-    parse(pid, &fs::read_to_string(format!("/proc/{pid}/stat")).ok()?)
+    // A name is bytes of the process's own choice, or a file name that was cut at 15 bytes: not always UTF-8.
+    parse(pid, &String::from_utf8_lossy(&fs::read(format!("/proc/{pid}/stat")).ok()?))
 }
 
 /// Whether `variable` (`NAME=value`) was in the environment with which the process was executed.

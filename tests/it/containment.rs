@@ -9,7 +9,7 @@ use nix::unistd::Pid;
 use pkit::{Backoff, Builder, Containment, Level, Process, Restart, Signal, State, Stop};
 
 use crate::program::{Program, role, say, stay};
-use crate::support::{LONG, eventually, is_alive, sh, tests};
+use crate::support::{LONG, eventually, is_alive, python, sh, tests};
 
 const SHORT: Duration = Duration::from_millis(300);
 
@@ -40,6 +40,22 @@ tests! {
     fn a_tree_is_killed_by_walking() {
         pkit::testing::pretend_no_cgroups();
         a_tree_is_killed(Level::Walk);
+    }
+
+    fn a_name_that_is_no_text_hides_nobody() {
+        pkit::testing::pretend_no_cgroups();
+        let script = r"
+if os.fork() == 0:
+    os.setsid()
+    open('/proc/self/comm', 'wb').write(b'\xff\xfe')
+    print(os.getpid(), flush=True)
+signal.pause()";
+        let process = Process::builder(python(script));
+        let process = process.capture(1000).contain(Containment::Tree).build().unwrap();
+        process.start(true).unwrap();
+        let left = pid_said_by(&process);
+        process.terminate(true).unwrap();
+        assert!(!is_alive(left));
     }
 
     fn what_a_crash_left_of_a_tree_is_gone_before_its_successor_by_cgroup() {
