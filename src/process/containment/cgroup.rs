@@ -126,7 +126,7 @@ fn own_directory() -> io::Result<PathBuf> {
 fn sweep(parent: &Path) {
     let Ok(entries) = fs::read_dir(parent) else { return };
     for entry in entries.flatten() {
-        if !entry.file_name().as_encoded_bytes().starts_with(PREFIX.as_bytes()) {
+        if !entry.file_name().to_str().is_some_and(is_a_runs) {
             continue;
         }
         let path = entry.path();
@@ -136,6 +136,14 @@ fn sweep(parent: &Path) {
             remove(&path);
         }
     }
+}
+
+/// Whether it is a name that [`Cgroup::create`] gives. The prefix alone is not: a `pkit-agent.service` is a stranger's, and
+/// nobody locks it.
+fn is_a_runs(name: &str) -> bool {
+    let is_number = |text: &str| !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
+    let numbers = name.strip_prefix(PREFIX).and_then(|rest| rest.split_once('-'));
+    numbers.is_some_and(|(pid, number)| is_number(pid) && is_number(number))
 }
 
 fn kill(path: &Path) -> io::Result<()> {
@@ -196,6 +204,19 @@ fn remove(path: &Path) {
                 Err(error) if error.raw_os_error() == Some(libc::EBUSY) => std::thread::yield_now(),
                 _ => break,
             }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_what_runs_left_is_swept() {
+        assert!(is_a_runs("pkit-1-0") && is_a_runs("pkit-4711-12"));
+        for strangers in ["pkit-", "pkit-1", "pkit-1-", "pkit--1", "pkit-agent.service", "pkit-1-0.scope", "pkit-1-0-1", "x"] {
+            assert!(!is_a_runs(strangers), "{strangers}");
         }
     }
 }
