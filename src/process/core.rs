@@ -14,7 +14,7 @@ use super::containment::Level;
 use super::events::Queue;
 use super::launch::{self, Refused};
 use super::lines::Captured;
-use super::monitor::{Guard, Monitor};
+use super::monitor::{self, Guard, Monitor};
 use super::run::{Channel, Run, split};
 use super::state::{Event, Machine};
 use super::turn::Turn;
@@ -203,8 +203,6 @@ impl Drop for Inner {
     fn drop(&mut self) {
         let core = self.core.get_mut();
         let queues: Vec<_> = core.subscribers.iter().filter_map(Weak::upgrade).collect();
-        for waker in queues.iter().filter_map(|queue| queue.end()) {
-            waker.wake();
-        }
+        queues.iter().filter_map(|queue| queue.end()).for_each(monitor::wake);
     }
 }

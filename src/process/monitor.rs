@@ -8,6 +8,7 @@
 //! No waker is cloned, woken or dropped under the lock: it may run anything, a lock of this monitor included.
 
 use std::ops::{Deref, DerefMut};
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::PoisonError;
 use std::task::{Poll, Waker};
 use std::time::Instant;
@@ -52,7 +53,7 @@ impl<T> Monitor<T> {
         if wanted {
             self.changed.notify_all();
         }
-        wakers.into_iter().for_each(|(_, waker)| waker.wake());
+        wakers.into_iter().for_each(|(_, waker)| wake(waker));
     }
 
     /// Waits until `done` has an answer; `None` when the time passed.
@@ -131,6 +132,13 @@ impl<T> Inside<T> {
         let index = self.wakers.iter().position(|(of, _)| *of == id)?;
         Some(self.wakers.swap_remove(index).1)
     }
+}
+
+/// Wakes, and survives a waker that panics: it is foreign code, and whoever wakes (the reaper above all) has others to
+/// serve. The panic hook has told of it.
+pub(crate) fn wake(waker: Waker) {
+    // The drop of a payload may panic as well.
+    std::mem::forget(catch_unwind(AssertUnwindSafe(|| waker.wake())));
 }
 
 impl<T> Deref for Inside<T> {

@@ -15,7 +15,7 @@ use super::calls::Call;
 use super::containment::Occupancy;
 use super::core::{Core, Inner};
 use super::events::{Event as PublicEvent, EventKind};
-use super::monitor::Guard;
+use super::monitor::{self, Guard};
 use super::procfs;
 use super::run::Run;
 use super::state::{Action, Conclusion, Event, Notice};
@@ -286,7 +286,7 @@ impl<'a> Turn<'a> {
         let Turn { inner, core, changed, wakers, ended, .. } = self;
         let over = !core.machine.is_alive();
         inner.core.release(core, changed, over);
-        wakers.into_iter().for_each(Waker::wake);
+        wakers.into_iter().for_each(monitor::wake);
         drop(ended);
     }
 }

@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, Weak};
 use std::task::{Context, Poll, Wake, Waker};
 use std::time::Duration;
 
-use pkit::{Exited, Process};
+use pkit::{Exited, Process, Stdio};
 use smol::future::{FutureExt, block_on, poll_once};
 
 use crate::support::{LONG, sh, tests};
@@ -22,6 +22,14 @@ fn tokio_here() -> tokio::runtime::Runtime {
 /// Counts how often it is woken.
 #[derive(Default)]
 struct Count(AtomicU32);
+
+struct Panics;
+
+impl Wake for Panics {
+    fn wake(self: Arc<Self>) {
+        panic!("a waker that panics, as it should in this test");
+    }
+}
 
 impl Wake for Count {
     fn wake(self: Arc<Self>) {
@@ -49,6 +57,20 @@ fn poll(future: &mut Exited, waker: &Waker) -> bool {
 }
 
 tests! {
+    fn a_waker_that_panics_stops_nobody_else() {
+        let process = Process::new(sh("read x; exit 7").stdin(Stdio::piped()).clone());
+        process.start(true).unwrap();
+        let mut exited = pin!(process.exited());
+        let waker = Waker::from(Arc::new(Panics));
+        assert!(exited.as_mut().poll(&mut Context::from_waker(&waker)).is_pending());
+        // With a limit: the reaper sees the end, and wakes.
+        drop(process.stdin());
+        assert_eq!(process.join_timeout(LONG).unwrap().unwrap().code(), Some(7));
+        let other = Process::new(sh("exit 3"));
+        other.start(true).unwrap();
+        assert_eq!(other.join_timeout(LONG).unwrap().unwrap().code(), Some(3));
+    }
+
     fn under_every_runtime() {
         let process = Process::new(sh("read x < /dev/null; exit 7"));
         for _ in 0..20 {
