@@ -35,14 +35,17 @@ impl Flag {
 
 /// What a handler needs.
 struct Ear {
+    /// In a fork of this process the bell's number may by now be that of a file, to which a ring would write.
+    owner: u32,
     flag: Arc<Flag>,
     bell: Arc<Bell>,
 }
 
 impl Ear {
-    /// Async-signal-safe: it swaps an atomic and calls `write(2)` on an eventfd that does not block.
+    /// Async-signal-safe: it looks at a page of ours, swaps an atomic and calls `write(2)` on an eventfd that does not
+    /// block.
     fn hear(&self) {
-        if !self.flag.0.swap(true, Ordering::SeqCst) {
+        if self.owner == super::process::pid() && !self.flag.0.swap(true, Ordering::SeqCst) {
             self.bell.ring();
         }
     }
@@ -67,9 +70,9 @@ static OWN: AtomicPtr<Ear> = AtomicPtr::new(ptr::null_mut());
 /// Sets `flag` and rings `bell` at the first SIGCHLD after each [`Flag::clear`].
 ///
 /// Handlers that were there before are called too, and where it is ignored it stays ignored: stops and continues are not seen then.
-///  One that replaces ours later takes it from us, until the program ends.
+/// One that replaces ours later takes it from us, until the program ends.
 pub(crate) fn hear(flag: Arc<Flag>, bell: Arc<Bell>) -> io::Result<Hearing> {
-    let ear = Ear { flag, bell };
+    let ear = Ear { owner: super::process::pid(), flag, bell };
     let disposition = disposition()?;
     if disposition == libc::SIG_IGN {
         // The program wants its children reaped by the kernel, those of other code among them. Exits come by pidfd.
@@ -121,4 +124,18 @@ extern "C" fn handle(_: c_int) {
         ear.hear();
     }
     errno.set();
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_its_owner_hears() {
+        let ear = |owner| Ear { owner, flag: Arc::default(), bell: Arc::new(Bell::new().unwrap()) };
+        let (own, copied) = (ear(std::process::id()), ear(std::os::unix::process::parent_id()));
+        own.hear();
+        copied.hear();
+        assert!(own.flag.is_set() && !copied.flag.is_set());
+    }
 }

@@ -215,7 +215,9 @@ mod tests {
     #[test]
     fn only_what_runs_left_is_swept() {
         assert!(is_a_runs("pkit-1-0") && is_a_runs("pkit-4711-12"));
-        for strangers in ["pkit-", "pkit-1", "pkit-1-", "pkit--1", "pkit-agent.service", "pkit-1-0.scope", "pkit-1-0-1", "x"] {
+        for strangers in
+            ["pkit-", "pkit-1", "pkit-1-", "pkit--1", "pkit-agent.service", "pkit-1-0.scope", "pkit-1-0-1", "x"]
+        {
             assert!(!is_a_runs(strangers), "{strangers}");
         }
     }
