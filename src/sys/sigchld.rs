@@ -69,8 +69,8 @@ static OWN: AtomicPtr<Ear> = AtomicPtr::new(ptr::null_mut());
 
 /// Sets `flag` and rings `bell` at the first SIGCHLD after each [`Flag::clear`].
 ///
-/// Handlers that were there before are called too, and where it is ignored it stays ignored: stops and continues are not seen then.
-/// One that replaces ours later takes it from us, until the program ends.
+/// Handlers that were there before are called too, and where it is ignored it stays ignored: stops and continues are
+/// not seen then. One that replaces ours later takes it from us, until the program ends.
 pub(crate) fn hear(flag: Arc<Flag>, bell: Arc<Bell>) -> io::Result<Hearing> {
     let ear = Ear { owner: super::process::pid(), flag, bell };
     let disposition = disposition()?;
