@@ -86,6 +86,16 @@ pub mod testing {
         crate::sys::pidfd::pretend_old_kernel();
     }
 
+    /// From now on this program behaves as on a kernel of 6.9 to 6.14: with group signals by pidfd, without exit records.
+    pub fn pretend_no_exit_info() {
+        crate::sys::pidfd::pretend_no_exit_info();
+    }
+
+    /// Whether the kernel is asked for the status that someone else took.
+    pub fn has_exit_info() -> bool {
+        crate::sys::pidfd::features().exit_info
+    }
+
     /// From now on this program can make no cgroup.
     pub fn pretend_no_cgroups() {
         crate::process::pretend_no_cgroups();

@@ -43,7 +43,8 @@ impl Inner {
 
     /// Creates the process on a thread that lives as long as the program; see [`crate::spawners`].
     pub(super) fn launch_from_here(self: &Arc<Self>, generation: u64) -> Result<u32> {
-        if sys::process::is_main_thread() || self.config.child.parent_death.is_none() {
+        let unbound = self.config.child.parent_death.is_none() || self.lock().detached;
+        if unbound || sys::process::is_main_thread() {
             return self.launch(generation);
         }
         let (result, answer) = mpsc::sync_channel(1);

@@ -101,7 +101,9 @@ static FEATURES: AtomicU8 = AtomicU8::new(0);
 pub(crate) fn features() -> Features {
     let mut bits = FEATURES.load(Ordering::Relaxed);
     if bits == 0 {
-        bits = KNOWN | probe();
+        // Without a descriptor nothing can be asked: it is asked again the next time.
+        let Some(found) = probe() else { return Features { group_signal: false, exit_info: false } };
+        bits = KNOWN | found;
         // Does not overwrite what `pretend_old_kernel` stored in between.
         if let Err(other) = FEATURES.compare_exchange(0, bits, Ordering::Relaxed, Ordering::Relaxed) {
             bits = other;
@@ -116,9 +118,16 @@ pub(crate) fn pretend_old_kernel() {
     FEATURES.store(KNOWN, Ordering::Relaxed);
 }
 
-/// Asks with calls that change nothing. A failure for want of descriptors counts as "no".
-fn probe() -> u8 {
-    let Ok(me) = Pidfd::open(std::process::id()) else { return 0 };
+/// Lets [`features`] say no to what is newer than 6.9 from now on, in the whole program.
+#[cfg(any(test, feature = "_testing"))]
+pub(crate) fn pretend_no_exit_info() {
+    let group_signal = if features().group_signal { GROUP_SIGNAL } else { 0 };
+    FEATURES.store(KNOWN | group_signal, Ordering::Relaxed);
+}
+
+/// Asks with calls that change nothing; `None` for want of a descriptor to ask about.
+fn probe() -> Option<u8> {
+    let me = Pidfd::open(std::process::id()).ok()?;
     let mut bits = 0;
     // Signal 0 sends nothing. ESRCH is a yes too: we need not lead a group. An unknown flag is EINVAL.
     match me.signal_group(0).map_err(|error| error.raw_os_error()) {
@@ -130,7 +139,7 @@ fn probe() -> u8 {
     if me.info().is_ok() && send(SELF_THREAD, 0, 0).is_ok() {
         bits |= EXIT_INFO;
     }
-    bits
+    Some(bits)
 }
 
 fn send(fd: i32, signal: i32, flags: u32) -> io::Result<()> {
@@ -212,6 +221,7 @@ mod tests {
         let mut numbers = release.split(|c: char| !c.is_ascii_digit()).map(|n| n.parse::<u32>().unwrap_or(0));
         let version = (numbers.next().unwrap(), numbers.next().unwrap());
         let found = probe();
+        let found = found.unwrap();
         assert_eq!(found & GROUP_SIGNAL != 0, version >= (6, 9), "{release}");
         assert_eq!(found & EXIT_INFO != 0, version >= (6, 15), "{release}");
     }

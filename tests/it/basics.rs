@@ -63,6 +63,27 @@ tests! {
         process.terminate(true).unwrap();
     }
 
+    fn moving_over_from_std_is_a_rename() {
+        macro_rules! build {
+            ($command:ty) => {{
+                let mut command = <$command>::new("sh");
+                command.arg("-c").args(["echo $A $B $C; pwd"]).env("A", "a").env("B", "b").env_remove("B");
+                command.envs([("C", "c")]).current_dir("/");
+                command
+            }};
+        }
+        let std = build!(std::process::Command).output().unwrap();
+        let process = Process::builder(build!(Command)).capture(1024).build().unwrap();
+        process.start(true).unwrap();
+        process.join().unwrap();
+        assert_eq!(process.output().stdout(), std.stdout);
+        // What std lets one read is taken over.
+        let taken = Process::builder(build!(std::process::Command)).capture(1024).build().unwrap();
+        taken.start(true).unwrap();
+        taken.join().unwrap();
+        assert_eq!(taken.output().stdout(), std.stdout);
+    }
+
     fn the_last_handle_stops_it() {
         let process = Process::new(Command::new("sleep").arg("1000"));
         let pid = process.start(true).unwrap();
