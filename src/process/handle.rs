@@ -76,6 +76,7 @@ impl Process {
 
     /// Everything about it at this moment, consistent in itself.
     pub fn status(&self) -> Status {
+        self.inner.look_for_stops();
         match self.inner.lock_own() {
             Some(core) => self.inner.status(&core),
             None => Status::of_foreign(&self.inner.name),
@@ -84,6 +85,7 @@ impl Process {
 
     /// What it is doing.
     pub fn state(&self) -> State {
+        self.inner.look_for_stops();
         self.inner.lock_own().map_or(State::Idle, |core| core.machine.state())
     }
 
@@ -150,6 +152,7 @@ impl Process {
     /// Its events from now on.
     pub fn subscribe(&self) -> Events {
         let events = Events::new();
+        self.inner.watch_for_stops();
         match self.inner.lock_own() {
             Some(mut core) => {
                 core.subscribers.retain(|queue| queue.strong_count() > 0);

@@ -8,10 +8,12 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::containment::Level;
+use super::core::Inner;
 use super::probe::Gate;
 use super::run::{Ended, Relook, Run};
 use super::state::Event;
 use super::turn::Turn;
+use crate::reaper::Reaper;
 use crate::sys;
 use crate::sys::event::Interest;
 use crate::sys::pidfd::{Pidfd, features};
@@ -73,7 +75,7 @@ impl Turn<'_> {
         }
     }
 
-    /// SIGCHLD: perhaps it was stopped, or goes on.
+    /// Perhaps it was stopped, or goes on.
     pub(super) fn look_for_stops(&mut self) {
         loop {
             let Some(run) = self.core.run.as_ref().filter(|run| run.ended.is_none()) else { return };
@@ -134,5 +136,26 @@ impl Run {
             let _ = sys::wait::wait(self.leader.pidfd.as_fd(), Look::Exit { keep: false });
             self.reaped = true;
         }
+    }
+}
+
+impl Inner {
+    /// Somebody asks for its state: a stop of the moment is in it, whether SIGCHLD is heard or not.
+    pub(super) fn look_for_stops(self: &Arc<Self>) {
+        if !self.is_foreign() {
+            self.turn(|turn| turn.look_for_stops());
+        }
+    }
+
+    /// Somebody waits for changes of its state: from now on stops are told when they happen.
+    pub(super) fn watch_for_stops(self: &Arc<Self>) {
+        if self.is_foreign() {
+            return;
+        }
+        if let Err(error) = Reaper::get().hear_sigchld() {
+            let name = Arc::clone(&self.name);
+            log::error!("stops of `{name}` will not be told: cannot listen to SIGCHLD: {error}");
+        }
+        self.look_for_stops();
     }
 }

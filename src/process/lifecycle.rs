@@ -223,6 +223,7 @@ impl Process {
     pub fn wait_until(&self, limit: Duration, mut until: impl FnMut(&Status) -> bool) -> Result<Status> {
         const OPERATION: &str = "wait for";
         self.inner.check_owner(OPERATION)?;
+        self.inner.watch_for_stops();
         let at = Instant::now().checked_add(limit);
         let mut core = self.inner.lock();
         loop {

@@ -29,6 +29,8 @@ pub(crate) trait Watcher: Send + Sync {
 pub(crate) struct Reaper {
     shared: Mutex<Option<Arc<Shared>>>,
     ids: AtomicU64,
+    /// A handler for SIGCHLD is there.
+    hears: Mutex<bool>,
 }
 
 struct Shared {
@@ -49,7 +51,7 @@ const BELL: u64 = u64::MAX;
 impl Reaper {
     /// The reaper of this process; its thread starts with the first registration.
     pub(crate) fn get() -> &'static Reaper {
-        REAPER.get_or_init(|| Reaper { shared: Mutex::new(None), ids: AtomicU64::new(0) })
+        REAPER.get_or_init(|| Reaper { shared: Mutex::new(None), ids: AtomicU64::new(0), hears: Mutex::new(false) })
     }
 
     /// A number that no other watcher of this process has.
@@ -109,7 +111,20 @@ impl Reaper {
         }
     }
 
-    /// Has watcher `id` called at every SIGCHLD from now on.
+    /// Listens to SIGCHLD from now on, for someone who wants to be told when a child stops or goes on.
+    ///
+    /// Not before: nothing else needs it, and a handler costs every exit a wake-up of some thread of the program.
+    pub(crate) fn hear_sigchld(&self) -> io::Result<()> {
+        let shared = self.shared()?;
+        let mut hears = self.hears.lock().unwrap_or_else(PoisonError::into_inner);
+        if !*hears {
+            sys::sigchld::hear(Arc::clone(&shared.sigchld), Arc::clone(&shared.bell))?;
+            *hears = true;
+        }
+        Ok(())
+    }
+
+    /// Has watcher `id` called at every SIGCHLD that is heard from now on.
     pub(crate) fn add_child(&self, id: u64, watcher: Arc<dyn Watcher>) {
         if let Ok(shared) = self.shared() {
             shared.children.add(id, watcher);
@@ -143,18 +158,11 @@ fn start() -> io::Result<Arc<Shared>> {
         children: Children::new(),
     });
     shared.poller.add(shared.bell.as_fd(), BELL, Interest::READ)?;
-    // Whoever takes SIGCHLD from us takes only stops and continues, exits come by pidfd.
-    let hearing = sys::sigchld::hear(Arc::clone(&shared.sigchld), Arc::clone(&shared.bell))?;
     let worker = Arc::clone(&shared);
     // The program's signal handlers have no business on this thread.
     let _blocked = sys::process::block_all_signals();
-    match thread::Builder::new().name("pkit-reaper".into()).spawn(move || worker.run()) {
-        Ok(_) => Ok(shared),
-        Err(error) => {
-            hearing.give_up();
-            Err(error)
-        }
-    }
+    thread::Builder::new().name("pkit-reaper".into()).spawn(move || worker.run())?;
+    Ok(shared)
 }
 
 impl Shared {

@@ -11,12 +11,10 @@ use std::ptr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicPtr, Ordering};
 
+use super::event::Bell;
 use libc::c_int;
 use nix::errno::Errno;
 use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, Signal, sigaction};
-use signal_hook::SigId;
-
-use super::event::Bell;
 
 /// Whether a SIGCHLD came since it was last cleared. Only the first of several rings.
 #[derive(Debug, Default)]
@@ -51,16 +49,6 @@ impl Ear {
     }
 }
 
-/// How to end it, should it have been for nothing.
-#[derive(Debug)]
-pub(crate) struct Hearing(Option<How>);
-
-#[derive(Debug)]
-enum How {
-    Registered(SigId),
-    Own,
-}
-
 /// signal-hook was asked, by this process or by one of which it is a fork.
 static REGISTERED: AtomicBool = AtomicBool::new(false);
 
@@ -71,35 +59,22 @@ static OWN: AtomicPtr<Ear> = AtomicPtr::new(ptr::null_mut());
 ///
 /// Handlers that were there before are called too, and where it is ignored it stays ignored: stops and continues are
 /// not seen then. One that replaces ours later takes it from us, until the program ends.
-pub(crate) fn hear(flag: Arc<Flag>, bell: Arc<Bell>) -> io::Result<Hearing> {
+pub(crate) fn hear(flag: Arc<Flag>, bell: Arc<Bell>) -> io::Result<()> {
     let ear = Ear { owner: super::process::pid(), flag, bell };
     let disposition = disposition()?;
     if disposition == libc::SIG_IGN {
         // The program wants its children reaped by the kernel, those of other code among them. Exits come by pidfd.
-        return Ok(Hearing(None));
+        return Ok(());
     }
     if REGISTERED.load(Ordering::Relaxed) && disposition == libc::SIG_DFL {
         OWN.store(Box::into_raw(Box::new(ear)), Ordering::Release);
         install(SigHandler::Handler(handle))?;
-        return Ok(Hearing(Some(How::Own)));
+        return Ok(());
     }
     REGISTERED.store(true, Ordering::Relaxed);
     // SAFETY: the action is async-signal-safe, and signal-hook saves errno around it.
-    let id = unsafe { signal_hook::low_level::register(libc::SIGCHLD, move || ear.hear()) }?;
-    Ok(Hearing(Some(How::Registered(id))))
-}
-
-impl Hearing {
-    pub(crate) fn give_up(self) {
-        match self.0 {
-            Some(How::Registered(id)) => {
-                signal_hook::low_level::unregister(id);
-            }
-            // It fails only for a wrong signal.
-            Some(How::Own) => drop(install(SigHandler::SigDfl)),
-            None => {}
-        }
-    }
+    unsafe { signal_hook::low_level::register(libc::SIGCHLD, move || ear.hear()) }?;
+    Ok(())
 }
 
 fn disposition() -> io::Result<libc::sighandler_t> {
