@@ -160,6 +160,17 @@ impl Config {
         }
     }
 
+    /// Whether a drop of it may run what the user wrote.
+    pub(super) fn owns_user_code(&self) -> bool {
+        let Calls { on_start, on_ready, on_exit, on_line } = &self.calls;
+        on_start.is_some()
+            || on_ready.is_some()
+            || on_exit.is_some()
+            || on_line.is_some()
+            || matches!(self.target.0, target::Kind::Fork(_))
+            || matches!(self.ready.0, readiness::Kind::Check(_))
+    }
+
     pub(super) fn capture_size(&self) -> usize {
         self.capture.unwrap_or(CAPTURE)
     }

@@ -174,6 +174,7 @@ impl Watcher for Inner {
                 Channel::Connect => turn.connected(),
             }
         });
+        let_go(self);
     }
 
     fn due(self: Arc<Self>, now: Instant) {
@@ -192,10 +193,22 @@ impl Watcher for Inner {
             turn.read_before_giving_up();
             turn.feed(Event::Tick);
         });
+        let_go(self);
     }
 
     fn look(self: Arc<Self>) {
         self.turn(|turn| turn.look_for_stops());
+        let_go(self);
+    }
+}
+
+/// The reaper's hold of a process may be the last. What the user's closures captured is dropped with it, and may block or
+/// panic: on a callback thread, as the closures themselves.
+fn let_go(inner: Arc<Inner>) {
+    if let Some(inner) = Arc::into_inner(inner)
+        && inner.config.owns_user_code()
+    {
+        Callbacks::get().run(move || drop(inner));
     }
 }
 

@@ -57,7 +57,34 @@ fn process(shared: &Shared) -> Process {
     shared.lock().unwrap().clone().unwrap()
 }
 
+struct PanicsInDrop;
+
+impl Drop for PanicsInDrop {
+    fn drop(&mut self) {
+        panic!("on `{}`, as it should in this test", std::thread::current().name().unwrap_or_default());
+    }
+}
+
 tests! {
+    fn a_capture_whose_drop_panics_stops_nobody_else() {
+        let captured = PanicsInDrop;
+        let ready = pkit::Ready::check(move |_| {
+            let _ = &captured;
+            true
+        });
+        let process = Process::builder(sh("read x").stdin(pkit::Stdio::piped()).clone()).ready(ready).build().unwrap();
+        process.start(true).unwrap();
+        let (mut events, stdin) = (process.subscribe(), process.stdin());
+        process.detach();
+        drop(process);
+        // The reaper sees the end, and then nobody has a handle any more.
+        drop(stdin);
+        while events.next().is_some() {}
+        let other = Process::new(sh("exit 3"));
+        other.start(true).unwrap();
+        assert_eq!(other.join_timeout(LONG).unwrap().unwrap().code(), Some(3));
+    }
+
     fn they_come_in_order_and_join_waits_for_them() {
         let (builder, journal) = journal(sh("echo one; echo two; exit 3"), |_| ());
         let process = builder.build().unwrap();
