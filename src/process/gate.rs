@@ -47,7 +47,12 @@ impl Turn<'_> {
         loop {
             let Some(run) = &self.core.run else { return };
             let Gate::Notify(channel) = &run.gate else { return };
-            let Ok(Some(datagram)) = sys::socket::receive(channel.socket.as_fd(), &mut bytes) else { return };
+            let Ok(Some(mut datagram)) = sys::socket::receive(channel.socket.as_fd(), &mut bytes) else { return };
+            let passed = std::mem::take(&mut datagram.passed);
+            if !passed.is_empty() {
+                // A close may block (SO_LINGER), and whose descriptors these are we do not know.
+                Callbacks::get().run(move || drop(passed));
+            }
             if !run.may_notify(&datagram, self.core.main_pid) {
                 let name = Arc::clone(&self.inner.name);
                 let sender = datagram.pid;
@@ -186,7 +191,12 @@ impl Inner {
             || calls.on_exit.is_some()
             || self.config.captures_any()
             || matches!(self.config.child.containment, super::containment::Containment::Tree)
-            || matches!(self.config.ready.0, super::readiness::Kind::File(_) | super::readiness::Kind::Check(_))
+            || matches!(
+                self.config.ready.0,
+                super::readiness::Kind::File(_)
+                    | super::readiness::Kind::Check(_)
+                    | super::readiness::Kind::Notify { .. }
+            )
             || !sys::pidfd::features().group_signal
     }
 }

@@ -12,13 +12,15 @@ use nix::sys::socket::{
 };
 
 /// A received datagram.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug)]
 pub(crate) struct Datagram {
     pub(crate) len: usize,
     /// There was more than fitted.
     pub(crate) truncated: bool,
     /// The sender as the kernel vouches for it; `None` if it is in a pid namespace that we do not see.
     pub(crate) pid: Option<u32>,
+    /// What came with it. To close one may block: for as long as its sender likes, with `SO_LINGER`.
+    pub(crate) passed: Vec<OwnedFd>,
 }
 
 /// A connection that was begun.
@@ -47,8 +49,8 @@ pub(crate) fn datagram_listener() -> io::Result<(OwnedFd, Vec<u8>)> {
 /// add to it. `u64` for the alignment of `cmsghdr`.
 type Control = [u64; 192];
 
-/// Receives one datagram; `None` when there is none. Descriptors that come with it are closed at once, and that is the
-/// answer to systemd's `BARRIER=1`.
+/// Receives one datagram; `None` when there is none. To close the descriptors that come with it is the answer to systemd's
+/// `BARRIER=1`.
 pub(crate) fn receive(socket: BorrowedFd<'_>, buffer: &mut [u8]) -> io::Result<Option<Datagram>> {
     let mut control: Control = [0; 192];
     let mut part = libc::iovec { iov_base: buffer.as_mut_ptr().cast(), iov_len: buffer.len() };
@@ -71,17 +73,17 @@ pub(crate) fn receive(socket: BorrowedFd<'_>, buffer: &mut [u8]) -> io::Result<O
     };
     let truncated = message.msg_flags & libc::MSG_TRUNC != 0;
     // SAFETY: the kernel filled `message` and `control` just now.
-    let sender = unsafe { take_control(&message) };
+    let (sender, passed) = unsafe { take_control(&message) };
     let pid = sender.and_then(|sender| u32::try_from(sender.pid).ok()).filter(|&pid| pid != 0);
-    Ok(Some(Datagram { len, truncated, pid }))
+    Ok(Some(Datagram { len, truncated, pid, passed }))
 }
 
-/// Closes the descriptors, returns the credentials.
+/// The credentials and the descriptors.
 ///
 /// # Safety
 /// `message` was filled by `recvmsg`, its control buffer is alive and aligned, and nobody took descriptors out of it.
-unsafe fn take_control(message: &libc::msghdr) -> Option<libc::ucred> {
-    let mut sender = None;
+unsafe fn take_control(message: &libc::msghdr) -> (Option<libc::ucred>, Vec<OwnedFd>) {
+    let (mut sender, mut passed) = (None, Vec::new());
     // SAFETY: the caller's promise.
     let mut next = unsafe { libc::CMSG_FIRSTHDR(message) };
     // SAFETY: CMSG_FIRSTHDR and CMSG_NXTHDR give null or a header inside the control buffer.
@@ -101,7 +103,7 @@ unsafe fn take_control(message: &libc::msghdr) -> Option<libc::ucred> {
                     // SAFETY: as above.
                     let fd = unsafe { place.read_unaligned() };
                     // SAFETY: the kernel made it for us with this message, and nobody else knows it.
-                    drop(unsafe { OwnedFd::from_raw_fd(fd) });
+                    passed.push(unsafe { OwnedFd::from_raw_fd(fd) });
                 }
             }
             _ => {}
@@ -109,7 +111,7 @@ unsafe fn take_control(message: &libc::msghdr) -> Option<libc::ucred> {
         // SAFETY: `next` is a header of `message`.
         next = unsafe { libc::CMSG_NXTHDR(message, next) };
     }
-    sender
+    (sender, passed)
 }
 
 /// Begins a connection to a TCP port.
@@ -163,16 +165,16 @@ mod tests {
     fn a_message_comes_with_its_sender() {
         let (listener, name) = datagram_listener().unwrap();
         let mut buffer = [0; 4];
-        assert_eq!(receive(listener.as_fd(), &mut buffer).unwrap(), None);
+        assert!(receive(listener.as_fd(), &mut buffer).unwrap().is_none());
         let client = client(&name);
         client.send(b"READY=1").unwrap();
         client.send(b"").unwrap();
         let pid = Some(std::process::id());
-        let first = receive(listener.as_fd(), &mut buffer).unwrap();
-        assert_eq!(first, Some(Datagram { len: 4, truncated: true, pid }));
+        let first = receive(listener.as_fd(), &mut buffer).unwrap().unwrap();
+        assert_eq!((first.len, first.truncated, first.pid), (4, true, pid));
         assert_eq!(&buffer, b"READ");
-        let second = receive(listener.as_fd(), &mut buffer).unwrap();
-        assert_eq!(second, Some(Datagram { len: 0, truncated: false, pid }));
+        let second = receive(listener.as_fd(), &mut buffer).unwrap().unwrap();
+        assert_eq!((second.len, second.truncated, second.pid), (0, false, pid));
     }
 
     #[test]
@@ -203,7 +205,7 @@ mod tests {
     }
 
     #[test]
-    fn passed_descriptors_are_closed() {
+    fn passed_descriptors_come_with_it() {
         let (listener, name) = datagram_listener().unwrap();
         let client = client(&name);
         let (reader, writer) = crate::sys::fd::pipe().unwrap();
@@ -212,7 +214,9 @@ mod tests {
         send_with(&client, b"BARRIER=1", &passed);
         drop(writer);
         let mut buffer = [0; 64];
-        assert_eq!(receive(listener.as_fd(), &mut buffer).unwrap().unwrap().len, 9);
+        let datagram = receive(listener.as_fd(), &mut buffer).unwrap().unwrap();
+        assert_eq!((datagram.len, datagram.passed.len()), (9, 253));
+        drop(datagram);
         // Would wait for ever if one were left.
         assert_eq!(crate::sys::fd::read(reader.as_fd(), &mut buffer).unwrap(), 0);
     }
