@@ -19,6 +19,9 @@ use crate::sys::socket::{Connecting, Datagram};
 
 /// Longer than anything `sd_notify(3)` defines.
 const LONGEST_MESSAGE: usize = 8 * 1024;
+/// How many of them one child may have read before it is another's turn: who sends faster than we read would else hold the
+/// reaper, and the lock, for as long as it likes.
+const DATAGRAMS_IN_A_ROW: usize = 16;
 
 impl Turn<'_> {
     pub(super) fn read_gate(&mut self) {
@@ -44,7 +47,8 @@ impl Turn<'_> {
 
     fn read_notifications(&mut self) {
         let mut bytes = [0; LONGEST_MESSAGE];
-        loop {
+        // The rest comes with the next turn: the socket stays readable.
+        for _ in 0..DATAGRAMS_IN_A_ROW {
             let Some(run) = &self.core.run else { return };
             let Gate::Notify(channel) = &run.gate else { return };
             let Ok(Some(mut datagram)) = sys::socket::receive(channel.socket.as_fd(), &mut bytes) else { return };
