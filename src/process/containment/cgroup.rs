@@ -5,6 +5,7 @@
 //! a program left that was killed: it is emptied and removed, at the first use of a cgroup in a program. A lock tells
 //! that truth across pid namespaces, where a pid would not.
 
+use std::collections::BTreeSet;
 use std::fs::{self, File};
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
@@ -12,6 +13,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Once;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use crate::callbacks::Callbacks;
 use crate::signal::Signal;
 use crate::sys;
 use crate::sys::pidfd::Pidfd;
@@ -83,12 +85,13 @@ impl Cgroup {
         move || remove(&path)
     }
 
+    /// Signals what left the group. How many those are is up to them, so it is done on another thread.
     pub(super) fn signal_beyond_group(&self, group: u32, signal: Signal) {
-        for pid in members(&self.path) {
-            if sys::process::process_group_of(pid).is_ok_and(|other| other != group) {
-                signal_member(&self.path, pid, signal);
-            }
-        }
+        let path = self.path.clone();
+        Callbacks::get().run(move || {
+            let left = |pid: &u32| sys::process::process_group_of(*pid).is_ok_and(|other| other != group);
+            signal_members(&path, members(&path).into_iter().filter(left), signal);
+        });
     }
 
     pub(super) fn contains(&self, pid: u32) -> bool {
@@ -149,9 +152,7 @@ fn is_a_runs(name: &str) -> bool {
 fn kill(path: &Path) -> io::Result<()> {
     match fs::write(path.join("cgroup.kill"), "1") {
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
-            for pid in members(path) {
-                signal_member(path, pid, Signal::KILL);
-            }
+            signal_members(path, members(path).into_iter(), Signal::KILL);
             Ok(())
         }
         other => other,
@@ -172,13 +173,22 @@ fn members(path: &Path) -> Vec<u32> {
     found
 }
 
-fn signal_member(path: &Path, pid: u32, signal: Signal) {
-    // Opened first and looked up again then: the pid may have gone to a stranger in between.
-    if let Ok(pidfd) = Pidfd::open(pid)
-        && members(path).contains(&pid)
-    {
-        // ESRCH: it has ended. EPERM: it changed its user; the SIGKILL of cgroup.kill asks nobody.
-        let _ = pidfd.signal(signal.as_raw());
+/// So many pidfds are open at once, and so many members cost one more reading of the cgroup.
+const AT_ONCE: usize = 64;
+
+fn signal_members(path: &Path, mut pids: impl Iterator<Item = u32>, signal: Signal) {
+    loop {
+        // Opened first and looked up again then: a pid may have gone to a stranger in between.
+        let some: Vec<(u32, io::Result<Pidfd>)> =
+            pids.by_ref().take(AT_ONCE).map(|pid| (pid, Pidfd::open(pid))).collect();
+        if some.is_empty() {
+            return;
+        }
+        let now: BTreeSet<u32> = members(path).into_iter().collect();
+        for pidfd in some.into_iter().filter(|(pid, _)| now.contains(pid)).filter_map(|(_, pidfd)| pidfd.ok()) {
+            // ESRCH: it has ended. EPERM: it changed its user; the SIGKILL of cgroup.kill asks nobody.
+            let _ = pidfd.signal(signal.as_raw());
+        }
     }
 }
 
