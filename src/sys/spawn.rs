@@ -16,9 +16,11 @@ use std::io;
 use std::os::fd::{AsFd, FromRawFd, OwnedFd};
 use std::ptr;
 use std::sync::atomic::{AtomicPtr, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use libc::c_int;
 
+use super::per_process::PerProcess;
 use super::pidfd::Pidfd;
 use super::process::block_all_signals;
 use super::setup::{Halt, Prepared, check, errno};
@@ -72,7 +74,11 @@ pub(crate) fn spawn(plan: &Plan) -> Result<Child, Failure> {
         halt: None,
         program: None,
     };
-    let (pid, fd) = clone(&stack, &raw mut task)?;
+    let cloned = {
+        let _kept = Dumpable::keep(&plan.setup);
+        clone(&stack, &raw mut task)
+    };
+    let (pid, fd) = cloned?;
     stack.give_back();
     // SAFETY: the kernel made the descriptor for us, close-on-exec, together with the child.
     let pidfd = Pidfd::from(unsafe { OwnedFd::from_raw_fd(fd) });
@@ -89,6 +95,53 @@ pub(crate) fn spawn(plan: &Plan) -> Result<Child, Failure> {
 pub(crate) fn reap(pidfd: &Pidfd) {
     // ECHILD is fine: then somebody's waitpid(-1), or SIGCHLD being ignored, was faster.
     let _ = waitid(pidfd.as_fd(), libc::WEXITED | libc::__WALL);
+}
+
+/// Puts back what a child's change of credentials does to the memory that it borrows: the kernel marks it as not dumpable
+/// (`PR_SET_DUMPABLE(2const)`), and ours it stays. From then on this program would leave no core, its `/proc/self` would be root's, and
+/// no debugger of its user could attach.
+///
+/// Only once no such child is left in our memory: until then the mark is what keeps the child's new user from attaching to
+/// it, and so to us.
+struct Dumpable;
+
+#[derive(Default)]
+struct Borrowed {
+    by: usize,
+    /// Before the first of them.
+    was_dumpable: bool,
+}
+
+/// Leaf lock. Of one process: a fork could copy it while it is held.
+static BORROWED: PerProcess<Mutex<Borrowed>> = PerProcess::new();
+
+impl Dumpable {
+    fn keep(setup: &Setup) -> Option<Dumpable> {
+        if setup.uid.is_none() && setup.gid.is_none() {
+            return None;
+        }
+        let mut borrowed = Dumpable::lock();
+        if borrowed.by == 0 {
+            borrowed.was_dumpable = nix::sys::prctl::get_dumpable() == Ok(true);
+        }
+        borrowed.by += 1;
+        Some(Dumpable)
+    }
+
+    fn lock() -> MutexGuard<'static, Borrowed> {
+        BORROWED.get_or_init(Mutex::default).lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Drop for Dumpable {
+    fn drop(&mut self) {
+        let mut borrowed = Dumpable::lock();
+        borrowed.by -= 1;
+        if borrowed.by == 0 && borrowed.was_dumpable {
+            // It fails only for a wrong value.
+            let _ = nix::sys::prctl::set_dumpable(true);
+        }
+    }
 }
 
 /// Everything that the child needs and tells.

@@ -1,6 +1,7 @@
 //! Who the child is: user and groups.
 
 use nix::unistd::{User, getgrouplist};
+use pkit::{Command, Process};
 
 use super::{both_read, both_refused, field};
 use crate::support::tests;
@@ -21,6 +22,26 @@ tests! {
                 assert_eq!(field(&seen, name), field(&own, name));
             }
         }
+    }
+
+    fn the_childs_user_leaves_this_program_dumpable() {
+        if !is_root() {
+            return;
+        }
+        let dumpable = || nix::sys::prctl::get_dumpable().unwrap();
+        let threads: Vec<_> = (0..4)
+            .map(|_| {
+                std::thread::spawn(|| {
+                    let process = Process::builder(Command::new("true")).uid(12345).gid(12345).build().unwrap();
+                    for _ in 0..20 {
+                        process.start(true).unwrap();
+                        process.join().unwrap();
+                    }
+                })
+            })
+            .collect();
+        threads.into_iter().for_each(|thread| thread.join().unwrap());
+        assert!(dumpable());
     }
 
     fn user_and_group_are_set() {
