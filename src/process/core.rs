@@ -29,6 +29,8 @@ pub(super) struct Inner {
     pub(super) name: Arc<str>,
     /// The process that may touch this one; a fork of it may not.
     pub(super) owner: u32,
+    /// The same, told from its forks for certain.
+    copy: u32,
     pub(super) id: u64,
     pub(super) handles: AtomicUsize,
     pub(super) core: Monitor<Core>,
@@ -94,6 +96,7 @@ impl Inner {
             config,
             name,
             owner: sys::process::pid(),
+            copy: sys::process::copy(),
             id: Reaper::get().new_id(),
             handles: AtomicUsize::new(0),
             core: Monitor::new(core),
@@ -114,7 +117,7 @@ impl Inner {
     }
 
     pub(super) fn is_foreign(&self) -> bool {
-        self.owner != sys::process::pid()
+        self.copy != sys::process::copy()
     }
 
     /// Does something with the state machine; see the module's text.

@@ -7,25 +7,54 @@
 use std::ptr;
 use std::sync::atomic::{AtomicPtr, AtomicU32, Ordering};
 
+/// What is in the page. All zero is a fork that has not looked yet.
+#[derive(Default)]
+struct Own {
+    pid: AtomicU32,
+    /// How many forks deep this process is, counting only those who looked.
+    copy: AtomicU32,
+}
+
 /// Null until the page is there. No lock guards it: a fork could copy one that is held.
-static PAGE: AtomicPtr<AtomicU32> = AtomicPtr::new(ptr::null_mut());
+static PAGE: AtomicPtr<Own> = AtomicPtr::new(ptr::null_mut());
+
+/// Goes into a fork as it is, unlike the page.
+static COPIES: AtomicU32 = AtomicU32::new(0);
+
+/// A number that no process has of which this one is a fork. Their pids tell less: one may have ended and its pid be
+/// ours, and the first process of every pid namespace is number 1.
+pub(super) fn copy() -> u32 {
+    // SAFETY: as in `get`.
+    let kept = unsafe { PAGE.load(Ordering::Acquire).as_ref() };
+    let Some(kept) = kept.or_else(publish) else { return std::process::id() };
+    match kept.copy.load(Ordering::Relaxed) {
+        0 => {
+            let fresh = COPIES.fetch_add(1, Ordering::Relaxed) + 1;
+            // Another thread's number is as good, but it has to be one for all.
+            kept.copy
+                .compare_exchange(0, fresh, Ordering::Relaxed, Ordering::Relaxed)
+                .map_or_else(|other| other, |_| fresh)
+        }
+        copy => copy,
+    }
+}
 
 pub(super) fn get() -> u32 {
     // SAFETY: it is null, or a page that was published below and is never unmapped.
     let kept = unsafe { PAGE.load(Ordering::Acquire).as_ref() };
     // Where the page cannot be had, the kernel is asked each time.
     let Some(kept) = kept.or_else(publish) else { return std::process::id() };
-    match kept.load(Ordering::Relaxed) {
+    match kept.pid.load(Ordering::Relaxed) {
         0 => {
             let pid = std::process::id();
-            kept.store(pid, Ordering::Relaxed);
+            kept.pid.store(pid, Ordering::Relaxed);
             pid
         }
         pid => pid,
     }
 }
 
-fn publish() -> Option<&'static AtomicU32> {
+fn publish() -> Option<&'static Own> {
     let page = page()?;
     let raw = ptr::from_ref(page).cast_mut();
     // The loser of a race leaves a page behind, once in the life of a program.
@@ -36,9 +65,9 @@ fn publish() -> Option<&'static AtomicU32> {
     }
 }
 
-fn page() -> Option<&'static AtomicU32> {
+fn page() -> Option<&'static Own> {
     // The kernel rounds it up to a page, whatever its size.
-    let size = size_of::<AtomicU32>();
+    let size = size_of::<Own>();
     // SAFETY: a new private mapping that nobody else knows of.
     let page = unsafe {
         libc::mmap(
@@ -60,7 +89,7 @@ fn page() -> Option<&'static AtomicU32> {
         return None;
     }
     // SAFETY: it is aligned, zeroed, large enough and never unmapped.
-    Some(unsafe { &*page.cast::<AtomicU32>() })
+    Some(unsafe { &*page.cast::<Own>() })
 }
 
 #[cfg(test)]

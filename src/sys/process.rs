@@ -14,6 +14,11 @@ pub(crate) fn pid() -> u32 {
     super::own_pid::get()
 }
 
+/// Tells this process from all of which it is a fork.
+pub(crate) fn copy() -> u32 {
+    super::own_pid::copy()
+}
+
 /// Makes `entries` (`NAME=value`) the environment, without the lock that std and libc guard it with: in a forked child
 /// that lock may be held by a thread which is not there. The entries live as long as the process.
 ///
