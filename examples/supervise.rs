@@ -14,7 +14,7 @@ fn service(name: &str, script: &str) -> Builder {
     Process::builder(command).name(name).restart(policy).capture(64 * 1024)
 }
 
-fn narrate(process: &Process, began: SystemTime) -> JoinHandle<()> {
+fn narrate((process, began): (&Process, SystemTime)) -> JoinHandle<()> {
     let events = process.subscribe();
     spawn(move || {
         for event in events {
@@ -43,7 +43,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         builders.push(service("flaky", "sh -c 'sleep 0.1; exit 3'"));
     }
     let services = builders.into_iter().map(Builder::build).collect::<Result<Vec<_>, _>>()?;
-    let narrators: Vec<_> = services.iter().map(|process| narrate(process, SystemTime::now())).collect();
+    let narrators: Vec<_> = services.iter().zip(std::iter::repeat(SystemTime::now())).map(narrate).collect();
     services.iter().try_for_each(|process| process.start(true).map(drop))?;
     if let ([_, worker, flaky], true) = (&services[..], given.is_empty()) {
         worker.signal(Signal::KILL)?; // As a crash would: its policy brings it back.

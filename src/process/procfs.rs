@@ -4,6 +4,7 @@
 //! machine, so from kernel 6.9 on nothing on the way of an ordinary exit comes here.
 
 use std::fs;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use crate::callbacks::Callbacks;
@@ -67,7 +68,12 @@ fn answer_all() -> bool {
         return false;
     }
     let found = all();
-    asks.into_iter().for_each(|ask| ask(&found));
+    for ask in asks {
+        // It may drop what a user's closure captured, and that may panic: the others are answered all the same.
+        if catch_unwind(AssertUnwindSafe(|| ask(&found))).is_err() {
+            log::error!("pkit: a panic while looking for what a run left");
+        }
+    }
     true
 }
 

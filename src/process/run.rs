@@ -140,6 +140,7 @@ impl Run {
 
     /// Undoes a creation: nobody has heard of this process yet.
     pub(super) fn abolish(self) {
+        let _ = self.contained.kill(&self.leader, false);
         let _ = self.leader.pidfd.signal(Signal::KILL.as_raw());
         sys::spawn::reap(&self.leader.pidfd);
     }

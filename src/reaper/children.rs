@@ -15,6 +15,8 @@ use crate::sys::sigchld::Flag;
 
 const PAUSE_FACTOR: u32 = 50;
 const LEAST_PAUSE: Duration = Duration::from_millis(10);
+/// A round may have been long because this program itself was stopped meanwhile.
+const MOST_PAUSE: Duration = Duration::from_secs(2);
 
 pub(super) struct Children {
     /// Leaf lock: nothing else is taken while it is held.
@@ -60,7 +62,7 @@ impl Children {
 }
 
 fn pause_after(round: Duration) -> Duration {
-    (round * PAUSE_FACTOR).max(LEAST_PAUSE)
+    (round * PAUSE_FACTOR).clamp(LEAST_PAUSE, MOST_PAUSE)
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
