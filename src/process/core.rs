@@ -132,18 +132,15 @@ impl Inner {
     pub(super) fn launch(self: &Arc<Self>, generation: u64) -> Result<u32> {
         let detached = self.lock().detached;
         let launched = self.prepare_threads().and_then(|()| launch::launch(&self.config, detached));
-        let created = launched.and_then(|launched| {
-            let mut run = Run::new(generation, launched);
-            match run.register(self) {
-                Ok(()) => Ok(run),
-                Err(source) => {
-                    run.abolish();
-                    Err(Refused { step: "watch the process".into(), source })
-                }
-            }
+        let begun = launched.and_then(|launched| {
+            let run = Box::new(Run::new(generation, launched));
+            self.turn(|turn| turn.begin(run)).map_err(|(run, source)| {
+                run.abolish();
+                Refused { step: "watch the process".into(), source }
+            })
         });
-        match created {
-            Ok(run) => Ok(self.turn(|turn| turn.begin(run))),
+        match begun {
+            Ok(pid) => Ok(pid),
             Err(refused) => {
                 let errno = refused.errno();
                 let Refused { step, source } = refused;

@@ -106,7 +106,13 @@ impl<'a> Turn<'a> {
     }
 
     /// The process was created.
-    pub(super) fn begin(&mut self, mut run: Run) -> u32 {
+    ///
+    /// It is registered with the reaper under the lock: one that ends at once would else be told of before it is known
+    /// here, again and again, since its pidfd stays ready.
+    pub(super) fn begin(&mut self, mut run: Box<Run>) -> Result<u32, (Box<Run>, io::Error)> {
+        if let Err(error) = run.register(self.inner) {
+            return Err((run, error));
+        }
         let pid = run.pid();
         let (generation, began) = (run.generation, run.began);
         self.core.started = Some(run.started);
@@ -117,13 +123,13 @@ impl<'a> Turn<'a> {
         self.core.streams = std::mem::take(&mut run.streams);
         self.core.output.begin(&self.inner.config, generation);
         run.try_at = run.gate.next_try(self.now);
-        self.core.run = Some(run);
+        self.core.run = Some(*run);
         Reaper::get().add_child(self.inner.id, Arc::clone(self.inner) as Arc<dyn Watcher>);
         // Its time counts from before its creation: a short run may be over by now.
         let now = std::mem::replace(&mut self.now, began);
         self.feed_of(generation, Event::Spawned);
         self.now = now;
-        pid
+        Ok(pid)
     }
 
     pub(super) fn refused(&mut self, generation: u64, errno: i32, error: &Error) {
