@@ -13,7 +13,9 @@ const LONG: Duration = Duration::from_secs(100);
 fn example(name: &str) -> Command {
     let test = std::env::current_exe().unwrap();
     let directory: PathBuf = test.parent().unwrap().parent().unwrap().join("examples");
-    Command::new(directory.join(name))
+    let program = directory.join(name);
+    assert!(program.exists(), "build the examples first, as plain `cargo test` does: `cargo build --examples`");
+    Command::new(program)
 }
 
 fn run(name: &str) -> (Exit, Output) {
