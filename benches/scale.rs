@@ -3,21 +3,20 @@
 mod support;
 
 use std::fs;
-use std::io::{self, Read, Write};
-use std::process::{ChildStdin, ChildStdout, Stdio};
+use std::io;
 use std::time::{Duration, Instant};
 use std::{env, thread};
 
 use pkit::{Command, Process};
 use support::report::judge;
-use support::{Machine, Rounds, smoke};
+use support::{Machine, Rounds, Served, serve, smoke};
 
 fn main() -> io::Result<()> {
     let args: Vec<String> = env::args().skip(1).collect();
     if let [flag, children] = args.as_slice()
         && flag == "--serve"
     {
-        return serve(children.parse().expect("a number of children"));
+        return serve_kills(children.parse().expect("a number of children"));
     }
     println!("{}", Machine::new());
     one_exit()?;
@@ -30,7 +29,7 @@ fn main() -> io::Result<()> {
 /// Two parents, of few and of many children; a round starts one more child of each, kills it and joins.
 fn one_exit() -> io::Result<()> {
     let (few, many) = if smoke() { (5, 10) } else { (100, 10_000) };
-    let (mut with_few, mut with_many) = (Parent::start(few)?, Parent::start(many)?);
+    let (mut with_few, mut with_many) = (Served::start(&[&few.to_string()])?, Served::start(&[&many.to_string()])?);
     let times = Rounds::new("kill + join of one child among many live ones")
         .side(&format!("{many} live"), || with_many.round())
         .side(&format!("{few} live"), || with_few.round())
@@ -46,21 +45,16 @@ fn sleeper() -> Process {
     process
 }
 
-fn serve(children: usize) -> io::Result<()> {
+fn serve_kills(children: usize) -> io::Result<()> {
     raise_limits();
     let live: Vec<Process> = (0..children).map(|_| sleeper()).collect();
-    let (mut orders, mut answers) = (io::stdin(), io::stdout());
-    answers.write_all(&[1])?;
-    answers.flush()?;
-    let mut order = [0];
-    while orders.read(&mut order)? == 1 {
+    serve(|| {
         let victim = sleeper();
         let began = Instant::now();
         victim.kill(false).expect("it is ours");
         victim.join().expect("it was started");
-        answers.write_all(&(began.elapsed().as_nanos() as u64).to_ne_bytes())?;
-        answers.flush()?;
-    }
+        began.elapsed()
+    })?;
     kill_all(live);
     Ok(())
 }
@@ -131,38 +125,4 @@ fn wake_ups() -> u64 {
         line.trim().parse::<u64>().ok()
     })
     .sum()
-}
-
-/// A process of its own with so many live children.
-struct Parent {
-    child: std::process::Child,
-    orders: ChildStdin,
-    answers: ChildStdout,
-}
-
-impl Parent {
-    fn start(children: usize) -> io::Result<Parent> {
-        let mut child = std::process::Command::new(env::current_exe()?)
-            .args(["--serve", &children.to_string()])
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .spawn()?;
-        let orders = child.stdin.take().expect("it is piped");
-        let mut answers = child.stdout.take().expect("it is piped");
-        answers.read_exact(&mut [0])?;
-        Ok(Parent { child, orders, answers })
-    }
-
-    fn round(&mut self) -> Duration {
-        let mut nanos = [0; 8];
-        self.orders.write_all(&[1]).expect("it is there");
-        self.answers.read_exact(&mut nanos).expect("it answers");
-        Duration::from_nanos(u64::from_ne_bytes(nanos))
-    }
-
-    fn stop(self) -> io::Result<()> {
-        let Parent { mut child, orders, answers } = self;
-        drop((orders, answers));
-        child.wait().map(drop)
-    }
 }

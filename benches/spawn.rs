@@ -8,13 +8,12 @@
 mod support;
 
 use std::env;
-use std::io::{self, Read, Write};
+use std::io;
 use std::os::unix::process::CommandExt;
-use std::process::{Child, ChildStdin, ChildStdout, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use support::{Machine, Rounds, smoke};
+use support::{Machine, Rounds, Served, serve, smoke};
 
 const GIB: usize = 1 << 30;
 const CHILDREN: usize = 2_000;
@@ -25,7 +24,7 @@ fn main() -> io::Result<()> {
     if let [flag, side, gib] = args.as_slice()
         && flag == "--serve"
     {
-        return serve(side, gib.parse().expect("a number of GiB"));
+        return serve_starts(side, gib.parse().expect("a number of GiB"));
     }
     println!("{}", Machine::new());
     small_parent();
@@ -46,7 +45,7 @@ fn small_parent() {
 fn large_parent() -> io::Result<()> {
     let (one, four) = if smoke() { (0, 0) } else { (1, 4) };
     let mut served = [("pkit", one), ("std", one), ("pkit", 0), ("pkit", four)]
-        .map(|(side, gib)| Served::start(side, gib).expect("this program starts again"));
+        .map(|(side, gib): (&str, usize)| Served::start(&[side, &gib.to_string()]).expect("this program starts again"));
     let [ours, std, none, large] = &mut served;
     let times = Rounds::new("the same with options set, 1 GiB touched in the parent")
         .side("pkit", || ours.round())
@@ -145,49 +144,11 @@ fn from_tasks(children: usize, runtime: &tokio::runtime::Runtime) -> Duration {
     })
 }
 
-/// The other end of [`Served`]: for each byte one start and join, answered with its time.
-fn serve(side: &str, gib: usize) -> io::Result<()> {
+/// A parent that has touched so much memory.
+fn serve_starts(side: &str, gib: usize) -> io::Result<()> {
     let touched = vec![1_u8; gib * GIB];
     let one = if side == "pkit" { pkit_with_options } else { std_with_pre_exec };
-    let (mut orders, mut answers) = (io::stdin(), io::stdout());
-    let mut order = [0];
-    while orders.read(&mut order)? == 1 {
-        answers.write_all(&(timed(one).as_nanos() as u64).to_ne_bytes())?;
-        answers.flush()?;
-    }
+    serve(|| timed(one))?;
     drop(std::hint::black_box(touched));
     Ok(())
-}
-
-/// A parent of a certain size.
-struct Served {
-    child: Child,
-    orders: ChildStdin,
-    answers: ChildStdout,
-}
-
-impl Served {
-    fn start(side: &str, gib: usize) -> io::Result<Served> {
-        let mut child = std::process::Command::new(env::current_exe()?)
-            .args(["--serve", side, &gib.to_string()])
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .spawn()?;
-        let orders = child.stdin.take().expect("it is piped");
-        let answers = child.stdout.take().expect("it is piped");
-        Ok(Served { child, orders, answers })
-    }
-
-    fn round(&mut self) -> Duration {
-        let mut nanos = [0; 8];
-        self.orders.write_all(&[1]).expect("it is there");
-        self.answers.read_exact(&mut nanos).expect("it answers");
-        Duration::from_nanos(u64::from_ne_bytes(nanos))
-    }
-
-    fn stop(self) -> io::Result<()> {
-        let Served { mut child, orders, answers } = self;
-        drop((orders, answers));
-        child.wait().map(drop)
-    }
 }

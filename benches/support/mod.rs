@@ -6,7 +6,9 @@
 pub(crate) mod beacon;
 pub(crate) mod report;
 pub(crate) mod rounds;
+pub(crate) mod served;
 
 pub(crate) use beacon::{Beacon, compile, now_ns};
 pub(crate) use report::Machine;
 pub(crate) use rounds::{Rounds, smoke};
+pub(crate) use served::{Served, serve};
