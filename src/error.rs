@@ -9,7 +9,10 @@ use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::exit::Exit;
+use crate::exit::{Exit, Fault};
+use crate::line::Line;
+use crate::process::state::State;
+use crate::readable::Readable;
 
 /// What the functions of this crate return.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
@@ -37,18 +40,19 @@ pub(crate) enum Kind {
     NotRunning { who: Who, operation: &'static str },
     #[error("cannot {operation} {who}: it was never started")]
     NeverStarted { who: Who, operation: &'static str },
-    #[error("cannot {operation} {who}: not done within {limit:?}")]
-    Timeout { who: Who, operation: &'static str, limit: Duration },
+    /// `missing` is what did not come: "not ready", say.
+    #[error("cannot {operation} {who}: {missing} within {}; it is left as it is, in state `{state}`", Readable(*limit))]
+    Timeout { who: Who, operation: &'static str, missing: &'static str, limit: Duration, state: State },
     #[error("cannot start {who}: {step}: {source}")]
     Start { who: Who, step: String, source: io::Error },
     #[error("cannot {operation} {who}: {source}")]
     Io { who: Who, operation: &'static str, source: io::Error },
     #[error("cannot build {who}: {problem}")]
     Invalid { who: Who, problem: String },
-    #[error("cannot start {who}: it ended before it was ready: {exit}")]
-    EndedEarly { who: Who, exit: Exit },
-    #[error("cannot {operation} {who}: {exit}")]
-    Ended { who: Who, operation: &'static str, exit: Exit },
+    #[error("cannot start {who}: it ended before it was ready: {exit}{said}")]
+    EndedEarly { who: Who, exit: Exit, said: LastWords },
+    #[error("cannot {operation} {who}: {exit}{said}")]
+    Ended { who: Who, operation: &'static str, exit: Exit, said: LastWords },
     #[error("cannot {operation} {who}: the handle belongs to the process with id {owner}, of which this one is a fork")]
     Foreign { who: Who, operation: &'static str, owner: u32 },
 }
@@ -58,6 +62,20 @@ pub(crate) enum Kind {
 pub(crate) struct Who {
     pub(crate) name: Arc<str>,
     pub(crate) pid: Option<u32>,
+}
+
+/// The last line that a process wrote, where its output was captured: it often says why it ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct LastWords(pub(crate) Option<Line>);
+
+impl fmt::Display for LastWords {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // As a literal: what a process writes may be anything, and this text ends up in terminals and logs.
+        match &self.0 {
+            Some(line) => write!(f, "; its last line on {}: {:?}", line.stream(), line.text()),
+            None => Ok(()),
+        }
+    }
 }
 
 impl fmt::Display for Who {
@@ -134,6 +152,23 @@ impl Error {
     /// The process ended before the awaited thing happened; [`exit`](Error::exit) says how.
     pub fn is_ended(&self) -> bool {
         matches!(self.0.kind, Kind::EndedEarly { .. } | Kind::Ended { .. })
+    }
+
+    /// The start failed because it was not ready within [`Builder::ready_within`](crate::Builder::ready_within), and so was
+    /// stopped. [`is_ended`](Error::is_ended) holds too.
+    pub fn is_not_ready(&self) -> bool {
+        match &self.0.kind {
+            Kind::EndedEarly { exit, .. } => exit.fault() == Some(Fault::NotReady),
+            Kind::Running(_)
+            | Kind::NotRunning { .. }
+            | Kind::NeverStarted { .. }
+            | Kind::Timeout { .. }
+            | Kind::Start { .. }
+            | Kind::Io { .. }
+            | Kind::Invalid { .. }
+            | Kind::Ended { .. }
+            | Kind::Foreign { .. } => false,
+        }
     }
 
     /// The handle was made in a process of which this one is a fork: what it names is not ours to touch.

@@ -34,6 +34,25 @@ impl fmt::Display for ExitReason {
     }
 }
 
+/// What a run did wrong, so that it was stopped though nobody asked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Fault {
+    /// It was not ready within [`Builder::ready_within`](crate::Builder::ready_within).
+    NotReady,
+    /// It missed its watchdog interval, or reported itself broken (`WATCHDOG=trigger`).
+    WatchdogMissed,
+}
+
+impl fmt::Display for Fault {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::NotReady => "it was not ready in time",
+            Self::WatchdogMissed => "it missed its watchdog",
+        })
+    }
+}
+
 /// What one run used, as getrusage(2) counts it: the process itself and the children it waited for.
 ///
 /// All zero when the status was lost.
@@ -80,6 +99,7 @@ pub(crate) struct ExitFacts {
     pub(crate) pid: u32,
     pub(crate) requested: bool,
     pub(crate) forced: bool,
+    pub(crate) fault: Option<Fault>,
     pub(crate) runtime: Duration,
     pub(crate) usage: Usage,
     pub(crate) output_leaked: bool,
@@ -159,7 +179,7 @@ impl Exit {
     }
 
     /// Someone asked for the stop while the leader lived; else it ended of its own accord, by another's hand, or
-    /// because it was not ready in time or missed its watchdog.
+    /// because of a [`fault`](Exit::fault).
     #[must_use]
     pub fn requested(&self) -> bool {
         self.0.requested
@@ -170,6 +190,12 @@ impl Exit {
     #[must_use]
     pub fn forced(&self) -> bool {
         self.0.forced
+    }
+
+    /// Why it was stopped though nobody asked; `None` when it ended of its own accord, or as asked.
+    #[must_use]
+    pub fn fault(&self) -> Option<Fault> {
+        self.0.fault
     }
 
     /// From the start to the end of the leader, by the monotonic clock.
@@ -210,6 +236,9 @@ impl fmt::Display for Exit {
                 f.write_str(if leader { ", by force" } else { "; what it left behind was killed" })?;
             }
         }
+        if let Some(fault) = facts.fault {
+            write!(f, "; stopped because {fault}")?;
+        }
         if facts.output_leaked {
             f.write_str("; another process still holds its output")?;
         }
@@ -228,6 +257,7 @@ mod tests {
             pid: 7,
             requested: false,
             forced: false,
+            fault: None,
             runtime: Duration::from_millis(millis),
             usage: Usage::default(),
             output_leaked: false,
@@ -247,6 +277,10 @@ mod tests {
             (
                 ExitFacts { requested: true, forced: true, ..facts(kill, 10_250) },
                 "killed by SIGKILL after 10.2 s, as asked, by force",
+            ),
+            (
+                ExitFacts { fault: Some(Fault::NotReady), ..facts(ExitReason::Exited(0), 30_000) },
+                "exit code 0 after 30 s; stopped because it was not ready in time",
             ),
             (
                 ExitFacts { output_leaked: true, ..facts(ExitReason::Exited(0), 60_000) },
@@ -282,11 +316,13 @@ mod tests {
             core_dumped: true,
             requested: true,
             forced: true,
+            fault: Some(Fault::WatchdogMissed),
             output_leaked: true,
             usage,
             ..facts(ExitReason::Signaled(Signal::ABRT), 8)
         });
         assert_eq!((exit.pid(), exit.runtime(), exit.usage()), (7, Duration::from_millis(8), usage));
+        assert_eq!(exit.fault(), Some(Fault::WatchdogMissed));
         assert!(exit.core_dumped() && exit.requested() && exit.forced() && exit.output_leaked());
     }
 }

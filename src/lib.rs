@@ -66,7 +66,7 @@ mod threads;
 mod wait;
 
 pub use error::{Error, Result};
-pub use exit::{Exit, ExitReason, Usage};
+pub use exit::{Exit, ExitReason, Fault, Usage};
 pub use line::{Line, Output, Stream};
 pub use policy::{Backoff, Restart};
 pub use process::{

@@ -170,6 +170,13 @@ impl Ring {
         [front, back].concat()
     }
 
+    /// The last line that is not blank, if one is kept; of a long one its first `limit` bytes.
+    pub(crate) fn last_line(&self, limit: usize) -> Option<Vec<u8>> {
+        let end = self.bytes.iter().rposition(|byte| !byte.is_ascii_whitespace())? + 1;
+        let start = self.bytes.range(..end).rposition(|&byte| byte == b'\n').map_or(0, |newline| newline + 1);
+        Some(self.bytes.range(start..end).take(limit).copied().collect())
+    }
+
     /// As new, for a new run: nothing kept, no memory held, offsets from 0, open, all cursors removed. Their ids are
     /// not given out again, so a consumer left over from the run before reads nothing of this one.
     pub(crate) fn clear(&mut self) {
@@ -299,6 +306,21 @@ mod tests {
 
     fn piece(text: &str) -> (String, bool) {
         (text.to_owned(), true)
+    }
+
+    #[test]
+    fn the_last_line_is_the_last_that_says_something() {
+        let cases: [(&[u8], Option<&[u8]>); 6] = [
+            (b"", None),
+            (b" \n\n", None),
+            (b"one", Some(b"one")),
+            (b"one\ntwo\r\n", Some(b"two")),
+            (b"one\n two\n \n", Some(b" two")),
+            (b"one\n123456789", Some(b"12345678")),
+        ];
+        for (bytes, last) in cases {
+            assert_eq!(ring(bytes).0.last_line(LIMIT).as_deref(), last);
+        }
     }
 
     #[test]

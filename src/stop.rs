@@ -61,6 +61,11 @@ impl Stop {
         Self { steps: Vec::new(), closed: true }
     }
 
+    /// How long the first signal is given to be obeyed. Where there is none but SIGKILL: as long as by default.
+    pub(crate) fn first_grace(&self) -> Duration {
+        self.steps.first().map_or(Self::GRACE, |(_, grace)| *grace)
+    }
+
     /// The steps before the final SIGKILL, in order, each with its grace period. Empty: SIGKILL at once.
     pub(crate) fn steps(&self) -> &[(Signal, Duration)] {
         &self.steps

@@ -35,16 +35,27 @@ pub(super) fn options(config: &Config) -> Result<(), String> {
     if child.containment == Containment::Tree && child.group == Group::Inherit {
         return Err("containing the tree needs a group of its own: group(Group::Inherit) cannot hold".into());
     }
-    if matches!(config.ready.0, readiness::Kind::Line(_)) && !config.captures_any() {
-        return Err("readiness by a line needs stdout or stderr to be captured".into());
-    }
     if config.calls.on_line.is_some() && !config.captures_any() {
         return Err("on_line needs stdout or stderr to be captured".into());
     }
-    if matches!(config.ready.0, readiness::Kind::Notify { watchdog: Some(interval) } if interval.is_zero()) {
+    check_readiness(config)
+}
+
+fn check_readiness(config: &Config) -> Result<(), String> {
+    let ready = &config.ready;
+    if matches!(ready.kind, readiness::Kind::Line(_)) && !config.captures_any() {
+        return Err("readiness by a line needs stdout or stderr to be captured".into());
+    }
+    if ready.watchdog.is_some_and(|interval| interval.is_zero()) {
         return Err("a watchdog interval of zero cannot be met".into());
     }
-    if let readiness::Kind::Tcp(address) = &config.ready.0
+    if ready.watchdog.is_some() && !matches!(ready.kind, readiness::Kind::Notify) {
+        return Err(format!("a watchdog needs readiness by notify, not {ready:?}"));
+    }
+    if config.ready_within.is_zero() && !matches!(ready.kind, readiness::Kind::Spawned) {
+        return Err("a limit of zero for its readiness cannot be met".into());
+    }
+    if let readiness::Kind::Tcp(address) = &ready.kind
         && address.rsplit_once(':').is_none_or(|(_, port)| port.parse::<u16>().is_err())
     {
         return Err(format!("readiness address `{address}` is not of the form host:port"));
@@ -91,10 +102,10 @@ fn check_descriptors(config: &Config) -> Result<(), String> {
         return Err("stdin cannot be captured: it is not output".into());
     }
     let mut taken = BTreeSet::new();
-    let ready = match config.ready.0 {
+    let ready = match config.ready.kind {
         readiness::Kind::Fd(fd) => Some(fd),
         readiness::Kind::Spawned
-        | readiness::Kind::Notify { .. }
+        | readiness::Kind::Notify
         | readiness::Kind::Line(_)
         | readiness::Kind::Tcp(_)
         | readiness::Kind::Unix(_)

@@ -139,22 +139,13 @@ impl Config {
     }
 
     pub(super) fn rules(&self) -> Rules {
-        let (ready_within, watchdog) = match self.ready.0 {
-            readiness::Kind::Spawned => (None, None),
-            readiness::Kind::Notify { watchdog } => (Some(self.ready_within), watchdog),
-            readiness::Kind::Fd(_)
-            | readiness::Kind::Line(_)
-            | readiness::Kind::Tcp(_)
-            | readiness::Kind::Unix(_)
-            | readiness::Kind::File(_)
-            | readiness::Kind::Check(_) => (Some(self.ready_within), None),
-        };
+        let at_once = matches!(self.ready.kind, readiness::Kind::Spawned);
         Rules {
             restart: self.restart.clone(),
             stop: self.stop.clone(),
             survivors: self.survivors.clone(),
-            ready_within,
-            watchdog,
+            ready_within: (!at_once).then_some(self.ready_within),
+            watchdog: self.ready.watchdog,
             drain: self.drain,
             reports: self.calls.on_exit.is_some() || self.calls.on_line.is_some(),
         }
@@ -168,7 +159,7 @@ impl Config {
             || on_exit.is_some()
             || on_line.is_some()
             || matches!(self.target.0, target::Kind::Fork(_))
-            || matches!(self.ready.0, readiness::Kind::Check(_))
+            || matches!(self.ready.kind, readiness::Kind::Check(_))
     }
 
     pub(super) fn capture_size(&self) -> usize {
@@ -182,8 +173,9 @@ impl Config {
             target::Kind::Fork(_) => (None, None, None),
         };
         // Who asks for output without saying whose wants that of both.
-        let wants_output =
-            self.capture.is_some() || self.calls.on_line.is_some() || matches!(self.ready.0, readiness::Kind::Line(_));
+        let wants_output = self.capture.is_some()
+            || self.calls.on_line.is_some()
+            || matches!(self.ready.kind, readiness::Kind::Line(_));
         let default = if wants_output { Stdio::captured() } else { Stdio::inherit() };
         [
             self.stdin.clone().or(stdin).unwrap_or_else(Stdio::null),

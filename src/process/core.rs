@@ -19,7 +19,7 @@ use super::run::{Channel, Run, split};
 use super::state::{Event, Machine};
 use super::turn::Turn;
 use crate::callbacks::Callbacks;
-use crate::error::{Error, Kind, Result, Who};
+use crate::error::{Error, Kind, LastWords, Result, Who};
 use crate::exit::Exit;
 use crate::reaper::{Reaper, Watcher};
 use crate::sys;
@@ -48,16 +48,22 @@ pub(super) struct Core {
     pub(super) settled: u64,
     /// The starts whose callers wait until the run is ready, and what they are to be told: that it is, or how it ended
     /// before.
-    pub(super) awaited: Vec<(u64, Option<Result<(), Exit>>)>,
+    pub(super) awaited: Vec<(u64, Option<Result<(), EarlyEnd>>)>,
     pub(super) started: Option<SystemTime>,
     pub(super) containment: Option<Level>,
     pub(super) text: Option<String>,
-    pub(super) main_pid: Option<u32>,
     pub(super) streams: Streams,
     pub(super) output: Captured,
     pub(super) calling: Calling,
     pub(super) subscribers: Vec<Weak<Queue>>,
     pub(super) detached: bool,
+}
+
+/// How a run ended before it was ready.
+#[derive(Clone)]
+pub(super) struct EarlyEnd {
+    pub(super) exit: Exit,
+    pub(super) said: LastWords,
 }
 
 /// The user's ends of piped streams, until they are taken.
@@ -85,7 +91,6 @@ impl Inner {
             started: None,
             containment: None,
             text: None,
-            main_pid: None,
             streams: Streams::default(),
             output,
             calling: Calling::default(),
@@ -202,9 +207,9 @@ impl Watcher for Inner {
     }
 }
 
-/// The reaper's hold of a process may be the last. What the user's closures captured is dropped with it, and may block or
+/// A thread of ours may hold a process last. What the user's closures captured is dropped with it, and may block or
 /// panic: on a callback thread, as the closures themselves.
-fn let_go(inner: Arc<Inner>) {
+pub(super) fn let_go(inner: Arc<Inner>) {
     if let Some(inner) = Arc::into_inner(inner)
         && inner.config.owns_user_code()
     {

@@ -2,12 +2,13 @@
 
 use std::os::fd::AsFd;
 use std::sync::Arc;
+use std::time::Duration;
 
 use super::core::Inner;
 use super::events::EventKind;
 use super::handle::Process;
 use super::probe::{Gate, Probe};
-use super::run::{Channel, Run, key};
+use super::run::{Channel, Main, Run, key};
 use super::state::Event;
 use super::turn::Turn;
 use crate::callbacks::Callbacks;
@@ -15,19 +16,24 @@ use crate::notify::{self, Message};
 use crate::reaper::{Reaper, Watcher};
 use crate::sys;
 use crate::sys::event::Interest;
+use crate::sys::pidfd::Pidfd;
 use crate::sys::socket::{Connecting, Datagram};
 
 /// Longer than anything `sd_notify(3)` defines.
 const LONGEST_MESSAGE: usize = 8 * 1024;
-/// How many of them one child may have read before it is another's turn: who sends faster than we read would else hold the
-/// reaper, and the lock, for as long as it likes.
+/// How many of them one child may have read in a row, and how long it waits then: who sends faster than we read would
+/// else hold the reaper, and the lock, for as long as it likes.
 const DATAGRAMS_IN_A_ROW: usize = 16;
+/// No queue of the kernel is longer than this by default (`/proc/sys/net/unix/max_dgram_qlen`), and what others of the run
+/// send meanwhile need not be waited for.
+const DATAGRAMS_AT_THE_END: usize = 1024;
+const PAUSE_AFTER_THEM: Duration = Duration::from_millis(1);
 
 impl Turn<'_> {
     pub(super) fn read_gate(&mut self) {
         let Some(run) = &self.core.run else { return };
         match &run.gate {
-            Gate::Notify(_) => self.read_notifications(),
+            Gate::Notify(_) => self.read_notifications(DATAGRAMS_IN_A_ROW),
             Gate::Fd { .. } => self.read_newline(),
             Gate::Open | Gate::Line(_) | Gate::Try { .. } => {}
         }
@@ -45,10 +51,23 @@ impl Turn<'_> {
         }
     }
 
-    fn read_notifications(&mut self) {
+    /// What it said before it ended counts, though its end may be seen first: to be ready above all.
+    pub(super) fn hear_last_words(&mut self) {
+        let Some(run) = &self.core.run else { return };
+        match &run.gate {
+            Gate::Notify(_) => self.read_notifications(DATAGRAMS_AT_THE_END),
+            Gate::Fd { .. } => self.read_newline(),
+            Gate::Line(_) => {
+                self.read_output(0);
+                self.read_output(1);
+            }
+            Gate::Open | Gate::Try { .. } => {}
+        }
+    }
+
+    fn read_notifications(&mut self, most: usize) {
         let mut bytes = [0; LONGEST_MESSAGE];
-        // The rest comes with the next turn: the socket stays readable.
-        for _ in 0..DATAGRAMS_IN_A_ROW {
+        for _ in 0..most {
             let Some(run) = &self.core.run else { return };
             let Gate::Notify(channel) = &run.gate else { return };
             let Ok(Some(mut datagram)) = sys::socket::receive(channel.socket.as_fd(), &mut bytes) else { return };
@@ -57,11 +76,8 @@ impl Turn<'_> {
                 // A close may block (SO_LINGER), and whose descriptors these are we do not know.
                 Callbacks::get().run(move || drop(passed));
             }
-            if !run.may_notify(&datagram, self.core.main_pid) {
-                let name = Arc::clone(&self.inner.name);
-                let sender = datagram.pid;
-                Callbacks::get()
-                    .run(move || log::warn!("ignored a notification for `{name}` from a stranger (pid {sender:?})"));
+            if !run.may_notify(&datagram) {
+                self.ignored_stranger(datagram.pid);
                 continue;
             }
             if datagram.truncated {
@@ -70,6 +86,19 @@ impl Turn<'_> {
             for message in notify::parse(&bytes[..datagram.len]) {
                 self.notified(message);
             }
+        }
+        if let Some(run) = &mut self.core.run {
+            run.pause_gate(self.now + PAUSE_AFTER_THEM);
+        }
+    }
+
+    /// Told once for each run: a stranger may send as often as it likes.
+    fn ignored_stranger(&mut self, sender: Option<u32>) {
+        let Some(run) = &mut self.core.run else { return };
+        if !std::mem::replace(&mut run.had_strangers, true) {
+            let name = Arc::clone(&self.inner.name);
+            let sender = sender.map_or("of another pid namespace".to_owned(), |pid| format!("pid {pid}"));
+            Callbacks::get().run(move || log::warn!("ignored notifications for `{name}` from a stranger ({sender})"));
         }
     }
 
@@ -85,9 +114,13 @@ impl Turn<'_> {
                 self.changed = true;
             }
             Message::MainPid(pid) => {
-                // It may only name what is part of the run: the pid is shown to users, who may signal it.
-                if self.core.run.as_ref().is_some_and(|run| run.is_member(pid)) {
-                    self.core.main_pid = Some(pid);
+                // It may only name what is part of the run: the pid is shown to users, who may signal it. Opened first and
+                // asked then: once it is open its number stays its own.
+                if let Some(run) = &mut self.core.run
+                    && let Ok(pidfd) = Pidfd::open(pid)
+                    && run.is_member(pid)
+                {
+                    run.main = Some(Main { pid, pidfd });
                     self.changed = true;
                 }
             }
@@ -114,6 +147,7 @@ impl Turn<'_> {
     pub(super) fn try_gate(&mut self) {
         let Some(run) = &mut self.core.run else { return };
         run.try_at = None;
+        run.resume_gate();
         run.stop_connecting();
         let Gate::Try { probe, .. } = &run.gate else { return };
         match probe {
@@ -178,11 +212,11 @@ impl Turn<'_> {
 
 impl Run {
     fn is_member(&self, pid: u32) -> bool {
-        pid == self.pid() || self.contained.owns(&self.leader, pid)
+        (pid == self.pid() && self.ended.is_none()) || self.contained.owns(&self.leader, pid)
     }
 
-    fn may_notify(&self, datagram: &Datagram, main_pid: Option<u32>) -> bool {
-        datagram.pid.is_some_and(|pid| Some(pid) == main_pid || self.is_member(pid))
+    fn may_notify(&self, datagram: &Datagram) -> bool {
+        datagram.pid.is_some_and(|pid| self.main_pid() == Some(pid) || self.is_member(pid))
     }
 }
 
@@ -196,10 +230,8 @@ impl Inner {
             || self.config.captures_any()
             || matches!(self.config.child.containment, super::containment::Containment::Tree)
             || matches!(
-                self.config.ready.0,
-                super::readiness::Kind::File(_)
-                    | super::readiness::Kind::Check(_)
-                    | super::readiness::Kind::Notify { .. }
+                self.config.ready.kind,
+                super::readiness::Kind::File(_) | super::readiness::Kind::Check(_) | super::readiness::Kind::Notify
             )
             || !sys::pidfd::features().group_signal
     }

@@ -9,7 +9,6 @@ use std::time::{Duration, Instant};
 
 use super::containment::Level;
 use super::core::Inner;
-use super::probe::Gate;
 use super::run::{Ended, Relook, Run};
 use super::state::Event;
 use super::turn::Turn;
@@ -23,6 +22,7 @@ use crate::sys::wait::{Change, Look};
 const FILED_WITHIN: Duration = Duration::from_secs(1);
 const FIRST_PAUSE: Duration = Duration::from_millis(1);
 const LAST_PAUSE: Duration = Duration::from_millis(100);
+const STOPS_IN_A_ROW: usize = 8;
 
 impl Turn<'_> {
     /// For who waited for that leader without the lock: another run may be there by now.
@@ -66,18 +66,10 @@ impl Turn<'_> {
         }
     }
 
-    /// What it said before it ended counts, though its end may be seen first: to be ready above all.
-    fn hear_last_words(&mut self) {
-        self.read_gate();
-        if self.core.run.as_ref().is_some_and(|run| matches!(run.gate, Gate::Line(_))) {
-            self.read_output(0);
-            self.read_output(1);
-        }
-    }
-
     /// Perhaps it was stopped, or goes on.
     pub(super) fn look_for_stops(&mut self) {
-        loop {
+        // Who stops and goes on faster than we look does not hold us for ever.
+        for _ in 0..STOPS_IN_A_ROW {
             let Some(run) = self.core.run.as_ref().filter(|run| run.ended.is_none()) else { return };
             match sys::wait::wait(run.leader.pidfd.as_fd(), Look::Stops) {
                 Ok(Some(waited)) => match waited.change {

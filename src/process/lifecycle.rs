@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use super::core::Core;
+use super::core::{Core, EarlyEnd};
 use super::exited::Exited;
 use super::handle::Process;
 use super::state::Event;
@@ -40,7 +40,8 @@ impl Process {
     /// - [`Error::is_running`]: a run is there, and nothing changes. Of concurrent starts exactly one wins.
     /// - [`Error::is_start`]: it could not be created; step and cause are in the text, nothing is left, and it may be
     ///   tried again. The restart policy leaves that to the caller.
-    /// - [`Error::is_ended`]: it ended before it was ready; [`Error::exit`] says how. A restart policy goes on.
+    /// - [`Error::is_ended`]: it ended before it was ready; [`Error::exit`] says how, the text also what its last captured
+    ///   line was. [`Error::is_not_ready`] too: it was stopped because it was not ready in time. A restart policy goes on.
     /// - [`Error::is_timeout`]: the patience passed. The process is left as it is.
     pub fn start(&self, wait: impl Into<Wait>) -> Result<u32> {
         self.start_until(deadline(wait.into()))
@@ -63,10 +64,10 @@ impl Process {
         let who = || self.inner.who(Some(pid));
         let waited = self.inner.core.wait(at, |core| {
             let (_, answer) = core.awaited.iter().find(|(of, _)| *of == generation)?;
-            let ended = |exit| Error::new(who(), |who| Kind::EndedEarly { who, exit });
+            let ended = |EarlyEnd { exit, said }| Error::new(who(), |who| Kind::EndedEarly { who, exit, said });
             answer.clone().map(|answer| answer.map(|()| pid).map_err(ended))
         });
-        waited.unwrap_or_else(|| Err(Error::new(who(), |who| Kind::Timeout { who, operation: "start", limit })))
+        waited.unwrap_or_else(|| Err(self.inner.timeout(&self.inner.lock(), "start", "not ready", limit)))
     }
 
     /// Waits until it will not run again, and returns how its last run ended.
@@ -143,17 +144,20 @@ impl Process {
 
     fn end(&self, event: Event, operation: &'static str, until: Patience) -> Result<()> {
         self.inner.check_owner(operation)?;
-        let (pid, since) = self.inner.turn(|turn| {
-            let pid = turn.core.pid();
+        if event == Event::Kill {
+            self.inner.note_tree();
+        }
+        let since = self.inner.turn(|turn| {
             turn.feed(event);
-            (pid, turn.core.machine.generation())
+            turn.core.machine.generation()
         });
         let Patience::Until { at, limit } = until else { return Ok(()) };
         // A later run was started by hand after the end of this one: the policy is off.
         let is_gone = |core: &Core| self.inner.is_over(core, since) || core.machine.generation() > since;
         let gone = |core: &Core| is_gone(core).then_some(());
-        let timeout = || Error::new(self.inner.who(pid), |who| Kind::Timeout { who, operation, limit });
-        self.inner.wait_end(at, gone).ok_or_else(timeout)
+        self.inner
+            .wait_end(at, gone)
+            .ok_or_else(|| self.inner.timeout(&self.inner.lock(), operation, "not gone", limit))
     }
 
     /// Sends a signal to everything that the stop ladder would reach: the group, by default. Nothing else: a stopped
@@ -234,10 +238,8 @@ impl Process {
                 return Ok(status);
             }
             core = self.inner.lock();
-            core = self.inner.core.wait_past(core, turns, at).map_err(|core| {
-                let who = self.inner.who(core.pid());
-                Error::new(who, |who| Kind::Timeout { who, operation: OPERATION, limit })
-            })?;
+            let waited = self.inner.core.wait_past(core, turns, at);
+            core = waited.map_err(|core| self.inner.timeout(&core, OPERATION, "it was not so", limit))?;
         }
     }
 

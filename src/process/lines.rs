@@ -15,6 +15,7 @@ use super::readiness;
 use super::state::Event;
 use super::stdio;
 use super::turn::Turn;
+use crate::error::LastWords;
 use crate::line::{Line, Output, Stream};
 use crate::ring::{CursorId, Ring};
 use crate::sys;
@@ -30,6 +31,8 @@ const CHUNKS_IN_A_ROW: usize = 4;
 /// As many of these rows empty the largest pipe (1 MiB, `/proc/sys/fs/pipe-max-size`) and see its end, and bound what a
 /// stranger can make us read who goes on writing into it.
 const LAST_ROWS: usize = 8;
+/// So many bytes of the last line are in the text of an error.
+const LAST_WORDS: usize = 200;
 /// Lines that a callback thread takes at once, under one lock.
 const BATCH: usize = 64;
 /// Where captured lines are logged.
@@ -97,7 +100,7 @@ impl Captured {
             }
         }
         self.delivery = if self.delivered { self.add_cursors() } else { [None, None] };
-        let for_gate = matches!(config.ready.0, readiness::Kind::Line(_));
+        let for_gate = matches!(config.ready.kind, readiness::Kind::Line(_));
         self.gate = if for_gate { self.add_cursors() } else { [None, None] };
     }
 
@@ -151,6 +154,14 @@ impl Captured {
     /// No byte will come any more.
     pub(super) fn is_closed(&self) -> bool {
         self.rings.iter().flatten().all(Ring::is_closed)
+    }
+
+    /// The last line that is kept, of stderr if it has one. To be asked once the run is over.
+    pub(super) fn last_words(&self) -> LastWords {
+        let streams = self.rings.iter().zip(STREAMS).rev();
+        let last =
+            |(ring, stream): (&Option<Ring>, _)| Some(Line::new(stream, ring.as_ref()?.last_line(LAST_WORDS)?, false));
+        LastWords(streams.into_iter().find_map(last))
     }
 
     fn has_lines_to_deliver(&self) -> bool {

@@ -21,7 +21,7 @@ mod probe;
 mod procfs;
 mod readiness;
 mod run;
-mod state;
+pub(crate) mod state;
 mod status;
 mod stdio;
 mod target;

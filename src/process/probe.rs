@@ -65,11 +65,11 @@ pub(super) struct Identity {
 impl Gate {
     /// Makes the channels, before the child is created.
     pub(super) fn open(ready: &Ready) -> io::Result<Gate> {
-        let probe = match &ready.0 {
+        let probe = match &ready.kind {
             Kind::Spawned => return Ok(Gate::Open),
-            Kind::Notify { watchdog } => {
+            Kind::Notify => {
                 let (socket, name) = sys::socket::datagram_listener()?;
-                return Ok(Gate::Notify(Notify { socket, name, watchdog: *watchdog }));
+                return Ok(Gate::Notify(Notify { socket, name, watchdog: ready.watchdog }));
             }
             Kind::Fd(number) => {
                 let (read, write) = sys::fd::pipe()?;

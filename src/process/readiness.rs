@@ -26,12 +26,15 @@ use super::handle::Process;
 /// # Ok::<(), pkit::Error>(())
 /// ```
 #[derive(Clone)]
-pub struct Ready(pub(super) Kind);
+pub struct Ready {
+    pub(super) kind: Kind,
+    pub(super) watchdog: Option<Duration>,
+}
 
 #[derive(Clone)]
 pub(super) enum Kind {
     Spawned,
-    Notify { watchdog: Option<Duration> },
+    Notify,
     Fd(i32),
     Line(Arc<str>),
     Tcp(Arc<str>),
@@ -41,76 +44,79 @@ pub(super) enum Kind {
 }
 
 impl Ready {
+    fn of(kind: Kind) -> Ready {
+        Ready { kind, watchdog: None }
+    }
+
     /// The default: as soon as the program was executed, or the function was entered with its signals set up.
     pub fn spawned() -> Ready {
-        Ready(Kind::Spawned)
+        Ready::of(Kind::Spawned)
     }
 
     /// It sends `READY=1` to the socket in `NOTIFY_SOCKET`: the protocol of `sd_notify(3)`.
     ///
-    /// `STATUS=` goes to [`Status::text`](crate::Status), `STOPPING=1` and `MAINPID=` are understood, `WATCHDOG=1` is
-    /// with [`watchdog`](Ready::watchdog). Messages count only from the process itself and from members of its
+    /// `STATUS=` goes to [`Status::text`](crate::Status), `MAINPID=` to [`Status::main_pid`](crate::Status), and
+    /// `WATCHDOG=1` is understood with [`watchdog`](Ready::watchdog). Who says `STOPPING=1` is held to neither readiness nor
+    /// watchdog any more, and has as long to end as after the first signal of its stop ladder, which begins then. Messages count only from the process itself and from members of its
     /// group (or of its tree, when it is contained), as told by the kernel (`SCM_CREDENTIALS`, `unix(7)`). That can be
     /// told of a living sender or a zombie: a helper that has ended and was reaped before its message was read is not
     /// believed. `RELOADING=1`, `EXTEND_TIMEOUT_USEC=`, `WATCHDOG_USEC=` and `FDSTORE=1` change nothing.
     pub fn notify() -> Ready {
-        Ready(Kind::Notify { watchdog: None })
+        Ready::of(Kind::Notify)
     }
 
     /// It writes a newline to descriptor `fd` (3 or more), which is passed to it: the protocol of s6
     /// (`notification-fd`).
     pub fn fd(fd: i32) -> Ready {
-        Ready(Kind::Fd(fd))
+        Ready::of(Kind::Fd(fd))
     }
 
     /// It prints a line that contains `text`, on stdout or stderr; those of the two that have no other place are
     /// captured.
     pub fn line(text: impl Into<String>) -> Ready {
-        Ready(Kind::Line(text.into().into()))
+        Ready::of(Kind::Line(text.into().into()))
     }
 
     /// It accepts connections at `address`, `host:port`; a host name is looked up at each start.
     ///
     /// Whoever listens there is taken for it: make sure that nobody else does.
     pub fn tcp(address: impl Into<String>) -> Ready {
-        Ready(Kind::Tcp(address.into().into()))
+        Ready::of(Kind::Tcp(address.into().into()))
     }
 
     /// It accepts connections on the unix stream socket at `path`. A relative path is relative to this program's
     /// directory.
     pub fn unix(path: impl Into<PathBuf>) -> Ready {
-        Ready(Kind::Unix(path.into()))
+        Ready::of(Kind::Unix(path.into()))
     }
 
     /// It makes the file at `path`, relative to this program's directory. One that is there from before does not count
     /// until it is replaced or written to. It is looked for like a [`check`](Ready::check).
     pub fn file(path: impl Into<PathBuf>) -> Ready {
-        Ready(Kind::File(path.into()))
+        Ready::of(Kind::File(path.into()))
     }
 
     /// `check` says so. It is called on a callback thread, again and again, until it returns true: first after 1 ms,
     /// then twice as long each time, at most 100 ms. While it blocks, only this readiness waits, and
     /// [`Builder::ready_within`](crate::Builder::ready_within) still ends the run.
     pub fn check(check: impl Fn(&Process) -> bool + Send + Sync + 'static) -> Ready {
-        Ready(Kind::Check(Arc::new(check)))
+        Ready::of(Kind::Check(Arc::new(check)))
     }
 
     /// With [`notify`](Ready::notify): once ready, it has to send `WATCHDOG=1` at least every `interval`, else the run
-    /// has failed and is stopped. The child finds the interval in `WATCHDOG_USEC`. Anything but `notify` ignores it.
+    /// has failed and is stopped. The child finds the interval in `WATCHDOG_USEC`. With anything but
+    /// `notify` it is refused by [`Builder::build`](crate::Builder::build).
     #[must_use]
     pub fn watchdog(self, interval: Duration) -> Ready {
-        match self.0 {
-            Kind::Notify { .. } => Ready(Kind::Notify { watchdog: Some(interval) }),
-            other => Ready(other),
-        }
+        Ready { watchdog: Some(interval), ..self }
     }
 }
 
 impl fmt::Debug for Ready {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match &self.0 {
+        match &self.kind {
             Kind::Spawned => f.write_str("Ready::spawned()"),
-            Kind::Notify { watchdog } => f.debug_struct("Ready::notify").field("watchdog", watchdog).finish(),
+            Kind::Notify => f.debug_struct("Ready::notify").field("watchdog", &self.watchdog).finish(),
             Kind::Fd(fd) => f.debug_tuple("Ready::fd").field(fd).finish(),
             Kind::Line(text) => f.debug_tuple("Ready::line").field(text).finish(),
             Kind::Tcp(address) => f.debug_tuple("Ready::tcp").field(address).finish(),

@@ -14,6 +14,7 @@ use crate::reaper::{Reaper, Token, Watcher};
 use crate::signal::Signal;
 use crate::sys;
 use crate::sys::event::Interest;
+use crate::sys::pidfd::Pidfd;
 use crate::sys::wait::{Change, Waited};
 
 /// A registration with the reaper is tagged with the run and the channel it is about.
@@ -55,6 +56,10 @@ pub(super) struct Run {
     /// When the gate is tried next.
     pub(super) try_at: Option<Instant>,
     pub(super) contained: Contained,
+    /// What it named by `MAINPID=`.
+    pub(super) main: Option<Main>,
+    /// A stranger has sent to its notify socket.
+    pub(super) had_strangers: bool,
     /// SIGKILL was sent to all of it.
     pub(super) killed: bool,
     /// How often it was asked whether anything is left.
@@ -62,6 +67,12 @@ pub(super) struct Run {
     pub(super) relook: Option<Relook>,
     /// The user's ends of piped streams, on their way to where they are handed out.
     pub(super) streams: Streams,
+}
+
+/// A process of the run that speaks for it.
+pub(super) struct Main {
+    pub(super) pid: u32,
+    pub(super) pidfd: Pidfd,
 }
 
 /// What the kernel said of the leader's end.
@@ -111,6 +122,8 @@ impl Run {
             connecting: None,
             try_at: None,
             contained: launched.contained,
+            main: None,
+            had_strangers: false,
             killed: false,
             looks: 0,
             relook: None,
@@ -188,13 +201,37 @@ impl Run {
         }
     }
 
+    /// While it lives: its number may be anyone's after that.
+    pub(super) fn main_pid(&self) -> Option<u32> {
+        self.main.as_ref().filter(|main| !sys::event::is_readable(main.pidfd.as_fd())).map(|main| main.pid)
+    }
+
+    /// Nobody listens to it until then.
+    pub(super) fn pause_gate(&mut self, until: Instant) {
+        self.set_gate_interest(Interest::NONE);
+        self.try_at = Some(until);
+    }
+
+    pub(super) fn resume_gate(&mut self) {
+        self.set_gate_interest(Interest::READ);
+    }
+
+    fn set_gate_interest(&self, interest: Interest) {
+        if let (Some(token), Some(fd)) = (self.gate_token, self.gate.watched()) {
+            // It is registered, so it can only fail for want of kernel memory.
+            let _ = Reaper::get().rewatch(token, fd, interest);
+        }
+    }
+
     /// Nothing more is expected of the gate. (The notify socket stays: it has more to say than readiness.)
     pub(super) fn close_gate(&mut self) {
-        self.try_at = None;
-        self.stop_connecting();
         match &self.gate {
             Gate::Notify(_) => {}
-            Gate::Open | Gate::Fd { .. } | Gate::Line(_) | Gate::Try { .. } => self.drop_gate(),
+            Gate::Open | Gate::Fd { .. } | Gate::Line(_) | Gate::Try { .. } => {
+                self.try_at = None;
+                self.stop_connecting();
+                self.drop_gate();
+            }
         }
     }
 

@@ -19,7 +19,7 @@ pub struct Status {
     pub state: State,
     /// Its pid while the leader lives.
     pub pid: Option<u32>,
-    /// The pid it named by `MAINPID=`, while that run lasts.
+    /// The pid it named by `MAINPID=`, while that process lives.
     pub main_pid: Option<u32>,
     /// When the current run, or else the last one, was created.
     pub started: Option<SystemTime>,

@@ -13,7 +13,7 @@ use std::time::{Instant, SystemTime};
 
 use super::calls::Call;
 use super::containment::Occupancy;
-use super::core::{Core, Inner};
+use super::core::{Core, EarlyEnd, Inner, let_go};
 use super::events::{Event as PublicEvent, EventKind};
 use super::monitor::{self, Guard};
 use super::procfs;
@@ -21,7 +21,7 @@ use super::run::Run;
 use super::state::{Action, Conclusion, Event, Notice};
 use crate::callbacks::Callbacks;
 use crate::error::Error;
-use crate::exit::{Exit, ExitFacts};
+use crate::exit::{Exit, ExitFacts, Fault};
 use crate::reaper::{Reaper, Watcher};
 use crate::signal::Signal;
 use crate::spawners::Spawners;
@@ -98,7 +98,10 @@ impl<'a> Turn<'a> {
         let generation = self.core.machine.generation();
         let inner = Arc::clone(self.inner);
         // What went wrong is in the status, the events and the policy's hands.
-        let job = move || drop(inner.launch(generation));
+        let job = move || {
+            let _ = inner.launch(generation);
+            let_go(inner);
+        };
         match Spawners::get().run(job) {
             Ok(()) => None,
             Err(error) => Some(Event::SpawnFailed(error.raw_os_error().unwrap_or(libc::EAGAIN))),
@@ -119,7 +122,6 @@ impl<'a> Turn<'a> {
         self.core.containment = Some(run.contained.level());
         self.core.error = None;
         self.core.text = None;
-        self.core.main_pid = None;
         self.core.streams = std::mem::take(&mut run.streams);
         self.core.output.begin(&self.inner.config, generation);
         run.try_at = run.gate.next_try(self.now);
@@ -139,6 +141,21 @@ impl<'a> Turn<'a> {
     }
 
     fn signal_all(&mut self, signal: Signal) {
+        let Some(run) = &self.core.run else { return };
+        let Some(note) = run.contained.note(&run.leader) else { return self.signal_now(signal) };
+        let (inner, generation) = (Arc::clone(self.inner), run.generation);
+        // If no thread comes to it in time, the SIGKILL that ends the ladder does not wait for one.
+        Callbacks::get().run(move || {
+            note();
+            inner.turn(|turn| {
+                if turn.core.run.as_ref().is_some_and(|run| run.generation == generation) {
+                    turn.signal_now(signal);
+                }
+            });
+        });
+    }
+
+    fn signal_now(&mut self, signal: Signal) {
         let Some(run) = &self.core.run else { return };
         let sent = run.contained.signal(&run.leader, run.reaped, signal);
         if sent.is_ok() {
@@ -215,16 +232,19 @@ impl<'a> Turn<'a> {
             pid: run.pid(),
             requested: conclusion.requested,
             forced: conclusion.forced,
+            fault: conclusion.fault,
             runtime: conclusion.runtime,
             usage,
             output_leaked: conclusion.output_leaked,
         });
-        self.core.main_pid = None;
         self.core.streams.stdin = None;
         self.core.output.end();
         self.emit_as(Some(run.pid()), EventKind::Exited(exit.clone()));
         self.deliver_lines();
-        self.core.answer(run.generation, Err(exit.clone()));
+        if self.core.is_awaited(run.generation) {
+            let said = self.core.output.last_words();
+            self.core.answer(run.generation, Err(EarlyEnd { exit: exit.clone(), said }));
+        }
         self.core.exit = Some((run.generation, exit.clone()));
         if self.core.machine.reports() {
             self.call(Call::Exit(run.generation, exit));
@@ -247,8 +267,8 @@ impl<'a> Turn<'a> {
                 self.call(Call::Ready);
                 EventKind::Ready
             }
-            Notice::NotReady => EventKind::NotReady,
-            Notice::WatchdogMissed => EventKind::WatchdogMissed,
+            Notice::Fault(Fault::NotReady) => EventKind::NotReady,
+            Notice::Fault(Fault::WatchdogMissed) => EventKind::WatchdogMissed,
             Notice::Paused => EventKind::Paused,
             Notice::Continued => EventKind::Continued,
             Notice::Stopping => EventKind::Stopping,

@@ -4,7 +4,7 @@ use std::os::fd::AsFd;
 use std::sync::{Arc, mpsc};
 use std::time::{Duration, Instant};
 
-use super::core::{Core, Inner};
+use super::core::{Core, EarlyEnd, Inner};
 use super::lines::Cursors;
 use super::run::Run;
 use super::state::{Event, State};
@@ -23,6 +23,26 @@ impl Inner {
             return Err(Error::new(self.who(None), |who| Kind::Foreign { who, operation, owner }));
         }
         Ok(())
+    }
+
+    /// Before a SIGKILL by hand; that at the end of a ladder comes after a signal, before which it was done.
+    pub(super) fn note_tree(&self) {
+        let note = self.lock().run.as_ref().and_then(|run| run.contained.note(&run.leader));
+        if let Some(note) = note {
+            note();
+        }
+    }
+
+    /// The caller's limit passed, and `missing` says what did not come.
+    pub(super) fn timeout(
+        &self,
+        core: &Core,
+        operation: &'static str,
+        missing: &'static str,
+        limit: Duration,
+    ) -> Error {
+        let state = core.machine.state();
+        Error::new(self.who(core.pid()), |who| Kind::Timeout { who, operation, missing, limit, state })
     }
 
     /// Claims the next generation. Exactly one of concurrent starts gets it.
@@ -116,7 +136,7 @@ impl Inner {
             name: Arc::clone(&self.name),
             state: core.machine.state(),
             pid: core.pid(),
-            main_pid: core.main_pid,
+            main_pid: core.run.as_ref().and_then(Run::main_pid),
             started: core.started,
             generation: core.machine.generation(),
             restarts: core.machine.restarts(),
@@ -132,10 +152,14 @@ impl Inner {
 impl Core {
     /// What the caller who waits for the start of `generation` is told. The first answer holds: a later run says
     /// nothing about it, however soon that one is ready.
-    pub(super) fn answer(&mut self, generation: u64, answer: Result<(), Exit>) {
+    pub(super) fn answer(&mut self, generation: u64, answer: Result<(), EarlyEnd>) {
         if let Some((_, waiting)) = self.awaited.iter_mut().find(|(of, _)| *of == generation) {
             waiting.get_or_insert(answer);
         }
+    }
+
+    pub(super) fn is_awaited(&self, generation: u64) -> bool {
+        self.awaited.iter().any(|(of, answer)| *of == generation && answer.is_none())
     }
 
     /// The leader's, while it lives.
@@ -143,6 +167,8 @@ impl Core {
         self.run.as_ref().filter(|run| run.ended.is_none()).map(Run::pid)
     }
 }
+
+const NO_LINE: &str = "no such line";
 
 /// A cursor in the captured output, for as long as a caller waits for a line.
 pub(super) struct LineReader<'a> {
@@ -170,7 +196,7 @@ impl<'a> LineReader<'a> {
             core = inner
                 .core
                 .wait_past(core, seen, until)
-                .map_err(|core| Error::new(inner.who(core.pid()), |who| Kind::Timeout { who, operation, limit }))?;
+                .map_err(|core| inner.timeout(&core, operation, NO_LINE, limit))?;
         }
         if !core.output.is_captured() {
             return Err(Error::new(inner.who(None), |who| Kind::NeverStarted { who, operation }));
@@ -195,11 +221,11 @@ impl<'a> LineReader<'a> {
             let exit = core.exit.as_ref().filter(|(of, _)| over && *of >= self.generation);
             if let Some((_, exit)) = exit {
                 let exit = exit.clone();
-                return Err(Error::new(self.inner.who(None), |who| Kind::Ended { who, operation, exit }));
+                let said = core.output.last_words();
+                return Err(Error::new(self.inner.who(None), |who| Kind::Ended { who, operation, exit, said }));
             }
-            let core = self.inner.core.wait_past(core, turns, until).map_err(|core| {
-                Error::new(self.inner.who(core.pid()), |who| Kind::Timeout { who, operation, limit })
-            })?;
+            let waited = self.inner.core.wait_past(core, turns, until);
+            let core = waited.map_err(|core| self.inner.timeout(&core, operation, NO_LINE, limit))?;
             drop(core);
         }
     }

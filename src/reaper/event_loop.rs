@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 use super::children::Children;
 use super::registry::{Registry, Token, Watched};
 use super::timers::Timers;
+use crate::callbacks::Callbacks;
 use crate::sys;
 use crate::sys::event::{Bell, Interest, Poller};
 use crate::sys::sigchld::Flag;
@@ -175,7 +176,7 @@ impl Shared {
             if let Err(error) = self.poller.wait(&mut tokens, timeout) {
                 // Only EBADF, EFAULT and EINVAL are left: our descriptors were closed by someone
                 // else's bug. Children cannot be watched any more, and silence would be a lie.
-                log::error!("the event loop of pkit cannot wait: {error}");
+                Callbacks::get().run(move || log::error!("the event loop of pkit cannot wait: {error}"));
                 thread::park_timeout(Duration::from_secs(1));
             }
             for watcher in self.timers.wake_up(Instant::now()) {

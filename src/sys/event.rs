@@ -127,6 +127,11 @@ impl AsFd for Bell {
     }
 }
 
+/// Whether `fd` is readable now; of a pidfd, whether its process has ended.
+pub(crate) fn is_readable(fd: BorrowedFd<'_>) -> bool {
+    poll(&mut [PollFd::new(fd, PollFlags::POLLIN)], PollTimeout::ZERO).is_ok_and(|count| count > 0)
+}
+
 /// Waits, without a limit, until `fd` is readable.
 pub(crate) fn wait_readable(fd: BorrowedFd<'_>) {
     // EINTR: a signal handler ran on this thread. Nothing else can be wrong with one valid descriptor but a lack of

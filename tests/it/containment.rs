@@ -6,10 +6,10 @@ use std::time::Duration;
 
 use nix::sys::signal::{Signal as Raw, kill};
 use nix::unistd::Pid;
-use pkit::{Backoff, Builder, Containment, Level, Process, Restart, Signal, State, Stop};
+use pkit::{Backoff, Builder, Containment, EventKind, Level, Process, Restart, Signal, State, Stop};
 
 use crate::program::{Program, role, say, stay};
-use crate::support::{LONG, eventually, is_alive, python, sh, tests};
+use crate::support::{LONG, children, eventually, is_alive, python, sh, tests};
 
 const SHORT: Duration = Duration::from_millis(300);
 
@@ -40,6 +40,36 @@ tests! {
     fn a_tree_is_killed_by_walking() {
         pkit::testing::pretend_no_cgroups();
         a_tree_is_killed(Level::Walk);
+    }
+
+    fn who_left_the_tree_and_ended_unseen_is_no_zombie_of_ours() {
+        pkit::testing::pretend_no_cgroups();
+        // Nobody looks at it before its stop; its parent never waits for it, and ends first.
+        let script = "setsid sh -c 'exit 0' & echo left; exec sleep 1000";
+        type End = fn(&Process);
+        let ends: [End; 3] = [
+            |process| process.terminate(true).unwrap(),
+            |process| process.kill(true).unwrap(),
+            |process| {
+                let events = process.subscribe();
+                process.terminate(false).unwrap();
+                drop(events.into_iter().find(|event| matches!(event.kind, EventKind::Exited(_))));
+            },
+        ];
+        for end in ends {
+            let process = Process::builder(sh(script)).capture(1000).contain(Containment::Tree).build().unwrap();
+            let pid = process.start(true).unwrap();
+            process.wait_for_line(LONG, |line| line == "left").unwrap();
+            // A zombie now: `sleep` waits for nobody.
+            eventually("it has ended", || {
+                let children = fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).unwrap();
+                let mut children = children.split_whitespace().map(|child| child.parse().unwrap());
+                let name = fs::read_to_string(format!("/proc/{pid}/comm")).unwrap();
+                name == "sleep\n" && children.next().is_some_and(|child| !is_alive(child))
+            });
+            end(&process);
+            assert_eq!(children(), []);
+        }
     }
 
     fn a_name_that_is_no_text_hides_nobody() {

@@ -2,9 +2,10 @@
 
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::net::{SocketAddr, UnixDatagram};
-use std::time::Duration;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
 
-use pkit::{Backoff, EventKind, Process, Ready, Restart, Signal, State, Stdio};
+use pkit::{Backoff, Command, Containment, EventKind, Fault, Process, Ready, Restart, Signal, State, Stdio, Stop};
 
 use crate::support::{LONG, python, say, tests, wait_for};
 
@@ -70,6 +71,95 @@ signal.pause()";
         assert_eq!(process.status().main_pid, None);
     }
 
+    fn the_main_pid_ends_with_its_process() {
+        let script = "
+child = os.fork()
+if child == 0:
+    signal.pause()
+tell(f'MAINPID={child}\\nREADY=1')
+sys.stdin.readline()
+os.kill(child, signal.SIGKILL)
+os.waitid(os.P_PID, child, os.WEXITED | os.WNOWAIT)
+tell('STATUS=it is a zombie')
+sys.stdin.readline()";
+        let process = Process::builder(python(script)).ready(Ready::notify()).stdin(Stdio::piped()).build().unwrap();
+        process.start(true).unwrap();
+        let mut stdin = process.stdin().unwrap();
+        assert!(process.status().main_pid.is_some());
+        say(&mut stdin, "kill it");
+        let status = process.wait_until(LONG, |status| status.text.is_some()).unwrap();
+        assert_eq!((status.main_pid, status.state), (None, State::Ready));
+    }
+
+    fn who_hangs_in_a_stop_that_it_announced_is_stopped() {
+        for first in ["", "READY=1\\n"] {
+            let script = format!("tell('{first}STOPPING=1')\nwhile True: signal.pause()");
+            let process = Process::builder(python(&script))
+                .ready(Ready::notify())
+                .stop(Stop::signal(Signal::TERM, Duration::from_millis(100)))
+                .restart(Restart::on_failure().backoff(Backoff::none()).limit(1, LONG))
+                .build()
+                .unwrap();
+            process.start(false).unwrap();
+            let exit = process.join().unwrap();
+            assert_eq!((exit.signal(), exit.requested(), exit.fault()), (Some(Signal::TERM), false, None));
+            assert_eq!((process.state(), process.restarts()), (State::Failed, 1));
+        }
+    }
+
+    fn a_flood_of_notifications_makes_nobody_else_wait() {
+        let script = "
+tell('READY=1')
+while True: tell('STATUS=x')";
+        let flood = Process::builder(python(script)).ready(Ready::notify()).build().unwrap();
+        flood.start(true).unwrap();
+        let other = Process::new(Command::new("true"));
+        let began = Instant::now();
+        for _ in 0..200 {
+            assert_eq!(flood.status().state, State::Ready);
+            other.start(true).unwrap();
+            other.join().unwrap();
+        }
+        // Some ten milliseconds for each on a busy machine; held by the flood it would be for as long as that lasts.
+        assert!(began.elapsed() < LONG / 2, "{:?}", began.elapsed());
+        flood.kill(true).unwrap();
+    }
+
+    fn strangers_that_flood_are_told_of_once() {
+        static WARNINGS: AtomicUsize = AtomicUsize::new(0);
+        struct Counter;
+        impl log::Log for Counter {
+            fn enabled(&self, _: &log::Metadata<'_>) -> bool {
+                true
+            }
+            fn log(&self, record: &log::Record<'_>) {
+                if record.level() == log::Level::Warn {
+                    WARNINGS.fetch_add(1, Ordering::SeqCst);
+                }
+            }
+            fn flush(&self) {}
+        }
+        log::set_logger(&Counter).unwrap();
+        log::set_max_level(log::LevelFilter::Warn);
+        let script = "print(os.environ['NOTIFY_SOCKET'], flush=True)\nsys.stdin.readline()\ntell('READY=1')\nsignal.pause()";
+        let builder = Process::builder(python(script)).ready(Ready::notify()).stdin(Stdio::piped()).capture(4096);
+        let process = builder.contain(Containment::Tree).build().unwrap();
+        for runs in 1..=2 {
+            process.start(false).unwrap();
+            let mut stdin = process.stdin().unwrap();
+            let name = process.wait_for_line(LONG, |line| line.starts_with('@')).unwrap();
+            let address = SocketAddr::from_abstract_name(&name.bytes()[1..]).unwrap();
+            let stranger = UnixDatagram::unbound().unwrap();
+            for _ in 0..1000 {
+                stranger.send_to_addr(b"READY=1", &address).unwrap();
+            }
+            say(&mut stdin, "your turn");
+            wait_for(&process, State::Ready);
+            process.kill(true).unwrap();
+            crate::support::eventually("the warning", || WARNINGS.load(Ordering::SeqCst) == runs);
+        }
+    }
+
     fn a_watchdog_that_is_kept_is_no_matter() {
         // Longer than the interval before it is ready, and after.
         let script = "
@@ -97,6 +187,7 @@ for _ in range(15):
         process.start(true).unwrap();
         let exit = process.join().unwrap();
         assert_eq!((exit.signal(), exit.requested(), exit.forced()), (Some(Signal::TERM), false, false));
+        assert_eq!(exit.fault(), Some(Fault::WatchdogMissed));
         assert_eq!((process.state(), process.restarts()), (State::Failed, 1));
         drop(process);
         assert_eq!(events.filter(|event| matches!(event.kind, EventKind::WatchdogMissed)).count(), 2);
@@ -173,6 +264,15 @@ signal.pause()";
     fn ready_as_a_last_word_counts() {
         for _ in 0..10 {
             let process = Process::builder(python("tell('READY=1')\nos._exit(0)")).ready(Ready::notify()).build().unwrap();
+            process.start(true).unwrap();
+            assert!(process.join().unwrap().success());
+        }
+    }
+
+    fn ready_as_the_last_of_many_words_counts() {
+        let script = "for _ in range(50): tell('STATUS=x')\ntell('READY=1')\nos._exit(0)";
+        for _ in 0..10 {
+            let process = Process::builder(python(script)).ready(Ready::notify()).build().unwrap();
             process.start(true).unwrap();
             assert!(process.join().unwrap().success());
         }

@@ -49,6 +49,8 @@ tests! {
             .unwrap();
         let error = process.start(true).unwrap_err();
         assert_eq!(error.exit().unwrap().signal(), Some(Signal::TERM));
+        assert!(error.is_not_ready() && error.is_ended());
+        assert!(error.to_string().ends_with("; stopped because it was not ready in time"), "{error}");
     }
 
     fn a_line() {

@@ -23,6 +23,8 @@ const PREFIX: &str = "pkit-";
 #[derive(Debug)]
 pub(in crate::process) struct Cgroup {
     path: PathBuf,
+    /// Its name in `/proc/<pid>/cgroup`, as this program sees it.
+    name: String,
     procs: File,
     /// Held for its lock.
     _directory: File,
@@ -32,31 +34,33 @@ impl Cgroup {
     pub(super) fn create() -> io::Result<Cgroup> {
         static NUMBERS: AtomicU64 = AtomicU64::new(0);
         static SWEEP: Once = Once::new();
-        let parent = own_directory()?;
+        let (parent, own) = own_directory()?;
         SWEEP.call_once(|| sweep(&parent));
         loop {
             let number = NUMBERS.fetch_add(1, Ordering::Relaxed);
-            let path = parent.join(format!("{PREFIX}{}-{number}", sys::process::pid()));
+            let directory = format!("{PREFIX}{}-{number}", sys::process::pid());
+            let path = parent.join(&directory);
             match fs::create_dir(&path) {
                 // Another pid namespace with the same view of the hierarchy.
                 Err(error) if error.kind() == io::ErrorKind::AlreadyExists => continue,
                 other => other?,
             }
             // Someone's sweep may have come between the two lines; then there is a next number.
-            if let Some(cgroup) = Cgroup::claim(path)? {
+            let name = format!("{}/{directory}", own.trim_end_matches('/'));
+            if let Some(cgroup) = Cgroup::claim(path, name)? {
                 return Ok(cgroup);
             }
         }
     }
 
-    fn claim(path: PathBuf) -> io::Result<Option<Cgroup>> {
+    fn claim(path: PathBuf, name: String) -> io::Result<Option<Cgroup>> {
         let opened = File::open(&path).and_then(|directory| {
             let locked = sys::process::lock_directory(directory.as_fd())?;
             let procs = File::options().write(true).open(path.join("cgroup.procs"))?;
             Ok(locked.then_some((directory, procs)))
         });
         match opened {
-            Ok(Some((directory, procs))) => Ok(Some(Cgroup { path, procs, _directory: directory })),
+            Ok(Some((directory, procs))) => Ok(Some(Cgroup { path, name, procs, _directory: directory })),
             Ok(None) => Ok(None),
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
             Err(error) => {
@@ -95,7 +99,10 @@ impl Cgroup {
     }
 
     pub(super) fn contains(&self, pid: u32) -> bool {
-        members(&self.path).contains(&pid)
+        // Of one process alone: how many are in the cgroup is up to them.
+        let Ok(cgroups) = fs::read_to_string(format!("/proc/{pid}/cgroup")) else { return false };
+        let rest = v2_name(&cgroups).and_then(|name| name.strip_prefix(&self.name));
+        rest.is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
     }
 }
 
@@ -105,8 +112,8 @@ impl Drop for Cgroup {
     }
 }
 
-/// The directory of the cgroup that this program is in.
-fn own_directory() -> io::Result<PathBuf> {
+/// The directory of the cgroup that this program is in, and its name in the hierarchy.
+fn own_directory() -> io::Result<(PathBuf, String)> {
     let not_here = || io::Error::from(io::ErrorKind::Unsupported);
     let mounts = fs::read_to_string("/proc/self/mountinfo")?;
     // Fields of proc_pid_mountinfo(5): 4 is the root within the hierarchy, 5 the mount point, the type follows " - ".
@@ -120,9 +127,14 @@ fn own_directory() -> io::Result<PathBuf> {
         })
         .ok_or_else(not_here)?;
     let own = fs::read_to_string("/proc/self/cgroup")?;
-    let own = own.lines().find_map(|line| line.strip_prefix("0::")).ok_or_else(not_here)?;
+    let own = v2_name(&own).ok_or_else(not_here)?;
     let below = Path::new(own).strip_prefix(root).map_err(|_| not_here())?;
-    Ok(Path::new(mount).join(below))
+    Ok((Path::new(mount).join(below), own.to_owned()))
+}
+
+/// The one of the v2 hierarchy among the lines of `/proc/<pid>/cgroup`.
+fn v2_name(cgroups: &str) -> Option<&str> {
+    cgroups.lines().find_map(|line| line.strip_prefix("0::"))
 }
 
 /// Removes what programs left that were killed before they could.

@@ -151,6 +151,17 @@ impl Contained {
         }
     }
 
+    /// What has to be done before a signal may end any of it. It reads `/proc`: not under a lock.
+    pub(super) fn note(&self, leader: &Leader) -> Option<impl FnOnce() + Send + 'static> {
+        match self {
+            Contained::Walk(walk) => {
+                let (walk, leader) = (Arc::clone(walk), leader.clone());
+                Some(move || walk.note(&leader))
+            }
+            Contained::Leader | Contained::Group | Contained::Cgroup(_) => None,
+        }
+    }
+
     /// Sends a signal to everything of the run. `leader_reaped`: its pid is free for others.
     pub(super) fn signal(&self, leader: &Leader, leader_reaped: bool, signal: Signal) -> io::Result<()> {
         match self {

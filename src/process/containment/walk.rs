@@ -17,6 +17,9 @@ use super::group;
 
 pub(super) const VARIABLE: &str = "PKIT_TREE";
 
+/// So many ancestors of a process are asked for at most: a tree that changes meanwhile could have us go round for ever.
+const DEEPEST: usize = 1024;
+
 #[derive(Debug)]
 pub(in crate::process) struct Walk {
     cookie: String,
@@ -39,6 +42,12 @@ impl Walk {
 
     pub(super) fn cookie(&self) -> &str {
         &self.cookie
+    }
+
+    /// Notes who belongs, before a signal ends some of them: an orphan that is a zombie by then would show nothing that
+    /// tells it from a stranger's.
+    pub(super) fn note(&self, leader: &Leader) {
+        self.members(leader, &procfs::all());
     }
 
     /// Signals what left the group. It reads `/proc`, so it is done on another thread.
@@ -69,12 +78,33 @@ impl Walk {
     }
 
     pub(super) fn contains(&self, leader: &Leader, pid: u32) -> bool {
-        self.members(leader, &procfs::all()).iter().any(|member| member.pid == pid)
+        // Up from that one process: how many there are on the machine is not up to it.
+        let own = sys::process::pid();
+        let mut next = pid;
+        for _ in 0..DEEPEST {
+            let Some(entry) = procfs::entry(next) else { return false };
+            if entry.group == leader.pid || self.knows(&entry) {
+                return true;
+            }
+            if entry.parent == own {
+                return procfs::has_variable(entry.pid, &self.variable());
+            }
+            next = entry.parent;
+        }
+        false
+    }
+
+    fn knows(&self, entry: &Entry) -> bool {
+        self.lock().get(&entry.pid).is_some_and(|seen| seen.started == entry.started)
+    }
+
+    fn variable(&self) -> String {
+        format!("{VARIABLE}={}", self.cookie)
     }
 
     fn members(&self, leader: &Leader, all: &[Entry]) -> Vec<Entry> {
         let own = sys::process::pid();
-        let variable = format!("{VARIABLE}={}", self.cookie);
+        let variable = self.variable();
         let mut known = self.lock();
         let mut belongs: BTreeSet<u32> = BTreeSet::from([leader.pid]);
         // An adopted orphan of ours has the sessions and groups of those we saw: zombies show nothing else.

@@ -33,8 +33,7 @@ impl Machine {
 
     pub(super) fn begin(&self, run: &mut Run, ladder: Ladder, now: Instant, out: &mut Vec<Action>) {
         // From here on only the ladder counts time.
-        run.ready_by = None;
-        run.watchdog_by = None;
+        run.forget_limits();
         self.stand_on(run, ladder, 0, now, out);
     }
 
@@ -59,8 +58,7 @@ impl Machine {
 
     pub(super) fn kill(&self, run: &mut Run, out: &mut Vec<Action>) {
         run.forced = true;
-        run.ready_by = None;
-        run.watchdog_by = None;
+        run.forget_limits();
         run.climb = Some(Climb { ladder: Ladder::Stop, step: usize::MAX, due: None });
         out.push(Action::Kill);
     }

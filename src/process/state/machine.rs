@@ -111,7 +111,7 @@ impl Machine {
             Phase::Idle | Phase::Failed | Phase::Starting { .. } | Phase::Reporting { .. } => None,
             Phase::Up(run) => {
                 let climb = run.climb.and_then(|climb| climb.due);
-                [climb, run.ready_by, run.watchdog_by].into_iter().flatten().min()
+                [climb, run.ready_by, run.watchdog_by, run.stopped_by].into_iter().flatten().min()
             }
             Phase::Clearing(at) => {
                 let climb = at.run.climb.and_then(|climb| climb.due);

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use crate::exit::ExitReason;
+use crate::exit::{ExitReason, Fault};
 use crate::policy::{GiveUp, Restart};
 use crate::signal::Signal;
 use crate::stop::{Stop, Survivors};
@@ -76,6 +76,8 @@ pub(crate) struct Conclusion {
     pub(crate) requested: bool,
     /// SIGKILL was sent, to the leader or to what it left behind.
     pub(crate) forced: bool,
+    /// Why we ended it, where nobody asked.
+    pub(crate) fault: Option<Fault>,
     pub(crate) output_leaked: bool,
     pub(crate) runtime: Duration,
 }
@@ -84,8 +86,7 @@ pub(crate) struct Conclusion {
 pub(crate) enum Notice {
     Started,
     Ready,
-    NotReady,
-    WatchdogMissed,
+    Fault(Fault),
     Paused,
     Continued,
     Stopping,

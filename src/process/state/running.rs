@@ -6,7 +6,7 @@ use super::around::Wish;
 use super::ladder::{Climb, Ladder};
 use super::machine::{Machine, Phase};
 use super::protocol::{Action, Conclusion, Event, Notice};
-use crate::exit::ExitReason;
+use crate::exit::{ExitReason, Fault};
 use crate::policy::{Outcome, Verdict};
 
 /// How often the emptiness of a group is looked at, once someone in it outlived the leader.
@@ -23,8 +23,10 @@ pub(super) struct Run {
     pub(super) watchdog_by: Option<Instant>,
     pub(super) paused: bool,
     pub(super) announced_stop: bool,
+    /// It announced its stop, and has to be gone by then.
+    pub(super) stopped_by: Option<Instant>,
     /// We end it because it did not do what it should: a failure, whatever its exit says.
-    faulty: bool,
+    fault: Option<Fault>,
     requested: bool,
     pub(super) forced: bool,
     pub(super) climb: Option<Climb>,
@@ -50,6 +52,12 @@ pub(super) struct Draining {
     pub(super) until: Option<Instant>,
 }
 
+impl Run {
+    pub(super) fn forget_limits(&mut self) {
+        [self.ready_by, self.watchdog_by, self.stopped_by] = [None; 3];
+    }
+}
+
 impl Machine {
     pub(super) fn spawned(&mut self, wish: Option<Wish>, now: Instant, out: &mut Vec<Action>) -> Phase {
         let mut run = Run {
@@ -59,7 +67,8 @@ impl Machine {
             watchdog_by: None,
             paused: false,
             announced_stop: false,
-            faulty: false,
+            stopped_by: None,
+            fault: None,
             requested: false,
             forced: false,
             climb: None,
@@ -105,9 +114,13 @@ impl Machine {
                     run.watchdog_by = self.rules.watchdog.and_then(|limit| now.checked_add(limit));
                 }
             }
-            Event::WatchdogFailed => return self.fault(run, Notice::WatchdogMissed, now, out),
+            Event::WatchdogFailed => return self.fault(run, Fault::WatchdogMissed, now, out),
             Event::AnnouncedStop => {
-                // It stops by itself: neither readiness nor the watchdog has anything to say from now on.
+                // It stops by itself: neither readiness nor the watchdog has anything to say from now on. But it has no
+                // longer for it than after our first signal, as with systemd: who hangs in its stop is stopped.
+                if !run.announced_stop && run.climb.is_none() {
+                    run.stopped_by = now.checked_add(self.rules.stop.first_grace());
+                }
                 run.announced_stop = true;
                 run.watchdog_by = None;
                 run.ready_by = None;
@@ -124,15 +137,7 @@ impl Machine {
                     out.push(Action::Announce(Notice::Continued));
                 }
             }
-            Event::Tick => {
-                if run.climb.is_some() {
-                    self.climb(&mut run, now, out);
-                } else if run.ready_by.is_some_and(|by| now >= by) {
-                    return self.fault(run, Notice::NotReady, now, out);
-                } else if run.watchdog_by.is_some_and(|by| now >= by) {
-                    return self.fault(run, Notice::WatchdogMissed, now, out);
-                }
-            }
+            Event::Tick => return self.tick(run, now, out),
             Event::Start
             | Event::Spawned
             | Event::SpawnFailed(_)
@@ -144,11 +149,25 @@ impl Machine {
         Phase::Up(run)
     }
 
+    fn tick(&mut self, mut run: Run, now: Instant, out: &mut Vec<Action>) -> Phase {
+        let is_due = |limit: Option<Instant>| limit.is_some_and(|by| now >= by);
+        if run.climb.is_some() {
+            self.climb(&mut run, now, out);
+        } else if is_due(run.ready_by) {
+            return self.fault(run, Fault::NotReady, now, out);
+        } else if is_due(run.watchdog_by) {
+            return self.fault(run, Fault::WatchdogMissed, now, out);
+        } else if is_due(run.stopped_by) {
+            self.begin(&mut run, Ladder::Stop, now, out);
+        }
+        Phase::Up(run)
+    }
+
     /// Ends a run that did not do what it should.
-    fn fault(&mut self, mut run: Run, notice: Notice, now: Instant, out: &mut Vec<Action>) -> Phase {
+    fn fault(&mut self, mut run: Run, fault: Fault, now: Instant, out: &mut Vec<Action>) -> Phase {
         if run.climb.is_none() {
-            run.faulty = true;
-            out.push(Action::Announce(notice));
+            run.fault = Some(fault);
+            out.push(Action::Announce(Notice::Fault(fault)));
             self.begin(&mut run, Ladder::Stop, now, out);
         }
         Phase::Up(run)
@@ -276,6 +295,7 @@ impl Machine {
             reason,
             requested: run.requested,
             forced: run.forced,
+            fault: run.fault,
             output_leaked,
             runtime: ended.saturating_duration_since(run.since),
         }));
@@ -293,7 +313,7 @@ impl Machine {
             Some(ready) => ended.saturating_duration_since(ready),
             None => Duration::ZERO,
         };
-        if run.faulty {
+        if run.fault.is_some() {
             return Outcome::NotReady { stable };
         }
         Outcome::Ended { reason, stable, stopped_by_us: run.requested }

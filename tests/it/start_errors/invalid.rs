@@ -52,6 +52,8 @@ tests! {
         assert_eq!(problem(|b| unseen(b.ready(Ready::line("up")))), "readiness by a line needs stdout or stderr to be captured");
         assert_eq!(problem(|b| unseen(b.on_line(|_| ()))), "on_line needs stdout or stderr to be captured");
         assert_eq!(problem(|b| b.ready(Ready::tcp("localhost"))), "readiness address `localhost` is not of the form host:port");
+        assert_eq!(problem(|b| b.ready(Ready::fd(3).watchdog(Duration::from_secs(1)))), "a watchdog needs readiness by notify, not Ready::fd(3)");
+        assert_eq!(problem(|b| b.ready(Ready::fd(3)).ready_within(Duration::ZERO)), "a limit of zero for its readiness cannot be met");
         assert!(problem(|b| b.restart(Restart::always().limit(1000, Duration::from_secs(1)))).contains("limit"));
     }
 
@@ -80,6 +82,8 @@ tests! {
         assert_eq!(start(Command::new("")), "cannot start ``: check the options: an empty program name");
         let user = Process::builder(Command::new("true")).user("no\0body").build().unwrap();
         assert!(refused(&user).to_string().starts_with("cannot start `true`: look up user `no\0body`: "));
+        let server = Process::builder(Command::new("true")).ready(Ready::tcp("no-such-host.invalid:80")).build().unwrap();
+        assert!(refused(&server).to_string().starts_with(r#"cannot start `true`: prepare Ready::tcp("no-such-host.invalid:80"): "#));
         let file = Process::builder(Command::new("true")).stdout(Stdio::file("a\0b")).build().unwrap();
         assert!(refused(&file).to_string().starts_with("cannot start `true`: open stdout as `a\0b`: "));
     }

@@ -111,7 +111,11 @@ impl World {
         match event {
             Event::Watchdog if before.watchdog_by.is_some() => self.live().watchdog_by = watchdog,
             Event::AnnouncedStop => {
+                let by = self.now.checked_add(self.rules.stop.first_grace());
                 let live = self.live();
+                if !live.announced && !live.is_climbing() {
+                    live.stopped_by = by;
+                }
                 live.announced = true;
                 [live.ready_by, live.watchdog_by] = [None, None];
             }

@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use super::super::{Action, Conclusion, Event, Machine, Notice, Rules, State};
-use crate::exit::ExitReason;
+use crate::exit::{ExitReason, Fault};
 use crate::policy::{Backoff, Restart};
 use crate::signal::Signal;
 use crate::stop::{Stop, Survivors};
@@ -65,7 +65,7 @@ impl Life {
 
 fn concluded(code: i32) -> Conclusion {
     let reason = ExitReason::Exited(code);
-    Conclusion { reason, requested: false, forced: false, output_leaked: false, runtime: Duration::ZERO }
+    Conclusion { reason, requested: false, forced: false, fault: None, output_leaked: false, runtime: Duration::ZERO }
 }
 
 #[test]
@@ -161,10 +161,10 @@ fn not_ready_in_time_is_a_failure_whatever_the_exit_says() {
     assert_eq!(life.machine.state(), State::Running);
     let (passed, actions) = life.tick();
     assert_eq!(passed, 5 * S);
-    assert_eq!(actions, [Action::Announce(Notice::NotReady), Action::Signal(Signal::INT)]);
+    assert_eq!(actions, [Action::Announce(Notice::Fault(Fault::NotReady)), Action::Signal(Signal::INT)]);
     assert_eq!(life.feed(Event::Ready), [], "too late");
     let end = life.end(0);
-    assert_eq!(end[0], Action::Conclude(Conclusion { runtime: 5 * S, ..concluded(0) }));
+    assert_eq!(end[0], Action::Conclude(Conclusion { runtime: 5 * S, fault: Some(Fault::NotReady), ..concluded(0) }));
     assert_eq!(life.machine.state(), State::Backoff);
 }
 
@@ -177,14 +177,30 @@ fn a_watchdog_counts_from_readiness_and_from_each_word() {
     life.feed(Event::Watchdog);
     let (passed, actions) = life.tick();
     assert_eq!(passed, 3 * S);
-    assert_eq!(actions, [Action::Announce(Notice::WatchdogMissed), Action::Signal(Signal::INT)]);
+    assert_eq!(actions, [Action::Announce(Notice::Fault(Fault::WatchdogMissed)), Action::Signal(Signal::INT)]);
 }
 
 #[test]
-fn who_announces_its_stop_is_held_to_no_limit() {
-    let mut life = Life::running(Rules { watchdog: Some(S), ..rules(Restart::always()) });
+fn who_announces_its_stop_has_as_long_for_it_as_after_the_first_signal() {
+    for early in [false, true] {
+        let limits = Rules { ready_within: early.then_some(9 * S), watchdog: Some(S / 2), ..rules(Restart::always()) };
+        let mut life = Life::running(limits);
+        life.feed(Event::AnnouncedStop);
+        assert_eq!(life.machine.state(), State::Stopping);
+        life.now += S / 2;
+        life.feed(Event::AnnouncedStop);
+        assert_eq!(life.tick(), (S / 2, vec![Action::Signal(Signal::INT)]), "said again is said once");
+        assert_eq!(life.tick(), (S, vec![Action::Signal(Signal::TERM)]));
+        assert_eq!(life.end(0)[0], Action::Conclude(Conclusion { runtime: 2 * S, ..concluded(0) }), "no fault");
+    }
+}
+
+#[test]
+fn a_stop_asked_for_need_not_wait_for_one_that_was_announced() {
+    let mut life = Life::running(rules(Restart::always()));
     life.feed(Event::AnnouncedStop);
-    assert_eq!((life.machine.state(), life.machine.deadline()), (State::Stopping, None));
+    assert_eq!(life.feed(Event::Stop), [Action::Announce(Notice::Stopping), Action::Signal(Signal::INT)]);
+    assert_eq!(life.tick(), (S, vec![Action::Signal(Signal::TERM)]));
 }
 
 #[test]

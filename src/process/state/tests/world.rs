@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
 use super::super::{Action, Conclusion, Event, Machine, Notice, Rules, State};
-use crate::exit::ExitReason;
+use crate::exit::{ExitReason, Fault};
 use crate::policy::{Outcome, Restart};
 use crate::signal::Signal;
 use crate::stop::Stop;
@@ -66,6 +66,9 @@ pub(super) struct Live {
     pub(super) announced: bool,
     pub(super) ready_by: Option<Instant>,
     pub(super) watchdog_by: Option<Instant>,
+    pub(super) stopped_by: Option<Instant>,
+    /// The notice that its stop is due to.
+    pub(super) fault: Option<Fault>,
     pub(super) drained_by: Option<Instant>,
     pub(super) requested: bool,
     pub(super) killed: bool,
@@ -186,6 +189,8 @@ impl World {
             Some(ladder) => ladder,
             none => {
                 let survivors = || rules.survivors.ladder().map_or(&[][..], Stop::steps);
+                let overdue = live.stopped_by.is_some_and(|by| now >= by);
+                assert!(live.ended.is_some() || live.requested || live.fault.is_some() || overdue, "for no reason");
                 let steps = if live.ended.is_some() { survivors() } else { rules.stop.steps() };
                 none.insert(Ladder { steps: steps.to_vec(), next: 0, due: Some(now) })
             }
@@ -204,6 +209,12 @@ impl World {
             Some(ladder) => ladder.is_climbed(now),
             None => ladder.is_some_and(|ladder| ladder.steps().is_empty()),
         };
+        // A ladder of nothing but SIGKILL: it had the usual grace to end by itself.
+        let climbed = climbed
+            && (live.stopped_by.is_none_or(|by| now >= by)
+                || live.requested
+                || live.ended.is_some()
+                || live.fault.is_some());
         let by_hand = cause == Event::Kill || (cause == Event::Spawned && live.kill_wished);
         assert!(live.killed || by_hand || climbed, "SIGKILL before the grace has passed");
         live.killed = true;
@@ -241,8 +252,8 @@ impl World {
         let (reason, ended) = live.ended.expect("concluded while its leader lives");
         assert!(live.draining, "concluded before it was over");
         let runtime = ended - live.since;
-        let Live { requested, killed: forced, abandoned: output_leaked, .. } = live;
-        assert_eq!(conclusion, Conclusion { reason, requested, forced, output_leaked, runtime });
+        let Live { requested, killed: forced, abandoned: output_leaked, fault, .. } = live;
+        assert_eq!(conclusion, Conclusion { reason, requested, forced, output_leaked, runtime, fault });
         assert!(live.abandoned || !live.pipes_open, "pipes forgotten");
         self.concluded += 1;
         self.comes_back = self.restless && !self.stopped && reason != PERMANENT;
@@ -265,10 +276,14 @@ impl World {
                 live.ready_by = None;
                 live.watchdog_by = if live.announced { None } else { watchdog };
             }
-            Notice::NotReady => assert!(self.live().ready_by.take().is_some_and(|by| now >= by), "it has time left"),
-            Notice::WatchdogMissed => {
+            Notice::Fault(fault @ Fault::NotReady) => {
+                assert!(self.live().ready_by.take().is_some_and(|by| now >= by), "it has time left");
+                self.live().fault = Some(fault);
+            }
+            Notice::Fault(fault @ Fault::WatchdogMissed) => {
                 let missed = self.live().watchdog_by.take().is_some_and(|by| now >= by);
                 assert!(missed || cause == Event::WatchdogFailed, "it has time left");
+                self.live().fault = Some(fault);
             }
             Notice::Paused => assert!(!std::mem::replace(&mut self.live().paused, true)),
             Notice::Continued => assert!(std::mem::take(&mut self.live().paused)),
@@ -303,6 +318,8 @@ impl World {
             announced: false,
             ready_by: self.rules.ready_within.and_then(|limit| self.now.checked_add(limit)),
             watchdog_by: None,
+            stopped_by: None,
+            fault: None,
             drained_by: None,
             requested,
             killed: false,
@@ -365,7 +382,7 @@ impl Live {
         if self.draining {
             assert_eq!(deadline, self.drained_by);
         } else if self.ended.is_none() {
-            let limits = [self.ready_by, self.watchdog_by].into_iter().flatten().min();
+            let limits = [self.ready_by, self.watchdog_by, self.stopped_by].into_iter().flatten().min();
             assert_eq!(deadline, if self.ladder.is_some() { climb } else { limits });
         } else if self.asked {
             assert_eq!(deadline, climb, "a second look is scheduled");
