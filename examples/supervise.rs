@@ -1,26 +1,23 @@
 //! Real services, supervised: started in order, each when the one before is ready; restarted; stopped in reverse on
-//! Ctrl-C. `cargo run --release --example supervise`, or with commands: `-- 'redis-server --port 7070' 'nginx -g "daemon off;"'`
+//! Ctrl-C, killed on the next. `cargo run --release --example supervise`, or with commands of yours, which `sh` reads
+//! behind `exec`, so each is one program with its arguments: `-- 'redis-server --port 7070' 'nginx -g "daemon off;"'`
 
-use std::io::Read;
-use std::os::unix::net::UnixStream;
-use std::thread::{JoinHandle, spawn};
+use std::thread::{JoinHandle, scope, spawn};
 use std::time::{Duration, SystemTime};
 
-use pkit::{Builder, Command, Process, Ready, Restart, Signal, State, Status};
+use pkit::{Builder, Command, Event, Process, Ready, Restart, Signal, State, Status};
+use signal_hook::iterator::Signals;
 
 fn service(name: &str, script: &str) -> Builder {
     let policy = Restart::always().limit(4, Duration::from_secs(30));
-    let command = Command::new("sh").args(["-c", &format!("exec {script}")]).clone();
-    Process::builder(command).name(name).restart(policy).capture(64 * 1024)
+    let script = format!("exec {script}");
+    Process::builder(Command::new("sh").args(["-c", &script])).name(name).restart(policy).capture(64 * 1024)
 }
 
 fn narrate((process, began): (&Process, SystemTime)) -> JoinHandle<()> {
     let events = process.subscribe();
-    spawn(move || {
-        for event in events {
-            println!("{:>8.3} s  {event}", event.at.duration_since(began).unwrap_or_default().as_secs_f64());
-        }
-    })
+    let since = move |event: &Event| event.at.duration_since(began).unwrap_or_default().as_secs_f64();
+    spawn(move || events.for_each(|event| println!("{:>8.3} s  {event}", since(&event))))
 }
 
 fn table(statuses: impl Iterator<Item = Status>) {
@@ -29,12 +26,9 @@ fn table(statuses: impl Iterator<Item = Status>) {
 }
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
-    let (mut signalled, notify) = UnixStream::pair()?; // A byte comes with each signal.
-    signal_hook::low_level::pipe::register(libc::SIGINT, notify.try_clone()?)?;
-    signal_hook::low_level::pipe::register(libc::SIGTERM, notify)?;
+    let mut signals = Signals::new([libc::SIGINT, libc::SIGTERM])?;
     let given: Vec<String> = std::env::args().skip(1).filter(|arg| arg != "--").collect();
-    let word = |script: &str| script.split(' ').next().unwrap_or_default().to_owned();
-    let mut builders: Vec<_> = given.iter().map(|script| service(&word(script), script)).collect();
+    let mut builders: Vec<_> = given.iter().map(|line| service(line.split(' ').next().unwrap_or(line), line)).collect();
     if given.is_empty() {
         let address = std::net::TcpListener::bind("127.0.0.1:0")?.local_addr()?;
         let web = format!("python3 -m http.server --bind 127.0.0.1 {}", address.port());
@@ -50,9 +44,15 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         flaky.wait_until(Duration::from_secs(60), |status| status.state == State::Failed)?;
     }
     table(services.iter().map(Process::status));
-    println!("\nCtrl-C stops them all, in reverse order.");
-    signalled.read_exact(&mut [0])?;
-    services.iter().rev().try_for_each(|process| process.terminate(true))?;
+    println!("\nCtrl-C stops them all, in reverse order; a second one kills them.");
+    signals.forever().next();
+    let listening = signals.handle();
+    scope(|scope| {
+        scope.spawn(|| signals.forever().next().map(|_| services.iter().try_for_each(|process| process.kill(false))));
+        let stopped = services.iter().rev().try_for_each(|process| process.terminate(true));
+        listening.close();
+        stopped
+    })?;
     let ends: Vec<_> = services.into_iter().map(|process| process.status()).collect();
     narrators.into_iter().for_each(|narrator| narrator.join().expect("it only prints"));
     table(ends.into_iter());

@@ -42,10 +42,36 @@
 //! unless an option sets them: of the main thread for a start from there (and of the caller for a child that outlives
 //! this program), else of `pkit-spawn`, which has those of the thread that first needed it.
 //!
-//! # Drop
+//! # The end of your program
 //!
 //! The last handle dropped begins the stop ladder and does not wait. When `main` returns right after it, the children
 //! get SIGKILL from the kernel instead: call [`Process::terminate`] with `true` before.
+//!
+//! SIGTERM and Ctrl-C end a program that does not handle them, and its children with it, in the same way. A daemon waits
+//! for them, here by the crate `signal-hook`, and then stops its processes side by side:
+//!
+//! ```
+//! use pkit::{Command, Process};
+//! use signal_hook::consts::{SIGINT, SIGTERM};
+//! use signal_hook::iterator::Signals;
+//!
+//! fn main() -> Result<(), Box<dyn std::error::Error>> {
+//!     let mut signals = Signals::new([SIGTERM, SIGINT])?; // before the first start, so that none is missed
+//!     let services = [(); 3].map(|()| Process::new(Command::new("sleep").arg("1000")));
+//!     for service in &services {
+//!         service.start(true)?;
+//!     }
+//! #   signal_hook::low_level::raise(SIGTERM)?;
+//!     signals.forever().next();
+//!     for service in &services {
+//!         service.terminate(false)?; // all ladders begin at once,
+//!     }
+//!     for service in &services {
+//!         service.terminate(true)?; // and each is waited for
+//!     }
+//!     Ok(())
+//! }
+//! ```
 
 mod callbacks;
 mod error;

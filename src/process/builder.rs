@@ -123,7 +123,8 @@ impl Builder {
 
     /// Called for each line of output; stdout and stderr are captured unless something else was said for them.
     ///
-    /// A slow callback makes the child wait once its buffer and pipe are full. Nothing is lost.
+    /// What is captured does not appear on the terminal any more, unless the callback prints it. A slow callback makes
+    /// the child wait once its buffer and pipe are full. Nothing is lost.
     pub fn on_line(mut self, call: impl Fn(&Line) + Send + Sync + 'static) -> Builder {
         self.config.calls.on_line = Some(Arc::new(call));
         self
@@ -149,7 +150,8 @@ impl Builder {
     }
 
     /// Captures stdout and stderr, unless something else was said for them, and keeps the last `bytes` of each for
-    /// [`Process::output`] (default 64 KiB where they are captured). The buffer has 4 KiB at least.
+    /// [`Process::output`] (default 64 KiB where they are captured). The buffer has 4 KiB at least. What is captured does
+    /// not appear on the terminal any more.
     pub fn capture(mut self, bytes: usize) -> Builder {
         self.config.capture = Some(bytes);
         self

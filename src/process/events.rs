@@ -100,6 +100,57 @@ impl fmt::Display for EventKind {
 /// # Drop
 ///
 /// Dropped, it ends the subscription. It is no handle: it does not keep the process from being stopped.
+///
+/// # Example
+///
+/// As an iterator:
+///
+/// ```
+/// use pkit::{Command, EventKind, Process};
+///
+/// let process = Process::new(Command::new("sh").args(["-c", "exit 3"]));
+/// let events = process.subscribe(); // before the start, to see it all
+/// process.start(true)?;
+/// for event in events {
+///     println!("{event}"); // `sh   28077  started`, `… ready`, `… exit code 3 after 2 ms`
+///     if let EventKind::Exited(exit) = event.kind {
+///         assert_eq!(exit.code(), Some(3));
+///         break; // it would wait for the next run
+///     }
+/// }
+/// # Ok::<(), pkit::Error>(())
+/// ```
+///
+/// In async code, to await that a process is ready; `start(true)` would block:
+///
+/// ```
+/// use pkit::{Command, EventKind, Events, Process, Ready};
+/// use std::future::poll_fn;
+///
+/// async fn is_ready(events: &mut Events) -> bool {
+///     while let Some(event) = poll_fn(|context| events.poll_next(context)).await {
+///         match event.kind {
+///             EventKind::Ready => return true,
+///             EventKind::Exited(_) => return false, // of this run; a restart policy may begin another
+///             _ => {}
+///         }
+///     }
+///     false
+/// }
+///
+/// # smol::block_on(async {
+/// let server = Process::builder(Command::new("sh").args(["-c", "echo listening; exec sleep 1000"]))
+///     .ready(Ready::line("listening"))
+///     .build()?;
+/// let mut events = server.subscribe(); // before the start, so that nothing is missed
+/// server.start(false)?; // blocks only until its program executes
+/// assert!(is_ready(&mut events).await);
+/// server.terminate(false)?;
+/// server.exited().await?;
+/// # Ok::<(), pkit::Error>(())
+/// # })?;
+/// # Ok::<(), pkit::Error>(())
+/// ```
 pub struct Events(Arc<Queue>);
 
 #[derive(Default)]

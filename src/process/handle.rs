@@ -132,6 +132,9 @@ impl Process {
     }
 
     /// What is kept of the captured output of the current run, or else of the last one.
+    ///
+    /// It is complete, as far as its size allows, once [`join`](Process::join) has returned, and in `on_exit`; unless
+    /// [`Exit::output_leaked`] says that somebody outside the run went on writing.
     pub fn output(&self) -> Output {
         let core = self.inner.lock_own();
         core.map(|core| core.output.snapshot(self.inner.config.capture_size())).unwrap_or_default()
@@ -150,6 +153,32 @@ impl Process {
     }
 
     /// Its events from now on.
+    ///
+    /// There is no call that waits for the first of several processes. To hear of all in one place let each have an
+    /// `on_exit` that sends to one channel, as below, or read each subscription on a thread of its own. In async code
+    /// take one [`exited`](Process::exited) of each and join or race them.
+    ///
+    /// # Example
+    ///
+    /// ```
+    /// use pkit::{Command, Process};
+    /// use std::sync::mpsc::channel;
+    ///
+    /// let (sender, ends) = channel();
+    /// let mut processes = Vec::new();
+    /// for program in ["true", "false"] {
+    ///     let sender = sender.clone();
+    ///     let process = Process::builder(Command::new(program))
+    ///         .on_exit(move |process, exit| _ = sender.send((process.name().to_owned(), exit.clone())))
+    ///         .build()?;
+    ///     process.start(true)?;
+    ///     processes.push(process); // dropped, it would be stopped
+    /// }
+    /// for (name, exit) in ends.iter().take(2) {
+    ///     println!("{name}: {exit}"); // in the order in which they end
+    /// }
+    /// # Ok::<(), pkit::Error>(())
+    /// ```
     pub fn subscribe(&self) -> Events {
         let events = Events::new();
         self.inner.watch_for_stops();

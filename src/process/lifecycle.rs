@@ -35,6 +35,13 @@ impl Process {
     ///
     /// A start during the back-off of a restart policy starts at once. Every start by hand clears the policy's memory.
     ///
+    /// An error that comes after the creation (`is_ended`, `is_timeout`) stops nothing: a restart policy goes on as long
+    /// as there is a handle, and the process may be up a moment later. Whoever gives up at such an error and keeps a
+    /// handle calls [`terminate`](Process::terminate) before passing it on; a `?` that drops the last handle stops it
+    /// too.
+    ///
+    /// In async code start with `false`, and await the readiness as shown at [`Events`](crate::Events).
+    ///
     /// # Errors
     ///
     /// - [`Error::is_running`]: a run is there, and nothing changes. Of concurrent starts exactly one wins.
@@ -123,7 +130,8 @@ impl Process {
     ///
     /// It switches the restart policy off until the next start. With `false` the ladder is only begun, and climbed
     /// without the caller; with `true` this returns when [`join`](Process::join) would. What does not run is left
-    /// alone; a ladder that is being climbed is not begun again.
+    /// alone; a ladder that is being climbed is not begun again. So several are stopped side by side with `false` for
+    /// all of them first, then `true` for each: see [the end of your program](crate#the-end-of-your-program).
     ///
     /// # Errors
     ///
@@ -216,8 +224,9 @@ impl Process {
     /// # Example
     ///
     /// ```
-    /// # use pkit::{Command, Process, State};
-    /// # use std::time::Duration;
+    /// use pkit::{Command, Process, State};
+    /// use std::time::Duration;
+    ///
     /// let process = Process::new(Command::new("true"));
     /// process.start(false)?;
     /// let status = process.wait_until(Duration::from_secs(5), |status| status.state == State::Idle)?;

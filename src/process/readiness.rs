@@ -73,13 +73,20 @@ impl Ready {
 
     /// It prints a line that contains `text`, on stdout or stderr; those of the two that have no other place are
     /// captured.
+    ///
+    /// What is captured does not appear on the terminal any more. To see it print it in
+    /// [`on_line`](crate::Builder::on_line), or ask for [`output`](Process::output) or the log
+    /// ([`Stdio::captured`](crate::Stdio::captured)).
     pub fn line(text: impl Into<String>) -> Ready {
         Ready::of(Kind::Line(text.into().into()))
     }
 
     /// It accepts connections at `address`, `host:port`; a host name is looked up at each start.
     ///
-    /// Whoever listens there is taken for it: make sure that nobody else does.
+    /// Whoever listens there is taken for it. If another program, or an older instance, has the address already, this
+    /// one is ready at once, though it is about to fail for want of it. Choose a free port for each run: bind
+    /// port 0, read its number, close it, and pass it on. Or use what nobody else can answer: [`notify`](Ready::notify),
+    /// [`fd`](Ready::fd), [`line`](Ready::line).
     pub fn tcp(address: impl Into<String>) -> Ready {
         Ready::of(Kind::Tcp(address.into().into()))
     }

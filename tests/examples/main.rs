@@ -93,6 +93,25 @@ fn supervise() {
 }
 
 #[test]
+fn supervise_and_press_ctrl_c_twice() {
+    let dir = tempfile::tempdir().unwrap();
+    let fifo = dir.path().join("fifo");
+    nix::unistd::mkfifo(&fifo, nix::sys::stat::Mode::S_IRWXU).unwrap();
+    let mut command = example("supervise");
+    command.arg(format!("sh -c 'trap \"\" TERM; echo deaf > {}; exec sleep 1000'", fifo.display()));
+    let process = Process::builder(command).capture(1 << 20).build().unwrap();
+    process.start(true).unwrap();
+    process.wait_for_line(LONG, |line| line.contains("Ctrl-C stops them all")).unwrap();
+    assert_eq!(std::fs::read_to_string(fifo).unwrap(), "deaf\n");
+    process.signal(Signal::INT).unwrap();
+    process.wait_for_line(LONG, |line| line.ends_with("sent SIGTERM")).unwrap();
+    process.signal(Signal::INT).unwrap();
+    // The stop ladder itself would come to SIGKILL after 10 s.
+    assert!(process.join_timeout(Duration::from_secs(9)).unwrap().expect("the second Ctrl-C ends it").success());
+    assert!(process.output().stdout_text().contains("as asked, by force"), "{}", process.output().stdout_text());
+}
+
+#[test]
 fn supervise_what_is_given() {
     let mut command = example("supervise");
     command.args(["--", "sleep 1000", "python3 -m http.server --bind 127.0.0.1 0"]);

@@ -23,7 +23,7 @@ enum Target {
     Missing,
 }
 
-fn pages() -> Vec<String> {
+pub(crate) fn pages() -> Vec<String> {
     let top = ["README.md", "CHANGELOG.md"].into_iter().map(str::to_owned);
     let docs = fs::read_dir(root().join("docs")).into_iter().flatten();
     let docs = docs.map(|entry| format!("docs/{}", entry.expect("docs can be listed").file_name().to_string_lossy()));

@@ -6,6 +6,7 @@
 
 mod dependencies;
 mod layers;
+mod leftovers;
 mod links;
 mod names;
 mod size;
