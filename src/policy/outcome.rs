@@ -43,13 +43,13 @@ impl Outcome {
 
 /// The errno says that memory, processes or descriptors ran out: worth another try, and no fault of the
 /// program that was to be started.
-pub(crate) fn is_shortage(errno: i32) -> bool {
+fn is_shortage(errno: i32) -> bool {
     // EAGAIN: RLIMIT_NPROC or pids.max (fork(2)), and RLIMIT_NPROC at execve(2) after a change of user.
     matches!(errno, libc::EAGAIN | libc::ENOMEM | libc::EMFILE | libc::ENFILE)
 }
 
 /// The errno says that starting the same thing again will fail in the same way, until someone repairs it.
-pub(crate) fn is_permanent(errno: i32) -> bool {
+fn is_permanent(errno: i32) -> bool {
     matches!(
         errno,
         // There is no such program, interpreter or directory, or the path leads nowhere.

@@ -24,10 +24,10 @@ const LONGEST_MESSAGE: usize = 8 * 1024;
 /// How many of them one child may have read in a row, and how long it waits then: who sends faster than we read would
 /// else hold the reaper, and the lock, for as long as it likes.
 const DATAGRAMS_IN_A_ROW: usize = 16;
+const PAUSE_AFTER_THEM: Duration = Duration::from_millis(1);
 /// No queue of the kernel is longer than this by default (`/proc/sys/net/unix/max_dgram_qlen`), and what others of the run
 /// send meanwhile need not be waited for.
 const DATAGRAMS_AT_THE_END: usize = 1024;
-const PAUSE_AFTER_THEM: Duration = Duration::from_millis(1);
 
 impl Turn<'_> {
     pub(super) fn read_gate(&mut self) {

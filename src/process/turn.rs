@@ -60,7 +60,7 @@ impl<'a> Turn<'a> {
         let mut events = VecDeque::from([event]);
         while let Some(event) = events.pop_front() {
             let mut actions = Vec::new();
-            self.core.machine.step(event, self.now, jitter(), &mut actions);
+            self.core.machine.step(event, self.now, random(), &mut actions);
             for action in actions {
                 events.extend(self.perform(action));
             }
@@ -318,7 +318,7 @@ impl<'a> Turn<'a> {
 }
 
 /// Between 0 and 1, for the jitter of a back-off. It needs to differ between processes, not to be unpredictable.
-fn jitter() -> f64 {
+fn random() -> f64 {
     use std::hash::{BuildHasher, RandomState};
     use std::sync::LazyLock;
     static KEYS: LazyLock<RandomState> = LazyLock::new(RandomState::new);
