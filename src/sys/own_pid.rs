@@ -24,9 +24,7 @@ static COPIES: AtomicU32 = AtomicU32::new(0);
 /// A number that no process has of which this one is a fork. Their pids tell less: one may have ended and its pid be
 /// ours, and the first process of every pid namespace is number 1.
 pub(super) fn copy() -> u32 {
-    // SAFETY: as in `get`.
-    let kept = unsafe { PAGE.load(Ordering::Acquire).as_ref() };
-    let Some(kept) = kept.or_else(publish) else { return std::process::id() };
+    let Some(kept) = kept() else { return std::process::id() };
     match kept.copy.load(Ordering::Relaxed) {
         0 => {
             let fresh = COPIES.fetch_add(1, Ordering::Relaxed) + 1;
@@ -40,10 +38,7 @@ pub(super) fn copy() -> u32 {
 }
 
 pub(super) fn get() -> u32 {
-    // SAFETY: it is null, or a page that was published below and is never unmapped.
-    let kept = unsafe { PAGE.load(Ordering::Acquire).as_ref() };
-    // Where the page cannot be had, the kernel is asked each time.
-    let Some(kept) = kept.or_else(publish) else { return std::process::id() };
+    let Some(kept) = kept() else { return std::process::id() };
     match kept.pid.load(Ordering::Relaxed) {
         0 => {
             let pid = std::process::id();
@@ -52,6 +47,12 @@ pub(super) fn get() -> u32 {
         }
         pid => pid,
     }
+}
+
+/// `None` where the page cannot be had: then the kernel is asked each time.
+fn kept() -> Option<&'static Own> {
+    // SAFETY: it is null, or a page that was published below and is never unmapped.
+    unsafe { PAGE.load(Ordering::Acquire).as_ref() }.or_else(publish)
 }
 
 fn publish() -> Option<&'static Own> {
