@@ -177,35 +177,3 @@ fn many_threads_start_at_once() {
         }
     });
 }
-
-/// `cargo test --release -- --ignored --nocapture no_slower`.
-#[test]
-#[ignore = "a measurement"]
-fn it_is_no_slower_than_the_standard_library() {
-    use std::time::{Duration, Instant};
-    let plan = Plan {
-        programs: vec![c("/bin/true")],
-        argv: vec![c("/bin/true")],
-        envp: std::env::vars().map(|(key, value)| c(&format!("{key}={value}"))).collect(),
-        setup: Setup::default(),
-    };
-    let blocking = |child: &Child| waitid(child.pidfd.as_fd(), libc::WEXITED).unwrap().unwrap();
-    let mut ours: Vec<Duration> = Vec::new();
-    let mut theirs: Vec<Duration> = Vec::new();
-    for _ in 0..3000 {
-        let begin = Instant::now();
-        let child = spawn(&plan).unwrap();
-        assert_eq!(blocking(&child).change, Change::Exited(0));
-        drop(child);
-        ours.push(begin.elapsed());
-        let begin = Instant::now();
-        assert!(std::process::Command::new("/bin/true").spawn().unwrap().wait().unwrap().success());
-        theirs.push(begin.elapsed());
-    }
-    ours.sort_unstable();
-    theirs.sort_unstable();
-    let (ours, theirs) = (ours[1500], theirs[1500]);
-    let ratio = ours.as_secs_f64() / theirs.as_secs_f64();
-    println!("pkit {ours:?}, std {theirs:?}, ratio {ratio:.3}");
-    assert!(ratio < 1.1);
-}
