@@ -6,7 +6,7 @@ use std::thread::{JoinHandle, scope, spawn};
 use std::time::{Duration, SystemTime};
 
 use pkit::{Builder, Command, Event, Process, Ready, Restart, Signal, State, Status};
-use signal_hook::iterator::Signals;
+use signal_hook::{consts::SIGINT, consts::SIGTERM, iterator::Signals};
 
 fn service(name: &str, script: &str) -> Builder {
     let policy = Restart::always().limit(4, Duration::from_secs(30));
@@ -26,7 +26,7 @@ fn table(statuses: impl Iterator<Item = Status>) {
 }
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
-    let mut signals = Signals::new([libc::SIGINT, libc::SIGTERM])?;
+    let mut signals = Signals::new([SIGINT, SIGTERM])?;
     let given: Vec<String> = std::env::args().skip(1).filter(|arg| arg != "--").collect();
     let mut builders: Vec<_> = given.iter().map(|line| service(line.split(' ').next().unwrap_or(line), line)).collect();
     if given.is_empty() {
