@@ -7,22 +7,16 @@ const FILE_LINES: usize = 400;
 const FUNCTION_LINES: usize = 60;
 const EXAMPLE_LINES: usize = 60;
 
-/// Files of `src` that may be longer, and why.
-const LONG_FILES: &[(&str, &str)] = &[];
-
-/// Functions of `src` that may be longer, as `file::function`, and why.
-const LONG_FUNCTIONS: &[(&str, &str)] = &[];
-
 #[test]
 fn files_are_short() {
     let sources = source::load(root(), "src");
-    accept(&sources.iter().filter_map(|source| long_file(source, LONG_FILES)).collect::<Vec<_>>());
+    accept(&sources.iter().filter_map(long_file).collect::<Vec<_>>());
 }
 
 #[test]
 fn functions_are_short() {
     let sources = source::load(root(), "src");
-    accept(&sources.iter().flat_map(|source| long_functions(source, LONG_FUNCTIONS)).collect::<Vec<_>>());
+    accept(&sources.iter().flat_map(long_functions).collect::<Vec<_>>());
 }
 
 #[test]
@@ -32,34 +26,16 @@ fn examples_are_short() {
 }
 
 /// Tests count for nothing: a file may have as many as it needs.
-fn long_file(source: &Source, allowed: &[(&str, &str)]) -> Option<Complaint> {
+fn long_file(source: &Source) -> Option<Complaint> {
     let lines = source.product_lines();
-    let listed = allowed.iter().any(|(file, _)| *file == source.path);
-    match (lines > FILE_LINES, listed) {
-        (true, false) => {
-            let reason = format!("{lines} lines without its tests, more than {FILE_LINES}: does it hold two things?");
-            Some(source.complaint(0, reason))
-        }
-        (false, true) => Some(source.complaint(0, format!("no longer needs its entry in {}", file!()))),
-        (true, true) | (false, false) => None,
-    }
+    let reason = format!("{lines} lines without its tests, more than {FILE_LINES}: does it hold two things?");
+    (lines > FILE_LINES).then(|| source.complaint(0, reason))
 }
 
-fn long_functions(source: &Source, allowed: &[(&str, &str)]) -> Vec<Complaint> {
-    let mut complaints = Vec::new();
-    for (at, name, lines) in functions(source) {
-        let path = format!("{}::{name}", source.path);
-        let listed = allowed.iter().any(|(function, _)| *function == path);
-        if lines > FUNCTION_LINES && !listed {
-            complaints.push(source.complaint(at, format!("`{name}` has {lines} lines, more than {FUNCTION_LINES}")));
-        }
-    }
-    let in_this_file = allowed.iter().filter_map(|(path, _)| path.strip_prefix(&format!("{}::", source.path)));
-    let long: Vec<String> = functions(source).into_iter().filter(|f| f.2 > FUNCTION_LINES).map(|f| f.1).collect();
-    for name in in_this_file.filter(|name| !long.iter().any(|long| long == name)) {
-        complaints.push(source.complaint(0, format!("`{name}` no longer needs its entry in {}", file!())));
-    }
-    complaints
+fn long_functions(source: &Source) -> Vec<Complaint> {
+    let long = functions(source).into_iter().filter(|(.., lines)| *lines > FUNCTION_LINES);
+    let reason = |name, lines| format!("`{name}` has {lines} lines, more than {FUNCTION_LINES}");
+    long.map(|(at, name, lines)| source.complaint(at, reason(name, lines))).collect()
 }
 
 fn long_example(source: &Source) -> Option<Complaint> {
@@ -90,22 +66,17 @@ fn functions(source: &Source) -> Vec<(usize, String, usize)> {
 #[test]
 fn a_long_file_is_seen() {
     let long = "fn f() {}\n".repeat(FILE_LINES + 1);
-    expect_one(&Vec::from_iter(long_file(&Source::new("src/x.rs", &long), &[])), 1, "401 lines");
-    let list = &[("src/x.rs", "why")];
-    accept(&Vec::from_iter(long_file(&Source::new("src/x.rs", &long), list)));
+    expect_one(&Vec::from_iter(long_file(&Source::new("src/x.rs", &long))), 1, "401 lines");
     let tested = format!("fn f() {{}}\n#[cfg(test)]\nmod tests {{\n{long}}}\n");
-    accept(&Vec::from_iter(long_file(&Source::new("src/y.rs", &tested), &[])));
-    expect_one(&Vec::from_iter(long_file(&Source::new("src/x.rs", ""), list)), 1, "no longer needs");
+    accept(&Vec::from_iter(long_file(&Source::new("src/y.rs", &tested))));
 }
 
 #[test]
 fn a_long_function_is_seen() {
     let body = "    g(|h: fn(u8) -> u8| [h; 2]);\n".repeat(FUNCTION_LINES - 1);
     let long = format!("\nfn short() {{}}\npub(crate) fn f<T>(a: [T; 3]) -> T where T: Copy {{\n{body}}}\n");
-    expect_one(&long_functions(&Source::new("src/x.rs", &long), &[]), 3, "`f` has 61 lines");
-    accept(&long_functions(&Source::new("src/x.rs", &long), &[("src/x.rs::f", "why")]));
-    let list = &[("src/x.rs::short", "why")];
-    expect_one(&long_functions(&Source::new("src/x.rs", "fn short() {}\n"), list), 1, "no longer needs");
+    expect_one(&long_functions(&Source::new("src/x.rs", &long)), 3, "`f` has 61 lines");
+    accept(&long_functions(&Source::new("src/x.rs", "fn short() {}\n")));
 }
 
 #[test]

@@ -5,26 +5,18 @@
 use crate::source::{self, Source, words};
 use crate::{Complaint, accept, expect_one, root};
 
-/// Files that may let time pass, and why it is not there to wait for something.
-const MAY_SLEEP: &[(&str, &str)] = &[];
-
 #[test]
 fn no_test_and_no_example_sleeps() {
     let whole = ["tests", "examples"].into_iter().flat_map(|dir| source::load(root(), dir));
-    let mut complaints: Vec<Complaint> = whole.flat_map(|source| check(&source, &source.code, MAY_SLEEP)).collect();
+    let mut complaints: Vec<Complaint> = whole.flat_map(|source| check(&source, &source.code)).collect();
     let in_src = source::load(root(), "src");
-    complaints.extend(in_src.iter().flat_map(|source| check(source, &source.test_code(), MAY_SLEEP)));
+    complaints.extend(in_src.iter().flat_map(|source| check(source, &source.test_code())));
     accept(&complaints);
 }
 
-fn check(source: &Source, code: &str, may_sleep: &[(&str, &str)]) -> Vec<Complaint> {
-    let listed = may_sleep.iter().any(|(file, _)| *file == source.path);
-    let found: Vec<usize> = words(code).filter(|(at, word)| sleeps(code, *at, word)).map(|(at, _)| at).collect();
-    if listed && found.is_empty() {
-        return vec![source.complaint(0, format!("no longer needs its entry in {}", file!()))];
-    }
-    let unlisted = found.into_iter().filter(|_| !listed);
-    unlisted.map(|at| source.complaint(at, "sleeps: wait for the event itself")).collect()
+fn check(source: &Source, code: &str) -> Vec<Complaint> {
+    let found = words(code).filter(|(at, word)| sleeps(code, *at, word));
+    found.map(|(at, _)| source.complaint(at, "sleeps: wait for the event itself")).collect()
 }
 
 /// Whether the word at `at` makes a thread or task wait for time alone.
@@ -41,15 +33,14 @@ fn sleeps(code: &str, at: usize, word: &str) -> bool {
 
 #[test]
 fn a_sleep_is_seen() {
-    let lines = |code: &str| check(&Source::new("tests/it/x.rs", code), code, &[]).len();
+    let lines = |code: &str| check(&Source::new("tests/it/x.rs", code), code).len();
     assert_eq!(lines("std::thread::sleep(ms(5));"), 1);
     assert_eq!(lines("use std::thread::sleep as wait;"), 1);
     assert_eq!(lines("use std::{thread::{spawn, sleep}}; fn f() { sleep (ms(5)) }"), 1);
     assert_eq!(lines("tokio::time::sleep(ms(5)).await; Timer::after(ms(5)).await;"), 2);
     let child = Source::new("tests/it/x.rs", "// sleep(1)\nCommand::new(\"sleep\").arg(\"5\"); fn sleep() {}\n");
-    accept(&check(&child, &child.code, &[]));
-    expect_one(&check(&child, &child.code, &[("tests/it/x.rs", "why")]), 1, "no longer needs");
+    accept(&check(&child, &child.code));
     let unit =
         Source::new("src/x.rs", "fn f() { thread::sleep(d) }\n#[cfg(test)]\nmod t { fn g() { thread::sleep(d) } }\n");
-    expect_one(&check(&unit, &unit.test_code(), &[]), 3, "sleeps");
+    expect_one(&check(&unit, &unit.test_code()), 3, "sleeps");
 }
