@@ -56,11 +56,13 @@ impl Ready {
     /// It sends `READY=1` to the socket in `NOTIFY_SOCKET`: the protocol of `sd_notify(3)`.
     ///
     /// `STATUS=` goes to [`Status::text`](crate::Status), `MAINPID=` to [`Status::main_pid`](crate::Status), and
-    /// `WATCHDOG=1` is understood with [`watchdog`](Ready::watchdog). Who says `STOPPING=1` is held to neither readiness nor
-    /// watchdog any more, and has as long to end as after the first signal of its stop ladder, which begins then. Messages count only from the process itself and from members of its
-    /// group (or of its tree, when it is contained), as told by the kernel (`SCM_CREDENTIALS`, `unix(7)`). That can be
-    /// told of a living sender or a zombie: a helper that has ended and was reaped before its message was read is not
-    /// believed. `RELOADING=1`, `EXTEND_TIMEOUT_USEC=`, `WATCHDOG_USEC=` and `FDSTORE=1` change nothing.
+    /// `WATCHDOG=1` is understood with [`watchdog`](Ready::watchdog). Who says `STOPPING=1` is held to neither
+    /// readiness nor watchdog any more, and has as long to end as after the first signal of its stop ladder, which
+    /// begins then.
+    ///
+    /// Messages count only from the process itself and from members of its group (or of its tree, when it is
+    /// contained), as told by the kernel (`SCM_CREDENTIALS`, `unix(7)`). That can be told of a living sender or a
+    /// zombie: a helper that has ended and was reaped before its message was read is not believed. `RELOADING=1`, `EXTEND_TIMEOUT_USEC=`, `WATCHDOG_USEC=` and `FDSTORE=1` change nothing.
     pub fn notify() -> Ready {
         Ready::of(Kind::Notify)
     }

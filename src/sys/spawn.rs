@@ -97,9 +97,9 @@ pub(crate) fn reap(pidfd: &Pidfd) {
     let _ = waitid(pidfd.as_fd(), libc::WEXITED | libc::__WALL);
 }
 
-/// Puts back what a child's change of credentials does to the memory that it borrows: the kernel marks it as not dumpable
-/// (`PR_SET_DUMPABLE(2const)`), and ours it stays. From then on this program would leave no core, its `/proc/self` would be root's, and
-/// no debugger of its user could attach.
+/// Puts back what a child's change of credentials does to the memory that it borrows: the kernel marks it as not
+/// dumpable (`PR_SET_DUMPABLE(2const)`), and ours it stays. From then on this program would leave no core, its
+/// `/proc/self` would be root's, and no debugger of its user could attach.
 ///
 /// Only once no such child is left in our memory: until then the mark is what keeps the child's new user from attaching to
 /// it, and so to us.
