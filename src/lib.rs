@@ -126,6 +126,11 @@ pub mod testing {
     pub fn pretend_no_cgroups() {
         crate::process::pretend_no_cgroups();
     }
+
+    /// From now on cgroups have no `cgroup.kill`, as before 5.14.
+    pub fn pretend_no_cgroup_kill() {
+        crate::process::pretend_no_cgroup_kill();
+    }
 }
 
 /// The examples of the README, run as documentation tests.

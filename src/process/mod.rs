@@ -36,9 +36,9 @@ mod sync {
 pub use builder::Builder;
 pub use command::Command;
 pub use config::Group;
-#[cfg(feature = "_testing")]
-pub(crate) use containment::pretend_no_cgroups;
 pub use containment::{Containment, Level};
+#[cfg(feature = "_testing")]
+pub(crate) use containment::{pretend_no_cgroup_kill, pretend_no_cgroups};
 pub use events::{Event, EventKind, Events};
 pub use exited::Exited;
 pub use handle::Process;

@@ -37,6 +37,16 @@ tests! {
         }
     }
 
+    fn a_tree_is_killed_by_its_cgroup_on_kernels_without_cgroup_kill() {
+        if has_cgroups() {
+            pkit::testing::pretend_no_cgroup_kill();
+            a_tree_is_killed(Level::Cgroup);
+            // The ladder ends in SIGKILL as well.
+            a_tree_is_ended(Level::Cgroup);
+            assert_eq!(own_cgroups(std::process::id()), Vec::<PathBuf>::new());
+        }
+    }
+
     fn a_tree_is_killed_by_walking() {
         pkit::testing::pretend_no_cgroups();
         a_tree_is_killed(Level::Walk);

@@ -7,7 +7,7 @@
 
 use std::collections::BTreeSet;
 use std::fs::{self, File};
-use std::io;
+use std::io::{self, Write};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::path::{Path, PathBuf};
 use std::sync::Once;
@@ -162,13 +162,32 @@ fn is_a_runs(name: &str) -> bool {
 }
 
 fn kill(path: &Path) -> io::Result<()> {
-    match fs::write(path.join("cgroup.kill"), "1") {
+    // Not `fs::write`, which would create it: where it is missing, as before 5.14, that is refused with EACCES.
+    let file = File::options().write(true).open(path.join(kill_file()));
+    match file.and_then(|mut file| file.write_all(b"1")) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
             signal_members(path, members(path).into_iter(), Signal::KILL);
             Ok(())
         }
         other => other,
     }
+}
+
+#[cfg(feature = "_testing")]
+static NO_KILL: std::sync::atomic::AtomicBool = std::sync::atomic::AtomicBool::new(false);
+
+/// From now on `cgroup.kill` is missing, in the whole program.
+#[cfg(feature = "_testing")]
+pub(crate) fn pretend_no_cgroup_kill() {
+    NO_KILL.store(true, Ordering::Relaxed);
+}
+
+fn kill_file() -> &'static str {
+    #[cfg(feature = "_testing")]
+    if NO_KILL.load(Ordering::Relaxed) {
+        return "cgroup.missing";
+    }
+    "cgroup.kill"
 }
 
 fn is_populated(path: &Path) -> bool {

@@ -23,6 +23,8 @@ use crate::sys::pidfd::Pidfd;
 use super::config::Group;
 use super::procfs::Entry;
 use cgroup::Cgroup;
+#[cfg(feature = "_testing")]
+pub(crate) use cgroup::pretend_no_cgroup_kill;
 use walk::Walk;
 
 /// What of a process's descendants belongs to its run; for [`Builder::contain`](crate::Builder::contain).
