@@ -117,6 +117,11 @@ pub mod testing {
         crate::sys::pidfd::pretend_no_exit_info();
     }
 
+    /// Whether a group is signalled through its leader's pidfd.
+    pub fn has_group_signal() -> bool {
+        crate::sys::pidfd::features().group_signal
+    }
+
     /// Whether the kernel is asked for the status that someone else took.
     pub fn has_exit_info() -> bool {
         crate::sys::pidfd::features().exit_info

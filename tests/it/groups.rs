@@ -6,7 +6,7 @@ use nix::sys::signal::{Signal as Raw, kill};
 use nix::unistd::Pid;
 use pkit::{Backoff, Command, EventKind, Process, Ready, Restart, Signal, State, Stop, Survivors};
 
-use crate::support::{LONG, eventually, is_alive, sh, tests};
+use crate::support::{LONG, children, eventually, is_alive, sh, tests};
 
 const SHORT: Duration = Duration::from_millis(300);
 
@@ -112,6 +112,15 @@ tests! {
         assert!(exit.code() == Some(4) && exit.output_leaked(), "{exit:?}");
         assert!(is_alive(grandchild));
         end_stranger(grandchild);
+    }
+
+    fn a_leader_stays_a_zombie_only_where_its_number_is_needed() {
+        reaped_before_its_group();
+    }
+
+    fn a_leader_stays_no_zombie_on_kernels_between() {
+        pkit::testing::pretend_no_exit_info();
+        reaped_before_its_group();
     }
 
     fn no_successor_beside_what_a_crash_left() {
@@ -244,6 +253,29 @@ fn end_by_itself(process: &Process) -> pkit::Exit {
     assert!(!is_alive(grandchild));
     assert!(!exit.output_leaked(), "{exit:?}");
     exit
+}
+
+/// Where the pidfd reaches the group, the leader is reaped at once, though another of its group lives; elsewhere it keeps the
+/// group's number until that is empty.
+fn reaped_before_its_group() {
+    let process = Process::builder(sh(&format!("{STUBBORN_GRANDCHILD} read line; exit 4")))
+        .stdin(pkit::Stdio::piped())
+        .survivors(Survivors::stop(Stop::signal(Signal::TERM, LONG)))
+        .capture(1024)
+        .build()
+        .unwrap();
+    let mut events = process.subscribe();
+    let leader = process.start(true).unwrap();
+    let grandchild = pid_said_by(&process);
+    drop(process.stdin());
+    let first = events.find(|event| matches!(event.kind, EventKind::Signaled(_))).unwrap();
+    assert_eq!(first.kind.to_string(), "sent SIGTERM", "to who is left of its group");
+    assert_eq!(children().is_empty(), pkit::testing::has_group_signal());
+    assert!(!is_alive(leader) && is_alive(grandchild));
+    process.kill(LONG).unwrap();
+    assert!(!is_alive(grandchild) && children().is_empty());
+    let exit = process.join().unwrap();
+    assert!(exit.code() == Some(4) && exit.pid() == leader && exit.forced(), "{exit:?}");
 }
 
 /// One that is not ours to reap.

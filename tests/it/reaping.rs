@@ -7,10 +7,11 @@ use std::time::Duration;
 
 use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, SigmaskHow, Signal as Raw, sigaction, sigprocmask};
 use nix::sys::wait::waitpid;
-use pkit::{Command, ExitReason, Process, Restart, Signal};
+use nix::unistd::Pid;
+use pkit::{Command, ExitReason, Process, Restart, Signal, Stop, Survivors};
 
 use crate::program::{Program, role};
-use crate::support::{LONG, children, sh, tests};
+use crate::support::{LONG, children, eventually, is_alive, sh, tests};
 
 tests! {
     fn exits_arrive_with_sigchld_blocked_in_every_thread() {
@@ -69,6 +70,38 @@ os.execv(sys.argv[1], sys.argv[1:])";
         a_thief_is_about();
     }
 
+    fn a_stolen_exit_is_lost_on_kernels_between() {
+        pkit::testing::pretend_no_exit_info();
+        // The kernel itself is the thief, and takes all of them.
+        set_sigchld(SigHandler::SigIgn);
+        exits_arrive(true);
+        restarts_go_on();
+    }
+
+    fn what_a_stolen_leader_left_is_ended_on_kernels_between() {
+        pkit::testing::pretend_no_exit_info();
+        set_sigchld(SigHandler::SigIgn);
+        let script = "sh -c 'trap \"\" TERM; echo $$; while :; do sleep 1000; done' & read line; exit 4";
+        let process = Process::builder(sh(script))
+            .stdin(pkit::Stdio::piped())
+            .survivors(Survivors::stop(Stop::signal(Signal::TERM, Duration::from_millis(50))))
+            .capture(1024)
+            .build()
+            .unwrap();
+        process.start(true).unwrap();
+        let left: u32 = process.wait_for_line(LONG, |_| true).unwrap().text().parse().unwrap();
+        drop(process.stdin());
+        let exit = process.join_timeout(LONG).unwrap().expect("the exit arrives");
+        assert_eq!(exit.reason(), ExitReason::Lost);
+        // Before 6.9 nobody can tell any more whose that group is, once its leader was reaped.
+        assert_eq!(is_alive(left), !pkit::testing::has_group_signal());
+        if is_alive(left) {
+            let group = nix::unistd::getpgid(Some(Pid::from_raw(left as i32))).unwrap();
+            nix::sys::signal::killpg(group, Raw::SIGKILL).unwrap();
+            eventually("it is gone", || !is_alive(left));
+        }
+    }
+
     fn a_thief_takes_no_exit_from_us() {
         a_thief_is_about();
     }
@@ -119,7 +152,7 @@ fn restarts_go_on() {
         .build()
         .unwrap();
     let first = process.start(true).unwrap();
-    let victim = nix::unistd::Pid::from_raw(first as i32);
+    let victim = Pid::from_raw(first as i32);
     nix::sys::signal::kill(victim, Raw::SIGKILL).unwrap();
     process.wait_until(LONG, |status| status.pid.is_some_and(|pid| pid != first)).unwrap();
     process.kill(LONG).unwrap();
