@@ -1,14 +1,17 @@
 //! Every exit arrives, whatever is done to SIGCHLD and whoever else waits for children.
 
+use std::os::unix::process::ExitStatusExt;
+use std::process::Command as StdCommand;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::thread;
 use std::time::Duration;
 
+use nix::sys::resource::{Resource as Limit, getrlimit};
 use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, SigmaskHow, Signal as Raw, sigaction, sigprocmask};
 use nix::sys::wait::waitpid;
 use nix::unistd::Pid;
-use pkit::{Command, ExitReason, Process, Restart, Signal, Stop, Survivors};
+use pkit::{Command, ExitReason, Process, Resource, Restart, Signal, Stop, Survivors};
 
 use crate::program::{Program, role};
 use crate::support::{LONG, children, eventually, is_alive, sh, tests};
@@ -104,6 +107,36 @@ os.execv(sys.argv[1], sys.argv[1:])";
 
     fn a_thief_takes_no_exit_from_us() {
         a_thief_is_about();
+    }
+
+    fn a_core_dump_is_told() {
+        let (_, hard) = getrlimit(Limit::RLIMIT_CORE).unwrap();
+        if hard == 0 {
+            println!("skipped: the limit of core dumps cannot be raised");
+            return;
+        }
+        let directory = tempfile::tempdir().unwrap();
+        // The kernel's word to somebody else is what it has to be: no core is written where the machine is set up so.
+        let aborts = "ulimit -c $(ulimit -H -c); kill -ABRT $$";
+        let dumps = StdCommand::new("sh").args(["-c", aborts]).current_dir(&directory).status().unwrap().core_dumped();
+        if !dumps {
+            println!("skipped: no core is dumped on this machine");
+        }
+        let end = |signal: Signal| {
+            let process = Process::builder(sh(&format!("kill -{} $$", signal.as_raw()))).current_dir(directory.path());
+            let process = process.rlimit(Resource::Core, hard, hard).build().unwrap();
+            process.start(true).unwrap();
+            process.join().unwrap()
+        };
+        let aborted = end(Signal::ABRT);
+        assert_eq!((aborted.signal(), aborted.core_dumped()), (Some(Signal::ABRT), dumps));
+        assert_eq!(aborted.to_string().contains("core dumped"), dumps, "{aborted}");
+        let killed = end(Signal::KILL);
+        assert_eq!((killed.signal(), killed.core_dumped()), (Some(Signal::KILL), false));
+        // The status that is told of a child that the kernel reaped has it too.
+        set_sigchld(SigHandler::SigIgn);
+        let told = dumps && pkit::testing::has_exit_info();
+        assert_eq!(end(Signal::ABRT).core_dumped(), told);
     }
 
     fn what_a_child_used_is_told() {
