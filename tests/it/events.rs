@@ -1,6 +1,9 @@
 //! `subscribe`.
 
 use std::future::poll_fn;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::thread;
 use std::time::{Duration, Instant};
 
 use pkit::{Backoff, Event, EventKind, Events, Process, Ready, Restart, Signal, State};
@@ -18,6 +21,29 @@ fn brief(event: &Event) -> String {
 
 async fn next(events: &mut Events) -> Option<Event> {
     poll_fn(|context| events.poll_next(context)).await
+}
+
+/// All that a process tells until it is gone.
+async fn all(mut events: Events) -> Vec<String> {
+    let mut told = Vec::new();
+    while let Some(event) = next(&mut events).await {
+        told.push(brief(&event));
+    }
+    told
+}
+
+type Told = Pin<Box<dyn Future<Output = Vec<String>> + Send>>;
+
+/// `spawn` gives a task to a runtime; what it returns waits for the task.
+fn ten_runs_are_told(spawn: impl FnOnce(Told) -> Box<dyn FnOnce() -> Vec<String>>) {
+    let process = Process::new(sh("exit 3"));
+    let wait = spawn(Box::pin(all(process.subscribe())));
+    for _ in 0..10 {
+        process.start(true).unwrap();
+        process.join().unwrap();
+    }
+    drop(process);
+    assert_eq!(wait(), ["started", "ready", "exited exit code 3"].repeat(10));
 }
 
 tests! {
@@ -82,7 +108,7 @@ tests! {
         let process = Process::new(sh("exec sleep 1000"));
         process.start(true).unwrap();
         let events = process.subscribe();
-        let reader = std::thread::spawn(move || events.map(|event| brief(&event)).collect::<Vec<_>>());
+        let reader = thread::spawn(move || events.map(|event| brief(&event)).collect::<Vec<_>>());
         drop(process);
         assert_eq!(reader.join().unwrap(), ["stopping", "sent SIGTERM", "exited killed by SIGTERM"]);
         let never_started = Process::new(sh("exit 0"));
@@ -104,28 +130,44 @@ tests! {
 
     fn polled_by_tokio() {
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).build().unwrap();
-        let process = Process::new(sh("exit 3"));
-        let mut events = process.subscribe();
-        let task = runtime.spawn(async move {
-            let mut told = Vec::new();
-            while let Some(event) = next(&mut events).await {
-                told.push(brief(&event));
-            }
-            told
+        ten_runs_are_told(|told| {
+            let task = runtime.spawn(told);
+            Box::new(move || runtime.block_on(task).unwrap())
         });
-        for _ in 0..10 {
-            process.start(true).unwrap();
-            process.join().unwrap();
-        }
-        drop(process);
-        let told = runtime.block_on(task).unwrap();
-        assert_eq!(told, ["started", "ready", "exited exit code 3"].repeat(10));
+    }
+
+    fn polled_by_smol() {
+        let executor = Arc::new(smol::Executor::new());
+        ten_runs_are_told(|told| {
+            let task = executor.spawn(told);
+            let thread = thread::spawn(move || smol::future::block_on(executor.run(task)));
+            Box::new(move || thread.join().unwrap())
+        });
+    }
+
+    fn polled_by_smol_for_several_at_once() {
+        let executor = smol::LocalExecutor::new();
+        let processes: Vec<Process> = (1..=3).map(|code| Process::new(sh(&format!("read x; exit {code}")))).collect();
+        let tasks: Vec<_> = processes.iter().map(|process| executor.spawn(all(process.subscribe()))).collect();
+        // One thread runs all of these, and the tasks wait for what the last one does.
+        let driver = executor.spawn(async move {
+            for process in processes {
+                process.start(false).unwrap();
+                process.exited().await.unwrap();
+            }
+        });
+        smol::future::block_on(executor.run(async {
+            driver.await;
+            for (code, task) in (1..).zip(tasks) {
+                assert_eq!(task.await, ["started".to_owned(), "ready".to_owned(), format!("exited exit code {code}")]);
+            }
+        }));
     }
 
     fn a_subscriber_that_is_gone_costs_nothing() {
         let process = Process::new(sh("exec sleep 1000"));
         let mut events = process.subscribe();
-        let thread = std::thread::spawn(move || smol::future::block_on(next(&mut events)));
+        let thread = thread::spawn(move || smol::future::block_on(next(&mut events)));
         process.start(true).unwrap();
         assert!(matches!(thread.join().unwrap().unwrap().kind, EventKind::Started));
         process.terminate(true).unwrap();
