@@ -17,7 +17,7 @@ mod timers;
 
 /// What the leaf modules lock with. The model tests compile the same files against loom.
 mod sync {
-    pub(super) use std::sync::Mutex;
+    pub(super) use std::sync::{Mutex, MutexGuard};
 }
 
 pub(crate) use event_loop::{Reaper, Watcher};

@@ -1,8 +1,12 @@
 //! Who is told when a descriptor is ready.
+//!
+//! An event for a descriptor may be under way while another thread gives that registration up and makes the next one. It
+//! finds who it is for, or nobody. `tests/models` proves that with loom over every interleaving.
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, PoisonError};
 
 use super::event_loop::Watcher;
+use super::sync::{Mutex, MutexGuard};
 
 /// Names one registration; never used twice, so that an event for a descriptor that was given up
 /// in the same batch finds nobody instead of somebody else.

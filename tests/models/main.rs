@@ -6,6 +6,7 @@
 //! | model | file | what holds |
 //! |---|---|---|
 //! | [`timers`] | `src/reaper/timers.rs` | no deadline is slept over, set when and by whom ever |
+//! | [`registry`] | `src/reaper/registry.rs` | an event reaches the one who is registered for it, or nobody |
 //! | [`jobs`] | `src/threads/jobs.rs` | no job is left while all threads sleep; never too many threads |
 //! | [`monitor`] | `src/process/monitor.rs` | nobody who waits misses the last change; who gave up is forgotten |
 //! | [`per_process`] | `src/sys/per_process.rs` | one value wins |
@@ -15,6 +16,7 @@
 mod jobs;
 mod monitor;
 mod per_process;
+mod registry;
 mod timers;
 
 /// Every interleaving with at most `preemptions` switches away from a thread that could have gone on.
