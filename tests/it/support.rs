@@ -90,6 +90,19 @@ pub(crate) fn thread_names() -> Vec<String> {
     tasks.filter_map(|task| Some(fs::read_to_string(task.path().join("comm")).ok()?.trim().to_owned())).collect()
 }
 
+/// Waits until the threads of pkit that are there are up, and sleep: for a test that leaves no memory to a thread that starts.
+pub(crate) fn settle() {
+    let process = Process::new(Command::new("true"));
+    process.start(true).unwrap();
+    // With a limit it is the reaper that sees the end.
+    process.join_timeout(LONG).unwrap().expect("it ends");
+    eventually("all threads of pkit sleep", || {
+        let tasks = fs::read_dir("/proc/self/task").unwrap().flatten();
+        let stats = tasks.filter_map(|task| fs::read_to_string(task.path().join("stat")).ok());
+        stats.filter(|stat| stat.contains("(pkit-")).all(|stat| stat.rsplit_once(") ").unwrap().1.starts_with('S'))
+    });
+}
+
 /// Whether a process is there and has not ended: a zombie is not alive, one whose main thread alone has ended is.
 pub(crate) fn is_alive(pid: u32) -> bool {
     let Ok(stat) = fs::read_to_string(format!("/proc/{pid}/stat")) else { return false };

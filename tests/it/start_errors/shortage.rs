@@ -8,7 +8,7 @@ use pkit::{Backoff, Builder, Command, EventKind, Events, Process, Resource, Rest
 
 use super::{refused, refused_with, works};
 use crate::forked::{forked, tell};
-use crate::support::{LONG, children, eventually, sh, tests};
+use crate::support::{LONG, children, eventually, settle, sh, tests, thread_names};
 
 type Options = fn(Builder) -> Builder;
 
@@ -67,6 +67,18 @@ fn expect_shortage(events: &mut Events, errno: i32) {
             _ => {}
         }
     }
+}
+
+/// The stack that is kept for the next command goes with a start that the kernel refuses.
+fn use_up_the_spare_stack() {
+    let process = Process::builder(Command::new("true")).stdin(Stdio::inherit()).outlive_parent().build().unwrap();
+    assert_eq!(limited(Limit::RLIMIT_NOFILE, 3, || refused(&process)).raw_os_error(), Some(libc::EMFILE));
+}
+
+fn works_beside_others() {
+    let process = Process::new(Command::new("true"));
+    process.start(true).unwrap();
+    assert!(process.join().unwrap().success());
 }
 
 tests! {
@@ -186,12 +198,37 @@ tests! {
     }
 
     fn memory_has_run_out() {
-        works(&Process::new(forked(|| ())));
-        let process = Process::builder(forked(|| ())).name("it").build().unwrap();
-        // No new mapping can be had, and the page that a fork reports through is one.
-        let error = limited(Limit::RLIMIT_AS, 1 << 20, || refused(&process));
         let text = "cannot start `it`: create the process: Cannot allocate memory (os error 12)";
-        assert_eq!((error.to_string(), error.raw_os_error()), (text.to_owned(), Some(libc::ENOMEM)));
-        works(&process);
+        for target in targets() {
+            // Created by this very thread: where there is no memory, std ends a program that starts another thread.
+            let process = Process::builder(target).name("it").outlive_parent().build().unwrap();
+            // No new mapping can be had; the stack of a command is one, and the page that a fork reports through.
+            settle();
+            use_up_the_spare_stack();
+            limited(Limit::RLIMIT_AS, 1 << 20, || refused_with(&process, libc::ENOMEM, text));
+            works(&process);
+        }
+    }
+
+    fn a_policy_meeting_enomem_backs_off_and_recovers() {
+        let builder = Process::builder(sh("read line; exit 1")).stdin(Stdio::piped());
+        let process = builder.restart(patient()).build().unwrap();
+        process.start(true).unwrap();
+        let mut events = process.subscribe();
+        let spawners = || thread_names().iter().filter(|name| *name == "pkit-spawn").count();
+        // For std ends a program that starts a thread without memory.
+        let cores = std::thread::available_parallelism().unwrap().get();
+        eventually("all the threads that create processes are there", || {
+            std::thread::scope(|scope| (0..2 * cores).for_each(|_| drop(scope.spawn(works_beside_others))));
+            spawners() == cores
+        });
+        settle();
+        use_up_the_spare_stack();
+        limited(Limit::RLIMIT_AS, 1 << 20, || {
+            drop(process.stdin());
+            expect_shortage(&mut events, libc::ENOMEM);
+        });
+        process.wait_until(LONG, |status| status.state == State::Ready && status.error.is_none()).unwrap();
+        process.terminate(true).unwrap();
     }
 }
