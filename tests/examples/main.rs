@@ -3,7 +3,7 @@
 #![allow(clippy::unwrap_used, reason = "a test may panic, and so may what it calls")]
 
 use std::path::PathBuf;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use pkit::{Command, Exit, Output, Process, Signal};
 
@@ -121,4 +121,57 @@ fn supervise_what_is_given() {
     process.signal(Signal::TERM).unwrap();
     assert!(process.join_timeout(LONG).unwrap().expect("SIGTERM ends it").success());
     assert!(process.output().stdout_text().contains("sleep        idle"), "{}", process.output().stdout_text());
+}
+
+#[test]
+fn supervise_keeps_quoted_words_together_and_leaves_nothing() {
+    let mut command = example("supervise");
+    // As typed in the README's form: the shell hands over each command as one word, with its own quotes in it.
+    let script = "sh -c \"echo 'two  words'; sleep 1000 & exec sleep 1000\"";
+    command.args(["--", script, "python3 -m http.server --bind 127.0.0.1 0"]);
+    let process = Process::builder(command).capture(1 << 20).build().unwrap();
+    let supervisor = process.start(true).unwrap();
+    process.wait_for_line(LONG, |line| line.contains("Ctrl-C stops them all")).unwrap();
+    let [shell, server] = ["sh ", "python3 "].map(|name| pid_in_table(&process.output().stdout_text(), name));
+    // The words after `-c` were one argument: its script began another process and became `sleep`.
+    let began = Instant::now();
+    let sleeps = || members(shell).into_iter().filter(|pid| program(*pid) == "sleep 1000").collect::<Vec<_>>();
+    while sleeps().len() < 2 {
+        assert!(began.elapsed() < LONG, "{:?}", members(shell).into_iter().map(program).collect::<Vec<_>>());
+        std::thread::yield_now();
+    }
+    let started = [sleeps(), vec![supervisor, server]].concat();
+    process.signal(Signal::INT).unwrap();
+    assert!(process.join_timeout(LONG).unwrap().expect("Ctrl-C ends it").success());
+    let text = process.output().stdout_text().into_owned();
+    // (An orphan that has ended may wait to be reaped by whoever has to.)
+    for pid in started {
+        assert!(stat(pid).is_none_or(|fields| fields[0] == "Z"), "{pid} is left\n{text}");
+    }
+    assert!(["sh           idle", "python3      idle"].iter().all(|row| text.contains(row)), "{text}");
+}
+
+/// Of the row `NAME ready PID` that begins with this name.
+fn pid_in_table(text: &str, name: &str) -> u32 {
+    let row = text.lines().find(|line| line.starts_with(name)).unwrap_or_else(|| panic!("no {name} in {text}"));
+    row.split_whitespace().nth(2).unwrap().parse().unwrap()
+}
+
+/// The words of its command line.
+fn program(pid: u32) -> String {
+    let words = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+    String::from_utf8_lossy(&words).trim_end_matches('\0').replace('\0', " ")
+}
+
+/// The fields of `/proc/PID/stat` that follow the name: state, parent, group.
+fn stat(pid: u32) -> Option<Vec<String>> {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    Some(stat.rsplit_once(") ")?.1.split(' ').map(str::to_owned).collect())
+}
+
+/// The processes of a group.
+fn members(group: u32) -> Vec<u32> {
+    let entries = std::fs::read_dir("/proc").unwrap().flatten();
+    let pids = entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok());
+    pids.filter(|pid| stat(*pid).is_some_and(|fields| fields[2] == group.to_string())).collect()
 }
