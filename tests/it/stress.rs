@@ -1,11 +1,11 @@
-//! Everything at once, from many threads, on one process.
+//! Everything at once, from many threads, on one process, and on the one that takes its place when it is dropped.
 //!
 //! `PKIT_STRESS_SECONDS` says for how long (default 5).
 
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex};
-use std::thread;
+use std::sync::{Arc, Mutex, Weak};
+use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use pkit::{Backoff, Builder, EventKind, Process, Restart, RestartMode, Signal, State, Stop};
@@ -17,18 +17,20 @@ const THREADS: u64 = 8;
 tests! {
     fn eight_threads_on_one_process() {
         let room = Room::new();
-        torture(&room, room.builder());
+        torture(&room, || room.builder());
     }
 
     fn eight_threads_on_one_process_with_a_policy_and_output() {
         let room = Room::new();
-        let always = Restart::always().backoff(Backoff::fixed(Duration::from_millis(2))).unlimited();
         let lines = Arc::new(AtomicU64::new(0));
-        let count = Arc::clone(&lines);
-        let builder = room.builder().restart(always).stdout(pkit::Stdio::captured());
-        torture(&room, builder.on_line(move |_| {
-            count.fetch_add(1, Ordering::Relaxed);
-        }));
+        torture(&room, || {
+            let always = Restart::always().backoff(Backoff::fixed(Duration::from_millis(2))).unlimited();
+            let count = Arc::clone(&lines);
+            let builder = room.builder().restart(always).stdout(pkit::Stdio::captured());
+            builder.on_line(move |_| {
+                count.fetch_add(1, Ordering::Relaxed);
+            })
+        });
         assert!(lines.load(Ordering::Relaxed) > 0);
     }
 
@@ -129,39 +131,90 @@ impl Room {
     }
 }
 
-fn torture(room: &Room, builder: Builder) {
-    let process = builder.build().unwrap();
-    let events = process.subscribe();
-    let counter = thread::spawn(move || count_events(events));
+/// One process at a time that all threads use, and those before it, which only go on as long as somebody uses them.
+struct Torture<'a> {
+    builder: &'a (dyn Fn() -> Builder + Sync),
+    current: Mutex<Arc<Process>>,
+    /// The handles of a process are gone when whoever uses it last is done.
+    former: Mutex<Vec<Weak<Process>>>,
+    counters: Mutex<Vec<JoinHandle<Told>>>,
+}
+
+impl<'a> Torture<'a> {
+    fn new(builder: &'a (dyn Fn() -> Builder + Sync)) -> Torture<'a> {
+        let (process, counter) = Torture::process(builder);
+        let (current, former, counters) = (Mutex::new(process), Mutex::default(), Mutex::new(vec![counter]));
+        Torture { builder, current, former, counters }
+    }
+
+    fn process(builder: &dyn Fn() -> Builder) -> (Arc<Process>, JoinHandle<Told>) {
+        let process = builder().build().unwrap();
+        let events = process.subscribe();
+        (Arc::new(process), thread::spawn(move || count_events(events)))
+    }
+
+    fn current(&self) -> Arc<Process> {
+        Arc::clone(&self.current.lock().unwrap())
+    }
+
+    /// A new process in place of the one that is there, whatever that is doing: its last handle goes now, or in some other
+    /// thread in a moment.
+    fn replace(&self) {
+        let (process, counter) = Torture::process(self.builder);
+        let mut current = self.current.lock().unwrap();
+        self.counters.lock().unwrap().push(counter);
+        let old = std::mem::replace(&mut *current, process);
+        drop(current);
+        self.former.lock().unwrap().push(Arc::downgrade(&old));
+    }
+
+    /// One may wait for the end of a process that now nobody else brings about.
+    fn release_who_waits(&self) {
+        let mut former = self.former.lock().unwrap();
+        former.retain(|process| process.strong_count() > 0);
+        for process in former.iter().filter_map(Weak::upgrade) {
+            process.terminate(false).unwrap();
+        }
+    }
+}
+
+fn torture(room: &Room, builder: impl Fn() -> Builder + Sync) {
+    let torture = Torture::new(&builder);
     let ends = AtomicBool::new(false);
     let (done, working) = (AtomicU64::new(0), AtomicU64::new(THREADS));
     thread::scope(|scope| {
         for number in 0..THREADS {
-            let (process, ends, done) = (process.clone(), &ends, &done);
-            let working = &working;
+            let (torture, ends, done, working) = (&torture, &ends, &done, &working);
             scope.spawn(move || {
                 let mut random = Random::new(number);
                 while !ends.load(Ordering::Relaxed) {
-                    operate(&process, random.below(OPERATIONS), &mut random);
+                    match random.below(REPLACED_ONCE_IN) {
+                        0 => torture.replace(),
+                        _ => operate(&torture.current(), random.below(OPERATIONS), &mut random),
+                    }
                     done.fetch_add(1, Ordering::Relaxed);
                 }
-                drop(process);
                 working.fetch_sub(1, Ordering::Relaxed);
             });
         }
         let until = Instant::now() + seconds();
         while Instant::now() < until {
             // It waits for changes, of which there are plenty.
-            let _ = process.wait_until(Duration::from_millis(50), |_| Instant::now() >= until);
+            let _ = torture.current().wait_until(Duration::from_millis(50), |_| Instant::now() >= until);
+            torture.release_who_waits();
         }
         ends.store(true, Ordering::Relaxed);
         eventually("all threads came back", || {
-            // One may wait for an end that now nobody else brings about.
+            let process = torture.current();
             process.terminate(false).unwrap();
+            torture.release_who_waits();
             let _ = process.wait_until(Duration::from_millis(20), |status| status.pid.is_none());
             working.load(Ordering::Relaxed) == 0
         });
     });
+    let Torture { current, former, counters, .. } = torture;
+    assert!(former.into_inner().unwrap().iter().all(|process| process.strong_count() == 0));
+    let process = Arc::into_inner(current.into_inner().unwrap()).unwrap();
     process.terminate(LONG).unwrap();
     // It is as good as new: one run in peace to its own end.
     process.start(true).unwrap();
@@ -169,36 +222,48 @@ fn torture(room: &Room, builder: Builder) {
     process.terminate(LONG).unwrap();
     process.join_timeout(LONG).unwrap().expect("it is over");
     assert_eq!((process.state(), process.pid()), (State::Idle, None));
-    assert!(children().is_empty(), "everything is gone at the end");
+    eventually("everything is gone at the end", || children().is_empty());
     let generations = process.status().generation;
     drop(process);
-    let (starts, failures, exits) = counter.join().unwrap();
-    assert_eq!(starts, exits, "each run's end was told once");
-    assert_eq!(starts + failures, generations);
+    let told: Vec<Told> = counters.into_inner().unwrap().into_iter().map(|counter| counter.join().unwrap()).collect();
+    assert!(told.iter().all(|told| told.starts == told.exits), "each run's end was told once");
+    let last = told.last().unwrap();
+    assert_eq!(last.starts + last.failures, generations);
+    let starts: u64 = told.iter().map(|told| told.starts).sum();
     assert_eq!(room.every_start_was_told_an_end(), starts);
     room.no_two_lived_at_once();
-    println!("{starts} runs, {} operations", done.load(Ordering::Relaxed));
-    assert!(starts > 0);
+    println!("{starts} runs of {} processes, {} operations", told.len(), done.load(Ordering::Relaxed));
+    assert!(starts > 0 && told.len() > 1);
+}
+
+/// What the events of a process were.
+#[derive(Default)]
+struct Told {
+    starts: u64,
+    failures: u64,
+    exits: u64,
 }
 
 /// Until the last handle is gone.
-fn count_events(mut events: pkit::Events) -> (u64, u64, u64) {
-    let (mut starts, mut failures, mut exits) = (0, 0, 0);
+fn count_events(mut events: pkit::Events) -> Told {
+    let mut told = Told::default();
     for event in &mut events {
         match event.kind {
-            EventKind::Started => starts += 1,
+            EventKind::Started => told.starts += 1,
             EventKind::StartFailed(error) => {
                 println!("{error}");
-                failures += 1;
+                told.failures += 1;
             }
-            EventKind::Exited(_) => exits += 1,
+            EventKind::Exited(_) => told.exits += 1,
             _ => {}
         }
     }
     assert_eq!(events.missed(), 0);
-    (starts, failures, exits)
+    told
 }
 
+/// So that each has time to get into whatever state it can.
+const REPLACED_ONCE_IN: u64 = 100;
 const OPERATIONS: u64 = 16;
 /// The last ones of them wait for an end that may be long in coming.
 const WAITING: u64 = 2;
