@@ -168,6 +168,19 @@ for n in range({lines}): sys.stdout.buffer.write(b'%08d' % n + filler)");
         nix::sys::signal::kill(stranger, nix::sys::signal::Signal::SIGKILL).unwrap();
     }
 
+    fn a_child_that_closes_its_output_goes_on() {
+        let script = "echo last; exec >&- 2>&-; read x; exit 5";
+        let process = Process::builder(sh(script)).stdin(Stdio::piped()).capture(4096).build().unwrap();
+        process.start(true).unwrap();
+        let mut stdin = process.stdin().unwrap();
+        process.wait_for_line(LONG, |line| line == "last").unwrap();
+        assert_eq!(process.join_timeout(Duration::from_millis(50)).unwrap(), None, "its output is not its life");
+        assert!(process.is_alive());
+        stdin.write_all(b"go on\n").unwrap();
+        let exit = process.join().unwrap();
+        assert_eq!((exit.code(), exit.output_leaked()), (Some(5), false));
+    }
+
     fn stdout_piped_is_the_users() {
         let process = Process::builder(sh("echo out; echo err >&2"))
             .stdout(Stdio::piped())
