@@ -9,7 +9,7 @@ use nix::unistd::Pid;
 use pkit::{Backoff, Builder, Containment, EventKind, Level, Process, Restart, Signal, State, Stop};
 
 use crate::program::{Program, role, say, stay};
-use crate::support::{LONG, children, eventually, is_alive, python, sh, tests};
+use crate::support::{LONG, children, eventually, is_alive, python, sh, skipped, tests};
 
 const SHORT: Duration = Duration::from_millis(300);
 
@@ -256,7 +256,7 @@ fn has_cgroups() -> bool {
     process.join().unwrap();
     let has = process.status().containment == Some(Level::Cgroup);
     if !has {
-        println!("skipped: this program may not make a cgroup");
+        skipped("this program may not make a cgroup");
     }
     has
 }

@@ -14,7 +14,7 @@ use std::thread;
 use pkit::{Backoff, Command, Process, Restart, RestartMode, Signal};
 
 use crate::program::{Program, role, say};
-use crate::support::{LONG, eventually, tests};
+use crate::support::{LONG, eventually, skipped, tests};
 
 const LAST_PID: &str = "/proc/sys/kernel/ns_last_pid";
 const ROUNDS: usize = 300;
@@ -140,7 +140,7 @@ fn in_a_pid_namespace(body: impl FnOnce()) {
     let namespace = ["unshare", "--pid", "--fork", "--kill-child", "--mount-proc"];
     let permitted = StdCommand::new(namespace[0]).args(&namespace[1..]).args(["test", "-w", LAST_PID]).output();
     if !permitted.is_ok_and(|output| output.status.success()) {
-        println!("skipped: no pid namespace may be made, or no pid chosen in it");
+        skipped("no pid namespace may be made, or no pid chosen in it");
         return;
     }
     let by: Vec<&str> = namespace.into_iter().chain(["sh", "-c", "\"$@\"; exit $?", "sh"]).collect();

@@ -14,7 +14,7 @@ use nix::unistd::Pid;
 use pkit::{Command, ExitReason, Process, Resource, Restart, Signal, Stop, Survivors};
 
 use crate::program::{Program, role};
-use crate::support::{LONG, children, eventually, is_alive, sh, tests};
+use crate::support::{LONG, children, eventually, is_alive, sh, skipped, tests};
 
 tests! {
     fn exits_arrive_with_sigchld_blocked_in_every_thread() {
@@ -112,7 +112,7 @@ os.execv(sys.argv[1], sys.argv[1:])";
     fn a_core_dump_is_told() {
         let (_, hard) = getrlimit(Limit::RLIMIT_CORE).unwrap();
         if hard == 0 {
-            println!("skipped: the limit of core dumps cannot be raised");
+            skipped("the limit of core dumps cannot be raised");
             return;
         }
         let directory = tempfile::tempdir().unwrap();
@@ -120,7 +120,7 @@ os.execv(sys.argv[1], sys.argv[1:])";
         let aborts = "ulimit -c $(ulimit -H -c); kill -ABRT $$";
         let dumps = StdCommand::new("sh").args(["-c", aborts]).current_dir(&directory).status().unwrap().core_dumped();
         if !dumps {
-            println!("skipped: no core is dumped on this machine");
+            skipped("no core is dumped on this machine");
         }
         let end = |signal: Signal| {
             let process = Process::builder(sh(&format!("kill -{} $$", signal.as_raw()))).current_dir(directory.path());

@@ -10,7 +10,7 @@ use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use pkit::{Command, ExitReason, Process, Stdio};
 
 use crate::program::{Program, role};
-use crate::support::{LONG, children, eventually, sh, tests};
+use crate::support::{LONG, children, eventually, sh, skipped, tests};
 
 /// Children of each kind that live beside each other.
 const BESIDE: usize = 1_000;
@@ -38,7 +38,7 @@ tests! {
 
     fn five_thousand_exits_in_the_same_instant() {
         if !allow_descriptors(CROWD as u64 + 100) {
-            println!("skipped: the hard limit of descriptors is too low");
+            skipped("the hard limit of descriptors is too low");
             return;
         }
         let told: Arc<Vec<AtomicU32>> = Arc::new((0..CROWD).map(|_| AtomicU32::new(0)).collect());

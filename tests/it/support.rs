@@ -4,6 +4,7 @@
 
 use std::collections::BTreeSet;
 use std::fs;
+use std::io::Write;
 use std::time::{Duration, Instant};
 
 use pkit::{Command, Process};
@@ -51,6 +52,17 @@ pub(crate) fn checked(body: impl FnOnce()) {
         let strangers = threads.iter().filter(|name| !name.starts_with("pkit-")).count();
         callbacks <= 1 && strangers <= strangers_before
     });
+}
+
+/// Says that the test, or a part of it, is passed over, and for want of what. The test runner hides it where the rest passes, so it
+/// goes into a file as well, if one is named.
+pub(crate) fn skipped(why: &str) {
+    println!("skipped: {why}");
+    let Some(path) = std::env::var_os("PKIT_SKIPPED") else { return };
+    let binary = module_path!().split("::").next().unwrap();
+    let thread = std::thread::current();
+    let line = format!("{binary}: {}: {why}\n", thread.name().unwrap_or("?"));
+    fs::File::options().create(true).append(true).open(path).unwrap().write_all(line.as_bytes()).unwrap();
 }
 
 /// Waits for something that nothing announces, such as the end of a stranger. Fails after [`LONG`].
@@ -134,6 +146,5 @@ pub(crate) fn wait_for(process: &Process, state: pkit::State) -> pkit::Status {
 
 /// Writes a line to the child's piped stdin.
 pub(crate) fn say(stdin: &mut std::process::ChildStdin, line: &str) {
-    use std::io::Write;
     stdin.write_all(format!("{line}\n").as_bytes()).unwrap();
 }

@@ -4,7 +4,7 @@ use nix::unistd::{User, getgrouplist};
 use pkit::{Command, Process};
 
 use super::{both_read, both_refused, field};
-use crate::support::tests;
+use crate::support::{skipped, tests};
 
 fn is_root() -> bool {
     nix::unistd::geteuid().is_root()
@@ -26,6 +26,7 @@ tests! {
 
     fn the_childs_user_leaves_this_program_dumpable() {
         if !is_root() {
+            skipped("only root may become another user");
             return;
         }
         let dumpable = || nix::sys::prctl::get_dumpable().unwrap();
@@ -48,6 +49,7 @@ tests! {
         if !is_root() {
             let text = "cannot start `it`: become user 12345: Operation not permitted (os error 1)";
             assert_eq!(both_refused(|b| b.uid(12345)), [text; 2]);
+            skipped("only root may become another user");
             return;
         }
         for seen in both_read("/proc/self/status", |b| b.uid(12345).gid(23456).groups([7, 8, 99])) {
@@ -70,6 +72,7 @@ tests! {
         let nobody = User::from_name("nobody").unwrap().unwrap();
         if !is_root() {
             assert!(both_refused(|b| b.user("nobody")).iter().all(|text| text.contains("Operation not permitted")));
+            skipped("only root may become another user");
             return;
         }
         let mut groups: Vec<u32> = getgrouplist(c"nobody", nobody.gid).unwrap().iter().map(|gid| gid.as_raw()).collect();

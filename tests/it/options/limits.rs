@@ -6,7 +6,7 @@ use pkit::{Command, Process, Resource, Signal};
 
 use super::{both_read, both_refused, field, own_status};
 use crate::forked::forked;
-use crate::support::tests;
+use crate::support::{skipped, tests};
 
 /// capabilities(7)
 const CAP_SYS_RESOURCE: u32 = 24;
@@ -73,6 +73,7 @@ tests! {
         if capabilities & 1 << CAP_SYS_RESOURCE == 0 {
             let text = "cannot start `it`: limit Nice: Operation not permitted (os error 1)";
             assert_eq!(both_refused(raise), [text; 2]);
+            skipped("a hard limit may not be raised without CAP_SYS_RESOURCE");
             return;
         }
         // Limits come before the uid, while we still may.

@@ -8,7 +8,7 @@ use pkit::{Backoff, Builder, Command, EventKind, Events, Process, Resource, Rest
 
 use super::{refused, refused_with, works};
 use crate::forked::{forked, tell};
-use crate::support::{LONG, children, eventually, settle, sh, tests, thread_names};
+use crate::support::{LONG, children, eventually, settle, sh, skipped, tests, thread_names};
 
 type Options = fn(Builder) -> Builder;
 
@@ -126,6 +126,7 @@ tests! {
 
     fn processes_have_run_out_at_the_exec() {
         if !is_root() {
+            skipped("only root may become another user");
             return;
         }
         let user = a_user();
@@ -140,6 +141,7 @@ tests! {
 
     fn a_policy_meeting_eagain_backs_off_and_recovers() {
         if !is_root() {
+            skipped("only root may become another user");
             return;
         }
         let user = a_user();
@@ -171,6 +173,7 @@ tests! {
 
     fn processes_have_run_out_at_the_fork() {
         if !is_root() {
+            skipped("only root may become another user");
             return;
         }
         // Threads count as well: with one task allowed, not even what looks after a child can start. On old kernels
