@@ -27,34 +27,35 @@ pub type Result<T, E = Error> = std::result::Result<T, E>;
 pub struct Error(Arc<Details>);
 
 struct Details {
-    process: Arc<str>,
-    pid: Option<u32>,
+    who: Who,
+    operation: &'static str,
     kind: Kind,
 }
 
+/// What comes behind "cannot `operation` `who`: ".
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum Kind {
-    #[error("cannot start {0}: it is already running")]
-    Running(Who),
-    #[error("cannot {operation} {who}: it is not running")]
-    NotRunning { who: Who, operation: &'static str },
-    #[error("cannot {operation} {who}: it was never started")]
-    NeverStarted { who: Who, operation: &'static str },
+    #[error("it is already running")]
+    Running,
+    #[error("it is not running")]
+    NotRunning,
+    #[error("it was never started")]
+    NeverStarted,
     /// `missing` is what did not come: "not ready", say.
-    #[error("cannot {operation} {who}: {missing} within {}; it is left as it is, in state `{state}`", Readable(*limit))]
-    Timeout { who: Who, operation: &'static str, missing: &'static str, limit: Duration, state: State },
-    #[error("cannot start {who}: {step}: {source}")]
-    Start { who: Who, step: String, source: io::Error },
-    #[error("cannot {operation} {who}: {source}")]
-    Io { who: Who, operation: &'static str, source: io::Error },
-    #[error("cannot build {who}: {problem}")]
-    Invalid { who: Who, problem: String },
-    #[error("cannot start {who}: it ended before it was ready: {exit}{said}")]
-    EndedEarly { who: Who, exit: Exit, said: LastWords },
-    #[error("cannot {operation} {who}: {exit}{said}")]
-    Ended { who: Who, operation: &'static str, exit: Exit, said: LastWords },
-    #[error("cannot {operation} {who}: the handle belongs to the process with id {owner}, of which this one is a fork")]
-    Foreign { who: Who, operation: &'static str, owner: u32 },
+    #[error("{missing} within {}; it is left as it is, in state `{state}`", Readable(*limit))]
+    Timeout { missing: &'static str, limit: Duration, state: State },
+    #[error("{step}: {source}")]
+    Start { step: String, source: io::Error },
+    #[error("{0}")]
+    Io(#[source] io::Error),
+    #[error("{0}")]
+    Invalid(String),
+    #[error("it ended before it was ready: {exit}{said}")]
+    EndedEarly { exit: Exit, said: LastWords },
+    #[error("{exit}{said}")]
+    Ended { exit: Exit, said: LastWords },
+    #[error("the handle belongs to the process with id {owner}, of which this one is a fork")]
+    Foreign { owner: u32 },
 }
 
 /// A process in an error text: its name, and its pid where it has one.
@@ -89,33 +90,33 @@ impl fmt::Display for Who {
 }
 
 impl Error {
-    pub(crate) fn new(who: Who, kind: impl FnOnce(Who) -> Kind) -> Error {
-        Error(Arc::new(Details { process: who.name.clone(), pid: who.pid, kind: kind(who) }))
+    pub(crate) fn new(who: Who, operation: &'static str, kind: Kind) -> Error {
+        Error(Arc::new(Details { who, operation, kind }))
     }
 
     /// The name of the process that the operation was about.
     pub fn process(&self) -> &str {
-        &self.0.process
+        &self.0.who.name
     }
 
     /// The pid that the process had when the operation failed.
     pub fn pid(&self) -> Option<u32> {
-        self.0.pid
+        self.0.who.pid
     }
 
     /// The process could not be started because a run of it is already there.
     pub fn is_running(&self) -> bool {
-        matches!(self.0.kind, Kind::Running(_))
+        matches!(self.0.kind, Kind::Running)
     }
 
     /// The operation needs a running process, and there is none.
     pub fn is_not_running(&self) -> bool {
-        matches!(self.0.kind, Kind::NotRunning { .. })
+        matches!(self.0.kind, Kind::NotRunning)
     }
 
     /// Someone waited for the end of a process that was never started.
     pub fn is_never_started(&self) -> bool {
-        matches!(self.0.kind, Kind::NeverStarted { .. })
+        matches!(self.0.kind, Kind::NeverStarted)
     }
 
     /// The caller's own limit passed. The process is left as it was.
@@ -125,50 +126,32 @@ impl Error {
 
     /// The process could not be created; [`raw_os_error`](Error::raw_os_error) says why, where a system call failed.
     /// Nothing runs.
-    pub fn is_start(&self) -> bool {
+    pub fn is_not_created(&self) -> bool {
         matches!(self.0.kind, Kind::Start { .. })
     }
 
     /// An option of the builder or of the command makes no sense, or what was asked for needs one that was not given.
     /// What [`Process::new`](crate::Process::new) could not refuse is told by the start, and
-    /// [`is_start`](Error::is_start) holds too.
+    /// [`is_not_created`](Error::is_not_created) holds too.
     pub fn is_invalid(&self) -> bool {
         match &self.0.kind {
-            Kind::Invalid { .. } => true,
+            Kind::Invalid(_) => true,
             Kind::Start { source, .. } => {
                 source.kind() == io::ErrorKind::InvalidInput && source.raw_os_error().is_none()
             }
-            Kind::Running(_)
-            | Kind::NotRunning { .. }
-            | Kind::NeverStarted { .. }
-            | Kind::Timeout { .. }
-            | Kind::Io { .. }
-            | Kind::EndedEarly { .. }
-            | Kind::Ended { .. }
-            | Kind::Foreign { .. } => false,
+            _ => false,
         }
     }
 
     /// The process ended before the awaited thing happened; [`exit`](Error::exit) says how.
     pub fn is_ended(&self) -> bool {
-        matches!(self.0.kind, Kind::EndedEarly { .. } | Kind::Ended { .. })
+        self.exit().is_some()
     }
 
     /// The start failed because it was not ready within [`Builder::ready_within`](crate::Builder::ready_within), and so was
     /// stopped. [`is_ended`](Error::is_ended) holds too.
     pub fn is_not_ready(&self) -> bool {
-        match &self.0.kind {
-            Kind::EndedEarly { exit, .. } => exit.fault() == Some(Fault::NotReady),
-            Kind::Running(_)
-            | Kind::NotRunning { .. }
-            | Kind::NeverStarted { .. }
-            | Kind::Timeout { .. }
-            | Kind::Start { .. }
-            | Kind::Io { .. }
-            | Kind::Invalid { .. }
-            | Kind::Ended { .. }
-            | Kind::Foreign { .. } => false,
-        }
+        matches!(&self.0.kind, Kind::EndedEarly { exit, .. } if exit.fault() == Some(Fault::NotReady))
     }
 
     /// The handle was made in a process of which this one is a fork: what it names is not ours to touch.
@@ -180,36 +163,23 @@ impl Error {
     pub fn exit(&self) -> Option<&Exit> {
         match &self.0.kind {
             Kind::EndedEarly { exit, .. } | Kind::Ended { exit, .. } => Some(exit),
-            Kind::Running(_)
-            | Kind::NotRunning { .. }
-            | Kind::NeverStarted { .. }
-            | Kind::Timeout { .. }
-            | Kind::Start { .. }
-            | Kind::Io { .. }
-            | Kind::Invalid { .. }
-            | Kind::Foreign { .. } => None,
+            _ => None,
         }
     }
 
     /// The `errno` of the system call that failed, where one did.
     pub fn raw_os_error(&self) -> Option<i32> {
         match &self.0.kind {
-            Kind::Start { source, .. } | Kind::Io { source, .. } => source.raw_os_error(),
-            Kind::Running(_)
-            | Kind::NotRunning { .. }
-            | Kind::NeverStarted { .. }
-            | Kind::Timeout { .. }
-            | Kind::Invalid { .. }
-            | Kind::EndedEarly { .. }
-            | Kind::Ended { .. }
-            | Kind::Foreign { .. } => None,
+            Kind::Start { source, .. } | Kind::Io(source) => source.raw_os_error(),
+            _ => None,
         }
     }
 }
 
 impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.kind.fmt(f)
+        let Details { who, operation, kind } = &*self.0;
+        write!(f, "cannot {operation} {who}: {kind}")
     }
 }
 

@@ -94,9 +94,9 @@ mod wait;
 pub use error::{Error, Result};
 pub use exit::{Exit, ExitReason, Fault, Usage};
 pub use line::{Line, Output, Stream};
-pub use policy::{Backoff, Restart};
+pub use policy::{Backoff, GiveUp, Restart};
 pub use process::{
-    Builder, Command, Containment, Event, EventKind, Events, Exited, Group, Level, Process, Ready, Resource,
+    Builder, Command, Containment, ContainmentLevel, Event, EventKind, Events, Exited, Group, Process, Ready, Resource,
     RestartMode, State, Status, Stdio, Target,
 };
 pub use signal::{ParseSignalError, Signal};

@@ -58,7 +58,7 @@ fn outcomes() -> impl Strategy<Value = Outcome> {
     prop_oneof![
         6 => (reason, any::<bool>(), stable())
             .prop_map(|(reason, stopped_by_us, stable)| Outcome::Ended { reason, stopped_by_us, stable }),
-        2 => stable().prop_map(|stable| Outcome::NotReady { stable }),
+        2 => stable().prop_map(|stable| Outcome::Fault { stable }),
         1 => Just(Outcome::CannotStart { permanent: false }),
         2 => Just(Outcome::Shortage),
     ]

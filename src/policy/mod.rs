@@ -22,6 +22,7 @@ mod restart;
 mod tests;
 
 pub use backoff::Backoff;
-pub(crate) use outcome::{GiveUp, Outcome, Verdict};
+pub use outcome::GiveUp;
+pub(crate) use outcome::{Outcome, Verdict};
 pub(crate) use restart::History;
 pub use restart::Restart;

@@ -19,7 +19,7 @@ pub(crate) enum Outcome {
     },
     /// It was not ready in time (`stable` is zero) or missed its watchdog, and was stopped for that: a
     /// failure, however it ended then.
-    NotReady { stable: Duration },
+    Fault { stable: Duration },
     /// It could not be started. Permanent: the next try would meet the same.
     CannotStart { permanent: bool },
     /// It could not be started for lack of something that others may give back: no crash of its own.
@@ -35,7 +35,7 @@ impl Outcome {
     /// How long the run was stable; `None` if there was no run.
     pub(super) fn stable(&self) -> Option<Duration> {
         match self {
-            Self::Ended { stable, .. } | Self::NotReady { stable } => Some(*stable),
+            Self::Ended { stable, .. } | Self::Fault { stable } => Some(*stable),
             Self::CannotStart { .. } | Self::Shortage => None,
         }
     }
@@ -78,13 +78,19 @@ pub(crate) enum Verdict {
     GiveUp(GiveUp),
 }
 
-/// Why there is no further restart.
+/// Why a restart policy gave up; from [`EventKind::Failed`](crate::EventKind::Failed).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum GiveUp {
+#[non_exhaustive]
+pub enum GiveUp {
     /// A permanent exit code, or a start that cannot succeed.
     Permanent,
-    /// One more would be more than `restarts` within `within`.
-    TooMany { restarts: u32, within: Duration },
+    /// One more would be more than the limit of the policy.
+    TooMany {
+        /// So many restarts are allowed
+        restarts: u32,
+        /// within this time.
+        within: Duration,
+    },
 }
 
 impl fmt::Display for GiveUp {

@@ -254,7 +254,7 @@ impl Restart {
         match *outcome {
             Outcome::Shortage => Judgement::RestartUncounted,
             Outcome::CannotStart { permanent: true } => Judgement::Permanent,
-            Outcome::CannotStart { permanent: false } | Outcome::NotReady { .. } => Judgement::Restart,
+            Outcome::CannotStart { permanent: false } | Outcome::Fault { .. } => Judgement::Restart,
             Outcome::Ended { reason, stopped_by_us, .. } => match reason {
                 ExitReason::Exited(code) if code == 0 || self.success_codes.contains(&code) => after_clean,
                 ExitReason::Exited(code) if self.permanent_codes.contains(&code) => Judgement::Permanent,

@@ -36,7 +36,7 @@ fn the_table_of_outcomes() {
         (ended(ExitReason::Exited(1), true), again.clone(), again.clone()),
         (ended(ExitReason::Lost, false), again.clone(), again.clone()),
         (ended(ExitReason::Exited(78), false), permanent.clone(), permanent.clone()),
-        (Outcome::NotReady { stable: Duration::ZERO }, again.clone(), again.clone()),
+        (Outcome::Fault { stable: Duration::ZERO }, again.clone(), again.clone()),
         (Outcome::CannotStart { permanent: false }, again.clone(), again),
         (Outcome::CannotStart { permanent: true }, permanent.clone(), permanent),
         (Outcome::Shortage, later.clone(), later),
@@ -115,7 +115,7 @@ fn a_shortage_is_retried_and_not_counted() {
 fn a_stable_run_and_nothing_else_clears_the_count() {
     let restart = Restart::on_failure().backoff(Backoff::none()).limit(2, 1000 * S).reset_after(10 * S);
     let (mut history, now) = (History::default(), Instant::now());
-    let fails_after = |stable| Outcome::NotReady { stable };
+    let fails_after = |stable| Outcome::Fault { stable };
     for _ in 0..5 {
         assert!(matches!(restart.decide(&mut history, &fails_after(10 * S), now, 0.0), Verdict::Again { .. }));
         assert_eq!((history.attempts, history.restarts.len()), (1, 1));

@@ -318,7 +318,7 @@ impl Builder {
     pub fn build(self) -> Result<Process> {
         if let Err(problem) = check::options(&self.config) {
             let name = self.config.name.clone().unwrap_or_else(|| self.config.target.default_name());
-            return Err(Error::new(Who { name: name.into(), pid: None }, |who| Kind::Invalid { who, problem }));
+            return Err(Error::new(Who { name: name.into(), pid: None }, "build", Kind::Invalid(problem)));
         }
         Ok(Process::from_config(self.config))
     }

@@ -10,7 +10,7 @@ use std::time::{Instant, SystemTime};
 
 use super::calls::Calling;
 use super::config::Config;
-use super::containment::Level;
+use super::containment::ContainmentLevel;
 use super::events::Queue;
 use super::launch::{self, Refused};
 use super::lines::Captured;
@@ -50,7 +50,7 @@ pub(super) struct Core {
     /// before.
     pub(super) awaited: Vec<(u64, Option<Result<(), EarlyEnd>>)>,
     pub(super) started: Option<SystemTime>,
-    pub(super) containment: Option<Level>,
+    pub(super) containment: Option<ContainmentLevel>,
     pub(super) text: Option<String>,
     pub(super) streams: Streams,
     pub(super) output: Captured,
@@ -149,7 +149,7 @@ impl Inner {
             Err(refused) => {
                 let errno = refused.errno();
                 let Refused { step, source } = refused;
-                let error = Error::new(self.who(None), |who| Kind::Start { who, step, source });
+                let error = Error::new(self.who(None), "start", Kind::Start { step, source });
                 self.turn(|turn| turn.refused(generation, errno, &error));
                 Err(error)
             }

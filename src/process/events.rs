@@ -7,7 +7,8 @@ use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant, SystemTime};
 
 use crate::error::Error;
-use crate::exit::Exit;
+use crate::exit::{Exit, Fault};
+use crate::policy::GiveUp;
 use crate::readable::Readable;
 use crate::signal::Signal;
 
@@ -46,10 +47,8 @@ pub enum EventKind {
     StartFailed(Error),
     /// It is ready.
     Ready,
-    /// It was not ready within its limit and is being stopped.
-    NotReady,
-    /// It missed its watchdog, or reported itself as hanging, and is being stopped.
-    WatchdogMissed,
+    /// It did not do what it should, and is being stopped.
+    Fault(Fault),
     /// It says of itself (`STATUS=`).
     Text(String),
     /// It was stopped by a signal such as SIGSTOP.
@@ -60,13 +59,13 @@ pub enum EventKind {
     Stopping,
     /// It was sent a signal: by a ladder, [`Process::kill`](crate::Process::kill) or
     /// [`Process::signal`](crate::Process::signal).
-    Signaled(Signal),
+    SignalSent(Signal),
     /// The run is over.
     Exited(Exit),
     /// It will be started again after this delay.
     Backoff(Duration),
-    /// The restart policy gave up; why.
-    Failed(String),
+    /// The restart policy gave up.
+    Failed(GiveUp),
 }
 
 impl fmt::Display for EventKind {
@@ -75,13 +74,12 @@ impl fmt::Display for EventKind {
             EventKind::Started => f.write_str("started"),
             EventKind::StartFailed(error) => error.fmt(f),
             EventKind::Ready => f.write_str("ready"),
-            EventKind::NotReady => f.write_str("not ready in time"),
-            EventKind::WatchdogMissed => f.write_str("watchdog missed"),
+            EventKind::Fault(fault) => fault.fmt(f),
             EventKind::Text(text) => write!(f, "says: {text}"),
             EventKind::Paused => f.write_str("paused"),
             EventKind::Continued => f.write_str("continued"),
             EventKind::Stopping => f.write_str("stopping"),
-            EventKind::Signaled(signal) => write!(f, "sent {signal}"),
+            EventKind::SignalSent(signal) => write!(f, "sent {signal}"),
             EventKind::Exited(exit) => exit.fmt(f),
             EventKind::Backoff(delay) => write!(f, "next start in {}", Readable(*delay)),
             EventKind::Failed(why) => write!(f, "failed: {why}"),

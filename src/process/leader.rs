@@ -7,7 +7,7 @@ use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::containment::Level;
+use super::containment::ContainmentLevel;
 use super::core::Inner;
 use super::run::{Ended, Relook, Run};
 use super::state::Event;
@@ -94,7 +94,7 @@ impl Run {
     }
 
     fn must_stay_zombie(&self) -> bool {
-        self.contained.level() != Level::Leader && !features().group_signal
+        self.contained.level() != ContainmentLevel::Leader && !features().group_signal
     }
 
     fn stolen(&mut self, now: Instant) -> Option<Ended> {

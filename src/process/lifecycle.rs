@@ -45,7 +45,7 @@ impl Process {
     /// # Errors
     ///
     /// - [`Error::is_running`]: a run is there, and nothing changes. Of concurrent starts exactly one wins.
-    /// - [`Error::is_start`]: it could not be created; step and cause are in the text, nothing is left, and it may be
+    /// - [`Error::is_not_created`]: it could not be created; step and cause are in the text, nothing is left, and it may be
     ///   tried again. The restart policy leaves that to the caller.
     /// - [`Error::is_ended`]: it ended before it was ready; [`Error::exit`] says how, the text also what its last captured
     ///   line was. [`Error::is_not_ready`] too: it was stopped because it was not ready in time. A restart policy goes on.
@@ -71,7 +71,7 @@ impl Process {
         let who = || self.inner.who(Some(pid));
         let waited = self.inner.core.wait(at, |core| {
             let (_, answer) = core.awaited.iter().find(|(of, _)| *of == generation)?;
-            let ended = |EarlyEnd { exit, said }| Error::new(who(), |who| Kind::EndedEarly { who, exit, said });
+            let ended = |EarlyEnd { exit, said }| Error::new(who(), "start", Kind::EndedEarly { exit, said });
             answer.clone().map(|answer| answer.map(|()| pid).map_err(ended))
         });
         waited.unwrap_or_else(|| Err(self.inner.timeout(&self.inner.lock(), "start", "not ready", limit)))
@@ -169,7 +169,7 @@ impl Process {
     }
 
     /// Sends a signal to everything that the stop ladder would reach: the group, by default. Nothing else: a stopped
-    /// process is not made to go on. It is told as [`EventKind::Signaled`](crate::EventKind::Signaled).
+    /// process is not made to go on. It is told as [`EventKind::SignalSent`](crate::EventKind::SignalSent).
     ///
     /// # Errors
     ///
@@ -179,10 +179,9 @@ impl Process {
         const OPERATION: &str = "signal";
         self.inner.check_owner(OPERATION)?;
         let (pid, sent) = self.inner.turn(|turn| (turn.core.pid(), turn.signal_by_hand(signal)));
-        let not_running = |who| Kind::NotRunning { who, operation: OPERATION };
         sent.map_err(|source| match source.raw_os_error() {
-            Some(libc::ESRCH) => Error::new(self.inner.who(pid), not_running),
-            _ => Error::new(self.inner.who(pid), |who| Kind::Io { who, operation: OPERATION, source }),
+            Some(libc::ESRCH) => Error::new(self.inner.who(pid), OPERATION, Kind::NotRunning),
+            _ => Error::new(self.inner.who(pid), OPERATION, Kind::Io(source)),
         })
     }
 

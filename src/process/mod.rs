@@ -36,7 +36,7 @@ mod sync {
 pub use builder::Builder;
 pub use command::Command;
 pub use config::Group;
-pub use containment::{Containment, Level};
+pub use containment::{Containment, ContainmentLevel};
 #[cfg(feature = "_testing")]
 pub(crate) use containment::{pretend_no_cgroup_kill, pretend_no_cgroups};
 pub use events::{Event, EventKind, Events};

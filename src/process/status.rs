@@ -4,7 +4,7 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::{Instant, SystemTime};
 
-use super::containment::Level;
+use super::containment::ContainmentLevel;
 use super::state::State;
 use crate::error::Error;
 use crate::exit::Exit;
@@ -36,7 +36,7 @@ pub struct Status {
     /// What it says of itself (`STATUS=` of `sd_notify(3)`), in the current run.
     pub text: Option<String>,
     /// What of its descendants is really reached in the current run, or else in the last one.
-    pub containment: Option<Level>,
+    pub containment: Option<ContainmentLevel>,
 }
 
 impl fmt::Display for Status {

@@ -21,7 +21,7 @@ use super::run::Run;
 use super::state::{Action, Conclusion, Event, Notice};
 use crate::callbacks::Callbacks;
 use crate::error::Error;
-use crate::exit::{Exit, ExitFacts, Fault};
+use crate::exit::{Exit, ExitFacts};
 use crate::reaper::{Reaper, Watcher};
 use crate::signal::Signal;
 use crate::spawners::Spawners;
@@ -170,7 +170,7 @@ impl<'a> Turn<'a> {
         let run = self.core.run.as_ref().filter(|run| run.ended.is_none());
         let run = run.ok_or_else(|| io::Error::from_raw_os_error(libc::ESRCH))?;
         run.contained.signal(&run.leader, run.reaped, signal)?;
-        self.emit(EventKind::Signaled(signal));
+        self.emit(EventKind::SignalSent(signal));
         Ok(())
     }
 
@@ -186,7 +186,7 @@ impl<'a> Turn<'a> {
 
     fn signaled(&mut self, signal: Signal, sent: io::Result<()>) {
         match sent {
-            Ok(()) => self.emit(EventKind::Signaled(signal)),
+            Ok(()) => self.emit(EventKind::SignalSent(signal)),
             // It ended meanwhile.
             Err(error) if error.raw_os_error() == Some(libc::ESRCH) => {}
             Err(error) => {
@@ -267,13 +267,12 @@ impl<'a> Turn<'a> {
                 self.call(Call::Ready);
                 EventKind::Ready
             }
-            Notice::Fault(Fault::NotReady) => EventKind::NotReady,
-            Notice::Fault(Fault::WatchdogMissed) => EventKind::WatchdogMissed,
+            Notice::Fault(fault) => EventKind::Fault(fault),
             Notice::Paused => EventKind::Paused,
             Notice::Continued => EventKind::Continued,
             Notice::Stopping => EventKind::Stopping,
             Notice::Backoff { due } => EventKind::Backoff(due.saturating_duration_since(self.now)),
-            Notice::GaveUp(why) => EventKind::Failed(why.to_string()),
+            Notice::GaveUp(why) => EventKind::Failed(why),
         };
         self.emit(kind);
     }

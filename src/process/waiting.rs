@@ -20,7 +20,7 @@ impl Inner {
     pub(super) fn check_owner(&self, operation: &'static str) -> Result<()> {
         if self.is_foreign() {
             let owner = self.owner;
-            return Err(Error::new(self.who(None), |who| Kind::Foreign { who, operation, owner }));
+            return Err(Error::new(self.who(None), operation, Kind::Foreign { owner }));
         }
         Ok(())
     }
@@ -42,14 +42,14 @@ impl Inner {
         limit: Duration,
     ) -> Error {
         let state = core.machine.state();
-        Error::new(self.who(core.pid()), |who| Kind::Timeout { who, operation, missing, limit, state })
+        Error::new(self.who(core.pid()), operation, Kind::Timeout { missing, limit, state })
     }
 
     /// Claims the next generation. Exactly one of concurrent starts gets it.
     pub(super) fn begin_start(self: &Arc<Self>, waits: bool) -> Result<u64> {
         self.turn(|turn| {
             if turn.core.machine.is_alive() {
-                return Err(Error::new(self.who(turn.core.pid()), Kind::Running));
+                return Err(Error::new(self.who(turn.core.pid()), "start", Kind::Running));
             }
             turn.by_hand = true;
             turn.feed(Event::Start);
@@ -75,7 +75,7 @@ impl Inner {
         };
         let lost = |source| {
             let step = "start a thread that creates it".to_owned();
-            Error::new(self.who(None), |who| Kind::Start { who, step, source })
+            Error::new(self.who(None), "start", Kind::Start { step, source })
         };
         if let Err(source) = Spawners::get().run(job) {
             self.turn(|turn| turn.feed_of(generation, Event::SpawnFailed(libc::EAGAIN)));
@@ -119,7 +119,7 @@ impl Inner {
     /// What a `join` that began in generation `since` returns, once it does.
     pub(super) fn end(&self, core: &Core, since: u64) -> Option<Result<Exit>> {
         if self.is_over(core, since) {
-            let never = || Error::new(self.who(None), |who| Kind::NeverStarted { who, operation: "join" });
+            let never = || Error::new(self.who(None), "join", Kind::NeverStarted);
             return Some(core.exit.as_ref().map(|(_, exit)| exit.clone()).ok_or_else(never));
         }
         None
@@ -187,7 +187,7 @@ impl<'a> LineReader<'a> {
     ) -> Result<LineReader<'a>> {
         if !inner.config.captures_any() {
             let problem = "its output is not captured".to_owned();
-            return Err(Error::new(inner.who(None), |who| Kind::Invalid { who, problem }));
+            return Err(Error::new(inner.who(None), operation, Kind::Invalid(problem)));
         }
         let mut core = inner.lock();
         // The run that is being created is the current one, and its output is not there yet.
@@ -199,7 +199,7 @@ impl<'a> LineReader<'a> {
                 .map_err(|core| inner.timeout(&core, operation, NO_LINE, limit))?;
         }
         if !core.output.is_captured() {
-            return Err(Error::new(inner.who(None), |who| Kind::NeverStarted { who, operation }));
+            return Err(Error::new(inner.who(None), operation, Kind::NeverStarted));
         }
         let cursors = core.output.add_reader();
         Ok(LineReader { inner, cursors, generation: core.output.generation(), operation })
@@ -222,7 +222,7 @@ impl<'a> LineReader<'a> {
             if let Some((_, exit)) = exit {
                 let exit = exit.clone();
                 let said = core.output.last_words();
-                return Err(Error::new(self.inner.who(None), |who| Kind::Ended { who, operation, exit, said }));
+                return Err(Error::new(self.inner.who(None), operation, Kind::Ended { exit, said }));
             }
             let waited = self.inner.core.wait_past(core, turns, until);
             let core = waited.map_err(|core| self.inner.timeout(&core, operation, NO_LINE, limit))?;

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use nix::sys::signal::{Signal as Raw, kill};
 use nix::unistd::Pid;
-use pkit::{Backoff, Builder, Containment, EventKind, Level, Process, Restart, Signal, State, Stop};
+use pkit::{Backoff, Builder, Containment, ContainmentLevel, EventKind, Process, Restart, Signal, State, Stop};
 
 use crate::program::{Program, role, say, stay};
 use crate::support::{LONG, children, eventually, is_alive, python, sh, skipped, tests};
@@ -22,34 +22,34 @@ const DAEMON: &str = "setsid sh -c 'setsid sh -c \"trap \\\"\\\" TERM HUP; echo 
 tests! {
     fn a_tree_is_ended_by_its_cgroup() {
         if has_cgroups() {
-            a_tree_is_ended(Level::Cgroup);
+            a_tree_is_ended(ContainmentLevel::Cgroup);
         }
     }
 
     fn a_tree_is_ended_by_walking() {
         pkit::testing::pretend_no_cgroups();
-        a_tree_is_ended(Level::Walk);
+        a_tree_is_ended(ContainmentLevel::Walk);
     }
 
     fn a_tree_is_killed_by_its_cgroup() {
         if has_cgroups() {
-            a_tree_is_killed(Level::Cgroup);
+            a_tree_is_killed(ContainmentLevel::Cgroup);
         }
     }
 
     fn a_tree_is_killed_by_its_cgroup_on_kernels_without_cgroup_kill() {
         if has_cgroups() {
             pkit::testing::pretend_no_cgroup_kill();
-            a_tree_is_killed(Level::Cgroup);
+            a_tree_is_killed(ContainmentLevel::Cgroup);
             // The ladder ends in SIGKILL as well.
-            a_tree_is_ended(Level::Cgroup);
+            a_tree_is_ended(ContainmentLevel::Cgroup);
             assert_eq!(own_cgroups(std::process::id()), Vec::<PathBuf>::new());
         }
     }
 
     fn a_tree_is_killed_by_walking() {
         pkit::testing::pretend_no_cgroups();
-        a_tree_is_killed(Level::Walk);
+        a_tree_is_killed(ContainmentLevel::Walk);
     }
 
     fn who_left_the_tree_and_ended_unseen_is_no_zombie_of_ours() {
@@ -100,13 +100,13 @@ signal.pause()";
 
     fn what_a_crash_left_of_a_tree_is_gone_before_its_successor_by_cgroup() {
         if has_cgroups() {
-            no_successor_beside_the_old_tree(Level::Cgroup);
+            no_successor_beside_the_old_tree(ContainmentLevel::Cgroup);
         }
     }
 
     fn what_a_crash_left_of_a_tree_is_gone_before_its_successor_by_walking() {
         pkit::testing::pretend_no_cgroups();
-        no_successor_beside_the_old_tree(Level::Walk);
+        no_successor_beside_the_old_tree(ContainmentLevel::Walk);
     }
 
     fn a_leader_that_left_its_cgroup_is_ended_all_the_same() {
@@ -182,16 +182,16 @@ signal.pause()";
         let group = Process::new(sh("exit 0"));
         assert_eq!(group.status().containment, None);
         group.start(true).unwrap();
-        assert_eq!(group.status().containment, Some(Level::Group));
+        assert_eq!(group.status().containment, Some(ContainmentLevel::Group));
         group.join().unwrap();
         let inherited = Process::builder(sh("exit 0")).group(pkit::Group::Inherit).build().unwrap();
         inherited.start(true).unwrap();
-        assert_eq!(inherited.status().containment, Some(Level::Leader));
+        assert_eq!(inherited.status().containment, Some(ContainmentLevel::Leader));
         inherited.join().unwrap();
         pkit::testing::pretend_no_cgroups();
         let walk = tree("exit 0").build().unwrap();
         walk.start(true).unwrap();
-        assert_eq!(walk.status().containment, Some(Level::Walk));
+        assert_eq!(walk.status().containment, Some(ContainmentLevel::Walk));
         walk.join().unwrap();
     }
 }
@@ -204,7 +204,7 @@ fn pid_said_by(process: &Process) -> u32 {
     process.wait_for_line(LONG, |_| true).unwrap().text().trim().parse().unwrap()
 }
 
-fn a_tree_is_ended(level: Level) {
+fn a_tree_is_ended(level: ContainmentLevel) {
     for script in [TREE, DAEMON] {
         let process = tree(script).build().unwrap();
         process.start(true).unwrap();
@@ -218,7 +218,7 @@ fn a_tree_is_ended(level: Level) {
     }
 }
 
-fn a_tree_is_killed(level: Level) {
+fn a_tree_is_killed(level: ContainmentLevel) {
     for script in [TREE, DAEMON] {
         let process = tree(script).build().unwrap();
         process.start(true).unwrap();
@@ -230,7 +230,7 @@ fn a_tree_is_killed(level: Level) {
     }
 }
 
-fn no_successor_beside_the_old_tree(level: Level) {
+fn no_successor_beside_the_old_tree(level: ContainmentLevel) {
     let process = tree(TREE)
         .restart(Restart::always().backoff(Backoff::none()).unlimited())
         .survivors(pkit::Survivors::stop(Stop::signal(Signal::TERM, SHORT)))
@@ -254,7 +254,7 @@ fn has_cgroups() -> bool {
     let process = tree("exit 0").build().unwrap();
     process.start(true).unwrap();
     process.join().unwrap();
-    let has = process.status().containment == Some(Level::Cgroup);
+    let has = process.status().containment == Some(ContainmentLevel::Cgroup);
     if !has {
         skipped("this program may not make a cgroup");
     }

@@ -30,7 +30,7 @@ tests! {
         let exit = process.join().unwrap();
         assert!(exit.forced() && exit.requested() && exit.signal() == Some(Signal::KILL), "{exit}");
         let mut sent: Vec<Signal> = std::iter::from_fn(|| events.try_next())
-            .filter_map(|event| if let EventKind::Signaled(signal) = event.kind { Some(signal) } else { None })
+            .filter_map(|event| if let EventKind::SignalSent(signal) = event.kind { Some(signal) } else { None })
             .collect();
         // SIGKILL is sent again to whoever forked meanwhile.
         sent.dedup();
@@ -268,7 +268,7 @@ fn reaped_before_its_group() {
     let leader = process.start(true).unwrap();
     let grandchild = pid_said_by(&process);
     drop(process.stdin());
-    let first = events.find(|event| matches!(event.kind, EventKind::Signaled(_))).unwrap();
+    let first = events.find(|event| matches!(event.kind, EventKind::SignalSent(_))).unwrap();
     assert_eq!(first.kind.to_string(), "sent SIGTERM", "to who is left of its group");
     assert_eq!(children().is_empty(), pkit::testing::has_group_signal());
     assert!(!is_alive(leader) && is_alive(grandchild));

@@ -103,7 +103,7 @@ sys.stdout.buffer.write(b'd' * {LENGTH})");
         process.start(true).unwrap();
         process.join().unwrap();
         std::fs::remove_file(&program).unwrap();
-        assert!(process.start(true).unwrap_err().is_start());
+        assert!(process.start(true).unwrap_err().is_not_created());
         process.wait_for_line(LONG, |line| line == "hello").unwrap();
         assert!(process.wait_for_line(LONG, |line| line == "other").unwrap_err().is_ended());
     }

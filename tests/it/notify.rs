@@ -190,7 +190,7 @@ for _ in range(15):
         assert_eq!(exit.fault(), Some(Fault::WatchdogMissed));
         assert_eq!((process.state(), process.restarts()), (State::Failed, 1));
         drop(process);
-        assert_eq!(events.filter(|event| matches!(event.kind, EventKind::WatchdogMissed)).count(), 2);
+        assert_eq!(events.filter(|event| matches!(event.kind, EventKind::Fault(Fault::WatchdogMissed))).count(), 2);
     }
 
     fn a_watchdog_can_be_triggered() {
@@ -210,7 +210,7 @@ while True: signal.pause()";
         assert!(process.join().unwrap().success());
         assert_eq!(process.state(), State::Failed);
         drop(process);
-        assert_eq!(events.filter(|event| matches!(event.kind, EventKind::WatchdogMissed)).count(), 1);
+        assert_eq!(events.filter(|event| matches!(event.kind, EventKind::Fault(Fault::WatchdogMissed))).count(), 1);
     }
 
     fn a_stranger_is_not_heard() {

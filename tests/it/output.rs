@@ -251,7 +251,7 @@ for n in range({lines}): sys.stdout.buffer.write(b'%08d' % n + filler)");
     fn a_file_that_cannot_be_opened() {
         let process = Process::builder(sh("exit 0")).stdout(Stdio::file("/nonexistent/log")).build().unwrap();
         let error = process.start(true).unwrap_err();
-        assert!(error.is_start() && error.to_string().contains("open stdout as `/nonexistent/log`"), "{error}");
+        assert!(error.is_not_created() && error.to_string().contains("open stdout as `/nonexistent/log`"), "{error}");
     }
 
     fn captured_lines_are_logged() {

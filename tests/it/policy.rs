@@ -64,7 +64,7 @@ tests! {
             EventKind::Failed(why) => Some(why),
             _ => None,
         });
-        assert_eq!(failed.unwrap(), "more than 2 restarts within 60 s");
+        assert_eq!(failed.unwrap().to_string(), "more than 2 restarts within 60 s");
         // By hand it has all its restarts again.
         assert_eq!(fate(&process), (State::Failed, 4));
         process.terminate(true).unwrap();

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::time::Duration;
 
-use pkit::{Backoff, EventKind, Process, Ready, Restart, Signal, State, Stdio};
+use pkit::{Backoff, EventKind, Fault, Process, Ready, Restart, Signal, State, Stdio};
 
 use crate::support::{LONG, is_alive, python, say, sh, tests, wait_for};
 
@@ -82,7 +82,7 @@ while True: server.accept()[0].close()");
     fn a_host_that_is_not_known() {
         let builder = Process::builder(sh("exit 0")).ready(Ready::tcp("no-such-host.invalid:80"));
         let error = builder.build().unwrap().start(true).unwrap_err();
-        assert!(error.is_start(), "{error}");
+        assert!(error.is_not_created(), "{error}");
         let wrong = Process::builder(sh("exit 0")).ready(Ready::tcp("127.0.0.1")).build();
         assert!(wrong.is_err_and(|error| error.is_invalid()));
     }
@@ -245,7 +245,7 @@ while True: server.accept()[0].close()", path.display());
         assert_eq!((process.state(), process.restarts()), (State::Failed, 2));
         assert!(!is_alive(exit.pid()));
         drop(process);
-        assert_eq!(events.filter(|event| matches!(event.kind, EventKind::NotReady)).count(), 3);
+        assert_eq!(events.filter(|event| matches!(event.kind, EventKind::Fault(Fault::NotReady))).count(), 3);
     }
 
     fn a_stop_while_it_gets_ready() {

@@ -2,10 +2,10 @@
 //!
 //! | asked for | in force | reaches |
 //! |---|---|---|
-//! | `group(Group::Inherit)` | [`Level::Leader`] | the leader alone |
-//! | [`Containment::Group`] | [`Level::Group`] | its process group |
-//! | [`Containment::Tree`] | [`Level::Cgroup`] where a cgroup v2 may be made | every descendant, by the kernel's own account |
-//! | [`Containment::Tree`] | [`Level::Walk`] elsewhere | the group, and descendants found in `/proc` |
+//! | `group(Group::Inherit)` | [`ContainmentLevel::Leader`] | the leader alone |
+//! | [`Containment::Group`] | [`ContainmentLevel::Group`] | its process group |
+//! | [`Containment::Tree`] | [`ContainmentLevel::Cgroup`] where a cgroup v2 may be made | every descendant, by the kernel's own account |
+//! | [`Containment::Tree`] | [`ContainmentLevel::Walk`] elsewhere | the group, and descendants found in `/proc` |
 //!
 //! The level is in the status, never a silent downgrade.
 
@@ -50,7 +50,7 @@ pub enum Containment {
 /// How much of a run's descendants is really reached.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
-pub enum Level {
+pub enum ContainmentLevel {
     /// The leader alone.
     Leader,
     /// The process group.
@@ -128,12 +128,12 @@ impl Contained {
         Contained::Walk(Arc::new(Walk::new()))
     }
 
-    pub(super) fn level(&self) -> Level {
+    pub(super) fn level(&self) -> ContainmentLevel {
         match self {
-            Contained::Leader => Level::Leader,
-            Contained::Group => Level::Group,
-            Contained::Cgroup(_) => Level::Cgroup,
-            Contained::Walk(_) => Level::Walk,
+            Contained::Leader => ContainmentLevel::Leader,
+            Contained::Group => ContainmentLevel::Group,
+            Contained::Cgroup(_) => ContainmentLevel::Cgroup,
+            Contained::Walk(_) => ContainmentLevel::Walk,
         }
     }
 

@@ -314,7 +314,7 @@ impl Machine {
             None => Duration::ZERO,
         };
         if run.fault.is_some() {
-            return Outcome::NotReady { stable };
+            return Outcome::Fault { stable };
         }
         Outcome::Ended { reason, stable, stopped_by_us: run.requested }
     }

@@ -55,7 +55,7 @@ fn both_refused(options: impl Fn(Builder) -> Builder) -> [String; 2] {
     [Target::from(Command::new("true")), forked(|| ())].map(|target| {
         let process = options(Process::builder(target).name("it")).build().unwrap();
         let error = process.start(true).unwrap_err();
-        assert!(error.is_start() && process.pid().is_none() && !process.is_alive());
+        assert!(error.is_not_created() && process.pid().is_none() && !process.is_alive());
         error.to_string()
     })
 }

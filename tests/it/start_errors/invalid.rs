@@ -22,7 +22,7 @@ fn problem(options: impl Fn(Builder) -> Builder) -> String {
 #[track_caller]
 fn problem_of(command: Command, options: impl Fn(Builder) -> Builder) -> String {
     let error = options(Process::builder(command).name("it")).build().unwrap_err();
-    assert!(error.is_invalid() && !error.is_start() && error.raw_os_error().is_none());
+    assert!(error.is_invalid() && !error.is_not_created() && error.raw_os_error().is_none());
     assert_eq!((error.process(), error.pid()), ("it", None));
     error.to_string().strip_prefix("cannot build `it`: ").unwrap().to_owned()
 }

@@ -21,7 +21,7 @@ use crate::support::children;
 fn refused(process: &Process) -> Error {
     let generation = process.status().generation;
     let error = process.start(true).unwrap_err();
-    assert!(error.is_start() && !error.is_running(), "{error}");
+    assert!(error.is_not_created() && !error.is_running(), "{error}");
     // An option that `Process::new` could not refuse is invalid as well as a start that failed.
     assert!(!error.is_invalid() || error.raw_os_error().is_none(), "{error}");
     assert_eq!((error.process(), error.pid()), (process.name(), None));

@@ -59,7 +59,7 @@ fn expect_shortage(events: &mut Events, errno: i32) {
     while failed < 5 || backed_off < 5 {
         match events.next_timeout(LONG).unwrap().kind {
             EventKind::StartFailed(error) => {
-                assert!(error.is_start() && error.raw_os_error() == Some(errno), "{error}");
+                assert!(error.is_not_created() && error.raw_os_error() == Some(errno), "{error}");
                 failed += 1;
             }
             EventKind::Backoff(_) => backed_off += 1,
