@@ -9,7 +9,7 @@ use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::exit::{Exit, Fault};
+use crate::exit::Exit;
 use crate::line::Line;
 use crate::process::state::State;
 use crate::readable::Readable;
@@ -42,18 +42,20 @@ pub(crate) enum Kind {
     #[error("it was never started")]
     NeverStarted,
     /// `missing` is what did not come: "not ready", say.
-    #[error("{missing} within {}; it is left as it is, in state `{state}`", Readable(*limit))]
-    Timeout { missing: &'static str, limit: Duration, state: State },
+    #[error("{missing} within {}; it is left as it is, in state `{state}`{said}", Readable(*limit))]
+    Timeout { missing: &'static str, limit: Duration, state: State, said: LastWords },
     #[error("{step}: {source}")]
     Start { step: String, source: io::Error },
     #[error("{0}")]
     Io(#[source] io::Error),
     #[error("{0}")]
     Invalid(String),
-    #[error("it ended before it was ready: {exit}{said}")]
-    EndedEarly { exit: Exit, said: LastWords },
-    #[error("{exit}{said}")]
-    Ended { exit: Exit, said: LastWords },
+    #[error("it was not ready within {} by {ready}: {end}", Readable(*limit))]
+    NotReady { ready: String, limit: Duration, end: End },
+    #[error("it ended before it was ready: {0}")]
+    EndedEarly(End),
+    #[error("{0}")]
+    Ended(End),
     #[error("the handle belongs to the process with id {owner}, of which this one is a fork")]
     Foreign { owner: u32 },
 }
@@ -63,6 +65,22 @@ pub(crate) enum Kind {
 pub(crate) struct Who {
     pub(crate) name: Arc<str>,
     pub(crate) pid: Option<u32>,
+}
+
+/// The end of a run that somebody wanted more of.
+#[derive(Debug, Clone)]
+pub(crate) struct End {
+    pub(crate) exit: Exit,
+    pub(crate) said: LastWords,
+    /// The restart policy starts it again.
+    pub(crate) goes_on: bool,
+}
+
+impl fmt::Display for End {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}{}", self.exit, self.said)?;
+        if self.goes_on { f.write_str("; its restart policy goes on") } else { Ok(()) }
+    }
 }
 
 /// The last line that a process wrote, where its output was captured: it often says why it ended.
@@ -151,7 +169,7 @@ impl Error {
     /// The start failed because it was not ready within [`Builder::ready_within`](crate::Builder::ready_within), and so was
     /// stopped. [`is_ended`](Error::is_ended) holds too.
     pub fn is_not_ready(&self) -> bool {
-        matches!(&self.0.kind, Kind::EndedEarly { exit, .. } if exit.fault() == Some(Fault::NotReady))
+        matches!(&self.0.kind, Kind::NotReady { .. })
     }
 
     /// The handle was made in a process of which this one is a fork: what it names is not ours to touch.
@@ -162,7 +180,7 @@ impl Error {
     /// How the run ended, where its end is the error.
     pub fn exit(&self) -> Option<&Exit> {
         match &self.0.kind {
-            Kind::EndedEarly { exit, .. } | Kind::Ended { exit, .. } => Some(exit),
+            Kind::NotReady { end, .. } | Kind::EndedEarly(end) | Kind::Ended(end) => Some(&end.exit),
             _ => None,
         }
     }

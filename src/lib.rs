@@ -96,8 +96,8 @@ pub use exit::{Exit, ExitReason, Fault, Usage};
 pub use line::{Line, Output, Stream};
 pub use policy::{Backoff, GiveUp, Restart};
 pub use process::{
-    Builder, Command, Containment, ContainmentLevel, Event, EventKind, Events, Exited, Group, Process, Ready, Resource,
-    RestartMode, State, Status, Stdio, Target,
+    BecomesReady, Builder, Command, Containment, ContainmentLevel, Event, EventKind, Events, Exited, Group, Process,
+    Ready, Resource, RestartMode, State, Status, Stdio, Target,
 };
 pub use signal::{ParseSignalError, Signal};
 pub use stop::{Stop, Survivors};

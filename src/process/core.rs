@@ -16,10 +16,10 @@ use super::launch::{self, Refused};
 use super::lines::Captured;
 use super::monitor::{self, Guard, Monitor};
 use super::run::{Channel, Run, split};
-use super::state::{Event, Machine};
+use super::state::{Event, Machine, State};
 use super::turn::Turn;
 use crate::callbacks::Callbacks;
-use crate::error::{Error, Kind, LastWords, Result, Who};
+use crate::error::{End, Error, Kind, Result, Who};
 use crate::exit::Exit;
 use crate::reaper::{Reaper, Watcher};
 use crate::sys;
@@ -46,9 +46,8 @@ pub(super) struct Core {
     /// The last generation after which it came to rest: nothing ran and nothing was scheduled. Who waits for that sees
     /// it here even when somebody started the next run before he woke up.
     pub(super) settled: u64,
-    /// The starts whose callers wait until the run is ready, and what they are to be told: that it is, or how it ended
-    /// before.
-    pub(super) awaited: Vec<(u64, Option<Result<(), EarlyEnd>>)>,
+    /// Those who wait until a run is ready.
+    pub(super) awaited: Vec<Awaited>,
     pub(super) started: Option<SystemTime>,
     pub(super) containment: Option<ContainmentLevel>,
     pub(super) text: Option<String>,
@@ -59,11 +58,12 @@ pub(super) struct Core {
     pub(super) detached: bool,
 }
 
-/// How a run ended before it was ready.
-#[derive(Clone)]
-pub(super) struct EarlyEnd {
-    pub(super) exit: Exit,
-    pub(super) said: LastWords,
+/// Someone who waits until a run is ready.
+pub(super) struct Awaited {
+    id: u64,
+    generation: u64,
+    /// Its pid, or how it ended before.
+    answer: Option<Result<u32, End>>,
 }
 
 /// The user's ends of piped streams, until they are taken.
@@ -161,6 +161,62 @@ impl Inner {
         let failed = |source| Refused { step: "start the threads that look after it".into(), source };
         Reaper::get().ensure().map_err(failed)?;
         if self.needs_callbacks() { Callbacks::get().ensure().map_err(failed) } else { Ok(()) }
+    }
+}
+
+impl Core {
+    /// The leader's, while it lives.
+    pub(super) fn pid(&self) -> Option<u32> {
+        self.run.as_ref().filter(|run| run.ended.is_none()).map(Run::pid)
+    }
+
+    /// How a run ended that somebody wanted more of.
+    pub(super) fn end_of(&self, exit: Exit) -> End {
+        let goes_on = matches!(self.machine.state(), State::Backoff | State::Starting);
+        End { exit, said: self.output.last_words(), goes_on }
+    }
+
+    /// Someone waits until run number `generation` is ready; see [`answer_of`](Core::answer_of).
+    pub(super) fn await_ready(&mut self, generation: u64) -> u64 {
+        let id = monitor::new_id();
+        self.awaited.push(Awaited { id, generation, answer: None });
+        id
+    }
+
+    /// The same for the run that is there, or was ready already; `None` if there is none.
+    pub(super) fn join_the_waiting(&mut self) -> Option<u64> {
+        if !self.machine.is_alive() {
+            return None;
+        }
+        let generation = self.machine.generation();
+        let id = self.await_ready(generation);
+        if self.machine.was_ready()
+            && let Some(run) = &self.run
+        {
+            let pid = run.pid();
+            self.answer(generation, &Ok(pid));
+        }
+        Some(id)
+    }
+
+    pub(super) fn is_awaited(&self, generation: u64) -> bool {
+        self.awaited.iter().any(|awaited| awaited.generation == generation && awaited.answer.is_none())
+    }
+
+    /// What those are told who wait for run number `generation`. The first answer holds: a later run says nothing about
+    /// it, however soon that one is ready.
+    pub(super) fn answer(&mut self, generation: u64, answer: &Result<u32, End>) {
+        for awaited in self.awaited.iter_mut().filter(|awaited| awaited.generation == generation) {
+            awaited.answer.get_or_insert_with(|| answer.clone());
+        }
+    }
+
+    pub(super) fn answer_of(&self, id: u64) -> Option<Result<u32, End>> {
+        self.awaited.iter().find(|awaited| awaited.id == id)?.answer.clone()
+    }
+
+    pub(super) fn await_no_more(&mut self, id: u64) {
+        self.awaited.retain(|awaited| awaited.id != id);
     }
 }
 

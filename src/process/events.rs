@@ -57,6 +57,8 @@ pub enum EventKind {
     Continued,
     /// Someone asked for its end while its leader lived.
     Stopping,
+    /// Its leader ended and left processes behind, which are ended now.
+    LeftBehind,
     /// It was sent a signal: by a ladder, [`Process::kill`](crate::Process::kill) or
     /// [`Process::signal`](crate::Process::signal).
     SignalSent(Signal),
@@ -79,6 +81,7 @@ impl fmt::Display for EventKind {
             EventKind::Paused => f.write_str("paused"),
             EventKind::Continued => f.write_str("continued"),
             EventKind::Stopping => f.write_str("stopping"),
+            EventKind::LeftBehind => f.write_str("ended, and left processes behind"),
             EventKind::SignalSent(signal) => write!(f, "sent {signal}"),
             EventKind::Exited(exit) => exit.fmt(f),
             EventKind::Backoff(delay) => write!(f, "next start in {}", Readable(*delay)),

@@ -87,7 +87,8 @@ impl From<Refused> for Attempt {
 }
 
 fn launch_contained(config: &Config, detached: bool, contained: Contained) -> Result<Launched, Attempt> {
-    let gate = Gate::open(&config.ready).map_err(|error| Refused::new(format!("prepare {:?}", config.ready), error))?;
+    let gate = Gate::open(&config.ready, config.child.passed.is_empty())
+        .map_err(|error| Refused::new(format!("prepare {:?}", config.ready), error))?;
     let mut ends = Ends::new(config)?;
     ends.add_passed(config, &gate);
     let mut variables = gate.variables();

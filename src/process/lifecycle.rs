@@ -2,8 +2,8 @@
 
 use std::time::{Duration, Instant};
 
-use super::core::{Core, EarlyEnd};
-use super::exited::Exited;
+use super::core::Core;
+use super::futures::{BecomesReady, Exited};
 use super::handle::Process;
 use super::state::Event;
 use super::status::Status;
@@ -40,7 +40,7 @@ impl Process {
     /// handle calls [`terminate`](Process::terminate) before passing it on; a `?` that drops the last handle stops it
     /// too.
     ///
-    /// In async code start with `false`, and await the readiness as shown at [`Events`](crate::Events).
+    /// In async code start with `false`, and await [`ready`](Process::ready).
     ///
     /// # Errors
     ///
@@ -56,25 +56,41 @@ impl Process {
 
     fn start_until(&self, until: Patience) -> Result<u32> {
         self.inner.check_owner("start")?;
-        let Patience::Until { at, limit } = until else {
-            let generation = self.inner.begin_start(false)?;
-            return self.inner.launch_from_here(generation);
-        };
-        let generation = self.inner.begin_start(true)?;
+        let (generation, awaited) = self.inner.begin_start()?;
         let started = self.inner.launch_from_here(generation);
-        let ready = started.and_then(|pid| self.wait_ready(generation, pid, at, limit));
-        self.inner.lock().awaited.retain(|(of, _)| *of != generation);
-        ready
+        let result = match until {
+            Patience::None => started,
+            Patience::Until { at, limit } => started.and_then(|_| self.wait_ready(awaited, at, limit)),
+        };
+        self.inner.lock().await_no_more(awaited);
+        result
     }
 
-    fn wait_ready(&self, generation: u64, pid: u32, at: Option<Instant>, limit: Duration) -> Result<u32> {
-        let who = || self.inner.who(Some(pid));
-        let waited = self.inner.core.wait(at, |core| {
-            let (_, answer) = core.awaited.iter().find(|(of, _)| *of == generation)?;
-            let ended = |EarlyEnd { exit, said }| Error::new(who(), "start", Kind::EndedEarly { exit, said });
-            answer.clone().map(|answer| answer.map(|()| pid).map_err(ended))
-        });
-        waited.unwrap_or_else(|| Err(self.inner.timeout(&self.inner.lock(), "start", "not ready", limit)))
+    fn wait_ready(&self, awaited: u64, at: Option<Instant>, limit: Duration) -> Result<u32> {
+        match self.inner.core.wait(at, |core| core.answer_of(awaited)) {
+            Some(answer) => answer.map_err(|end| self.inner.not_ready(end)),
+            None => Err(self.inner.timeout(&self.inner.lock(), "start", "not ready", limit)),
+        }
+    }
+
+    /// The future of what [`start`](Process::start) with `true` waits for, for any async runtime: the readiness of the run
+    /// that is there when it is polled first. It returns the pid.
+    ///
+    /// # Example
+    ///
+    /// ```
+    /// use pkit::{Command, Process, Ready};
+    ///
+    /// let server = Process::builder(Command::new("sh").args(["-c", "echo listening; exec sleep 1000"]))
+    ///     .ready(Ready::line("listening"))
+    ///     .build()?;
+    /// server.start(false)?;
+    /// let pid = smol::block_on(server.ready())?;
+    /// assert_eq!(server.pid(), Some(pid));
+    /// # Ok::<(), pkit::Error>(())
+    /// ```
+    pub fn ready(&self) -> BecomesReady {
+        BecomesReady::new(self.clone())
     }
 
     /// Waits until it will not run again, and returns how its last run ended.
@@ -247,7 +263,7 @@ impl Process {
             }
             core = self.inner.lock();
             let waited = self.inner.core.wait_past(core, turns, at);
-            core = waited.map_err(|core| self.inner.timeout(&core, OPERATION, "it was not so", limit))?;
+            core = waited.map_err(|core| self.inner.timeout(&core, OPERATION, "the condition did not hold", limit))?;
         }
     }
 

@@ -8,7 +8,7 @@ mod config;
 mod containment;
 mod core;
 mod events;
-mod exited;
+mod futures;
 mod gate;
 mod handle;
 mod launch;
@@ -40,7 +40,7 @@ pub use containment::{Containment, ContainmentLevel};
 #[cfg(feature = "_testing")]
 pub(crate) use containment::{pretend_no_cgroup_kill, pretend_no_cgroups};
 pub use events::{Event, EventKind, Events};
-pub use exited::Exited;
+pub use futures::{BecomesReady, Exited};
 pub use handle::Process;
 pub use lifecycle::RestartMode;
 pub use limits::Resource;

@@ -10,6 +10,7 @@
 use std::ops::{Deref, DerefMut};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::PoisonError;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::{Poll, Waker};
 use std::time::Instant;
 
@@ -44,7 +45,8 @@ impl<T> Monitor<T> {
         self.inside.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Lets go of the lock. If something `changed`, threads that wait look again; if it is `over`, futures do too.
+    /// Lets go of the lock. If something `changed`, threads that wait look again; if that may be what futures wait for,
+    /// it is `over`, and they do too.
     pub(crate) fn release(&self, mut inside: Guard<'_, T>, changed: bool, over: bool) {
         inside.turns += u64::from(changed);
         let wakers = if over { std::mem::take(&mut inside.wakers) } else { Vec::new() };
@@ -121,6 +123,12 @@ impl<T> Monitor<T> {
     pub(crate) fn get_mut(&mut self) -> &mut T {
         &mut self.inside.get_mut().unwrap_or_else(PoisonError::into_inner).state
     }
+}
+
+/// A number for who waits with a waker; no other has it.
+pub(crate) fn new_id() -> u64 {
+    static IDS: AtomicU64 = AtomicU64::new(0);
+    IDS.fetch_add(1, Ordering::Relaxed)
 }
 
 impl<T> Inside<T> {

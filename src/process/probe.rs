@@ -63,8 +63,8 @@ pub(super) struct Identity {
 }
 
 impl Gate {
-    /// Makes the channels, before the child is created.
-    pub(super) fn open(ready: &Ready) -> io::Result<Gate> {
+    /// Makes the channels, before the child is created. `alone`: nobody but the child is to answer for it.
+    pub(super) fn open(ready: &Ready, alone: bool) -> io::Result<Gate> {
         let probe = match &ready.kind {
             Kind::Spawned => return Ok(Gate::Open),
             Kind::Notify => {
@@ -82,6 +82,10 @@ impl Gate {
             Kind::File(path) => Probe::File { path: path.clone(), before: identity(path) },
             Kind::Check(check) => Probe::Check(Arc::clone(check)),
         };
+        if alone && matches!(probe.connect(), Some(Connecting::Done)) {
+            // Whoever that is, it would be taken for the one that is about to start.
+            return Err(io::Error::from_raw_os_error(libc::EADDRINUSE));
+        }
         Ok(Gate::Try { probe, pause: FIRST_PAUSE })
     }
 

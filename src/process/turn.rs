@@ -13,14 +13,14 @@ use std::time::{Instant, SystemTime};
 
 use super::calls::Call;
 use super::containment::Occupancy;
-use super::core::{Core, EarlyEnd, Inner, let_go};
+use super::core::{Core, Inner, let_go};
 use super::events::{Event as PublicEvent, EventKind};
 use super::monitor::{self, Guard};
 use super::procfs;
 use super::run::Run;
 use super::state::{Action, Conclusion, Event, Notice};
 use crate::callbacks::Callbacks;
-use crate::error::Error;
+use crate::error::{End, Error};
 use crate::exit::{Exit, ExitFacts};
 use crate::reaper::{Reaper, Watcher};
 use crate::signal::Signal;
@@ -35,6 +35,8 @@ pub(super) struct Turn<'a> {
     pub(super) by_hand: bool,
     /// Something that a waiter may wait for is different.
     pub(super) changed: bool,
+    /// Someone has an answer who waited until it is ready.
+    answered: bool,
     /// Of subscribers.
     wakers: Vec<Waker>,
     /// Dropped after the lock is released: closing what a child wrote to may take its time.
@@ -49,6 +51,7 @@ impl<'a> Turn<'a> {
             now: Instant::now(),
             by_hand: false,
             changed: false,
+            answered: false,
             wakers: Vec::new(),
             ended: None,
         }
@@ -242,14 +245,22 @@ impl<'a> Turn<'a> {
         self.emit_as(Some(run.pid()), EventKind::Exited(exit.clone()));
         self.deliver_lines();
         if self.core.is_awaited(run.generation) {
-            let said = self.core.output.last_words();
-            self.core.answer(run.generation, Err(EarlyEnd { exit: exit.clone(), said }));
+            let end = self.core.end_of(exit.clone());
+            self.answer(run.generation, &Err(end));
         }
         self.core.exit = Some((run.generation, exit.clone()));
         if self.core.machine.reports() {
             self.call(Call::Exit(run.generation, exit));
         }
         self.ended = Some(run);
+    }
+
+    /// Who waits for that run to be ready is told of it, futures too.
+    fn answer(&mut self, generation: u64, answer: &Result<u32, End>) {
+        if self.core.is_awaited(generation) {
+            self.core.answer(generation, answer);
+            self.answered = true;
+        }
     }
 
     fn announce(&mut self, notice: Notice) {
@@ -260,9 +271,10 @@ impl<'a> Turn<'a> {
             }
             Notice::Ready => {
                 let generation = self.core.machine.generation();
-                self.core.answer(generation, Ok(()));
                 if let Some(run) = &mut self.core.run {
+                    let pid = run.pid();
                     run.close_gate();
+                    self.answer(generation, &Ok(pid));
                 }
                 self.call(Call::Ready);
                 EventKind::Ready
@@ -272,7 +284,12 @@ impl<'a> Turn<'a> {
             Notice::Continued => EventKind::Continued,
             Notice::Stopping => EventKind::Stopping,
             Notice::Backoff { due } => EventKind::Backoff(due.saturating_duration_since(self.now)),
-            Notice::GaveUp(why) => EventKind::Failed(why),
+            Notice::LeftBehind => EventKind::LeftBehind,
+            Notice::GaveUp(why) => {
+                let name = Arc::clone(&self.inner.name);
+                Callbacks::get().run(move || log::warn!("`{name}` is not started again: {why}"));
+                EventKind::Failed(why)
+            }
         };
         self.emit(kind);
     }
@@ -308,8 +325,8 @@ impl<'a> Turn<'a> {
             self.core.timer = due;
         }
         self.inner.run_calls_if_any(&mut self.core);
-        let Turn { inner, core, changed, wakers, ended, .. } = self;
-        let over = !core.machine.is_alive();
+        let Turn { inner, core, changed, answered, wakers, ended, .. } = self;
+        let over = answered || !core.machine.is_alive();
         inner.core.release(core, changed, over);
         wakers.into_iter().for_each(monitor::wake);
         drop(ended);

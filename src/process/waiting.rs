@@ -4,13 +4,13 @@ use std::os::fd::AsFd;
 use std::sync::{Arc, mpsc};
 use std::time::{Duration, Instant};
 
-use super::core::{Core, EarlyEnd, Inner};
+use super::core::{Core, Inner};
 use super::lines::Cursors;
 use super::run::Run;
 use super::state::{Event, State};
 use super::status::Status;
-use crate::error::{Error, Kind, Result};
-use crate::exit::Exit;
+use crate::error::{End, Error, Kind, Result};
+use crate::exit::{Exit, Fault};
 use crate::line::Line;
 use crate::spawners::Spawners;
 use crate::sys;
@@ -41,12 +41,13 @@ impl Inner {
         missing: &'static str,
         limit: Duration,
     ) -> Error {
-        let state = core.machine.state();
-        Error::new(self.who(core.pid()), operation, Kind::Timeout { missing, limit, state })
+        let (state, said) = (core.machine.state(), core.output.last_words());
+        Error::new(self.who(core.pid()), operation, Kind::Timeout { missing, limit, state, said })
     }
 
-    /// Claims the next generation. Exactly one of concurrent starts gets it.
-    pub(super) fn begin_start(self: &Arc<Self>, waits: bool) -> Result<u64> {
+    /// Claims the next generation, and a place among those who wait until it is ready. Exactly one of concurrent starts
+    /// gets it.
+    pub(super) fn begin_start(self: &Arc<Self>) -> Result<(u64, u64)> {
         self.turn(|turn| {
             if turn.core.machine.is_alive() {
                 return Err(Error::new(self.who(turn.core.pid()), "start", Kind::Running));
@@ -54,11 +55,22 @@ impl Inner {
             turn.by_hand = true;
             turn.feed(Event::Start);
             let generation = turn.core.machine.generation();
-            if waits {
-                turn.core.awaited.push((generation, None));
-            }
-            Ok(generation)
+            let awaited = turn.core.await_ready(generation);
+            Ok((generation, awaited))
         })
+    }
+
+    /// The error of who waited until it is ready.
+    pub(super) fn not_ready(&self, end: End) -> Error {
+        let who = self.who(Some(end.exit.pid()));
+        let kind = match end.exit.fault() {
+            Some(Fault::NotReady) => {
+                let ready = format!("{:?}", self.config.ready);
+                Kind::NotReady { ready, limit: self.config.ready_within, end }
+            }
+            _ => Kind::EndedEarly(end),
+        };
+        Error::new(who, "start", kind)
     }
 
     /// Creates the process on a thread that lives as long as the program; see [`crate::spawners`].
@@ -149,25 +161,6 @@ impl Inner {
     }
 }
 
-impl Core {
-    /// What the caller who waits for the start of `generation` is told. The first answer holds: a later run says
-    /// nothing about it, however soon that one is ready.
-    pub(super) fn answer(&mut self, generation: u64, answer: Result<(), EarlyEnd>) {
-        if let Some((_, waiting)) = self.awaited.iter_mut().find(|(of, _)| *of == generation) {
-            waiting.get_or_insert(answer);
-        }
-    }
-
-    pub(super) fn is_awaited(&self, generation: u64) -> bool {
-        self.awaited.iter().any(|(of, answer)| *of == generation && answer.is_none())
-    }
-
-    /// The leader's, while it lives.
-    pub(super) fn pid(&self) -> Option<u32> {
-        self.run.as_ref().filter(|run| run.ended.is_none()).map(Run::pid)
-    }
-}
-
 const NO_LINE: &str = "no such line";
 
 /// A cursor in the captured output, for as long as a caller waits for a line.
@@ -221,8 +214,8 @@ impl<'a> LineReader<'a> {
             let exit = core.exit.as_ref().filter(|(of, _)| over && *of >= self.generation);
             if let Some((_, exit)) = exit {
                 let exit = exit.clone();
-                let said = core.output.last_words();
-                return Err(Error::new(self.inner.who(None), operation, Kind::Ended { exit, said }));
+                let end = core.end_of(exit);
+                return Err(Error::new(self.inner.who(None), operation, Kind::Ended(end)));
             }
             let waited = self.inner.core.wait_past(core, turns, until);
             let core = waited.map_err(|core| self.inner.timeout(&core, operation, NO_LINE, limit))?;

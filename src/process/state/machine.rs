@@ -86,6 +86,18 @@ impl Machine {
         }
     }
 
+    /// The run that is there has said that it is ready, whatever became of it since.
+    pub(crate) fn was_ready(&self) -> bool {
+        match &self.phase {
+            Phase::Up(run) => run.ready.is_some(),
+            Phase::Clearing(at) => at.run.ready.is_some(),
+            Phase::Draining(at) => at.run.ready.is_some(),
+            Phase::Idle | Phase::Failed | Phase::Starting { .. } | Phase::Reporting { .. } | Phase::Backoff { .. } => {
+                false
+            }
+        }
+    }
+
     /// It will not run again by itself, and everyone who wanted to hear of that has.
     pub(crate) fn is_settled(&self) -> bool {
         matches!(self.phase, Phase::Idle | Phase::Failed)

@@ -90,6 +90,10 @@ pub(crate) enum Notice {
     Paused,
     Continued,
     Stopping,
-    Backoff { due: Instant },
+    /// The leader ended and others of the run have not: they are ended.
+    LeftBehind,
+    Backoff {
+        due: Instant,
+    },
     GaveUp(GiveUp),
 }

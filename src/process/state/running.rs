@@ -201,6 +201,7 @@ impl Machine {
                     if self.rules.survivors.ladder().is_none() {
                         return self.drain(at, now, out);
                     }
+                    out.push(Action::Announce(Notice::LeftBehind));
                     self.begin(&mut at.run, Ladder::Survivors, now, out);
                 }
                 at.look = Some(now + at.pause);

@@ -105,7 +105,7 @@ fn what_was_asked_before_there_was_a_process_is_done_when_it_is_there() {
 fn survivors_have_a_ladder_of_their_own_unless_one_is_being_climbed() {
     let mut life = Life::running(rules(Restart::never()));
     life.feed(Event::LeaderExited(ExitReason::Exited(0)));
-    assert_eq!(life.feed(Event::Occupied), [Action::Signal(Signal::TERM)]);
+    assert_eq!(life.feed(Event::Occupied), [Action::Announce(Notice::LeftBehind), Action::Signal(Signal::TERM)]);
     assert_eq!(life.machine.state(), State::Stopping);
     let mut waited = Duration::ZERO;
     let actions = loop {

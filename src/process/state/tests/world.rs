@@ -288,6 +288,10 @@ impl World {
             Notice::Paused => assert!(!std::mem::replace(&mut self.live().paused, true)),
             Notice::Continued => assert!(std::mem::take(&mut self.live().paused)),
             Notice::Stopping => assert!(self.live().requested && self.live().ladder.is_none()),
+            Notice::LeftBehind => {
+                let live = self.live();
+                assert!(live.ended.is_some() && live.others && live.ladder.is_none());
+            }
             Notice::Backoff { due } => {
                 assert_eq!(Some(due), self.due);
                 assert!(!self.stopped && matches!(self.scene, Scene::Idle));
