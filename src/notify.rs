@@ -7,13 +7,11 @@
 //! What arrives was written by a process that may be broken or hostile. No input panics; a number that does not fit is
 //! skipped like an unknown line; a status is bounded and cleaned here, once, since it ends up in terminals and logs.
 //!
-//! Differences from systemd: `BARRIER=1` does not void the other lines of its datagram, and a carriage return
+//! Differences from systemd: `RELOADING=1`, `WATCHDOG_USEC=`, `EXTEND_TIMEOUT_USEC=` and `BARRIER=1` are not known here, and a carriage return
 //! is no line separator (one before the newline is dropped), so that none can smuggle a message into a status.
 //!
 //! What is *not* decided here: whether the sender may speak for the process, and whether a `MAINPID=` names a process
 //! of ours. Descriptors that come along (`BARRIER=1`, `FDSTORE=1`) are the receiver's to close.
-
-use std::time::Duration;
 
 /// The most bytes that are kept of a status.
 pub(crate) const STATUS_MAX: usize = 1024;
@@ -23,8 +21,6 @@ pub(crate) const STATUS_MAX: usize = 1024;
 pub(crate) enum Message {
     /// `READY=1`: start-up, or a reload, is finished.
     Ready,
-    /// `RELOADING=1`: its configuration is being read again; `READY=1` follows.
-    Reloading,
     /// `STOPPING=1`: it has begun to shut down.
     Stopping,
     /// `STATUS=`: one line for people: UTF-8, no control characters, at most [`STATUS_MAX`] bytes. Empty clears it.
@@ -35,12 +31,6 @@ pub(crate) enum Message {
     Watchdog,
     /// `WATCHDOG=trigger`: it found itself broken, and asks to be treated as one that missed its interval.
     WatchdogTrigger,
-    /// `WATCHDOG_USEC=`: the watchdog interval from now on. Zero switches the watchdog off.
-    WatchdogUsec(Duration),
-    /// `EXTEND_TIMEOUT_USEC=`: start or stop may take this much longer, from now.
-    ExtendTimeout(Duration),
-    /// `BARRIER=1`: it waits until the descriptor sent along is closed.
-    Barrier,
 }
 
 /// The messages in one datagram, in order. Never panics; what is not understood is skipped.
@@ -57,15 +47,11 @@ fn message(line: &[u8]) -> Option<Message> {
     let value = &line[equals + 1..];
     match (&line[..equals], value) {
         (b"READY", b"1") => Some(Message::Ready),
-        (b"RELOADING", b"1") => Some(Message::Reloading),
         (b"STOPPING", b"1") => Some(Message::Stopping),
         (b"STATUS", _) => Some(Message::Status(clean(value))),
         (b"MAINPID", _) => pid(value).map(Message::MainPid),
         (b"WATCHDOG", b"1") => Some(Message::Watchdog),
         (b"WATCHDOG", b"trigger") => Some(Message::WatchdogTrigger),
-        (b"WATCHDOG_USEC", _) => microseconds(value).map(Message::WatchdogUsec),
-        (b"EXTEND_TIMEOUT_USEC", _) => microseconds(value).map(Message::ExtendTimeout),
-        (b"BARRIER", b"1") => Some(Message::Barrier),
         _ => None,
     }
 }
@@ -74,10 +60,6 @@ fn pid(value: &[u8]) -> Option<u32> {
     let pid = number(value)?;
     // The kernel's pid_t is signed; 0 and negative numbers name groups in kill(2), and must never pass for a pid.
     if pid == 0 { None } else { i32::try_from(pid).ok()?.try_into().ok() }
-}
-
-fn microseconds(value: &[u8]) -> Option<Duration> {
-    number(value).map(Duration::from_micros)
 }
 
 /// A decimal number; white space around it is allowed, as in systemd.
@@ -120,10 +102,8 @@ mod tests {
 
     #[test]
     fn every_message_is_understood() {
-        let micros = Duration::from_micros;
-        let known: [(&str, Message); 13] = [
+        let known: [(&str, Message); 8] = [
             ("READY=1", Message::Ready),
-            ("RELOADING=1", Message::Reloading),
             ("STOPPING=1", Message::Stopping),
             ("STATUS=accepting a=b", status("accepting a=b")),
             ("STATUS=", status("")),
@@ -131,10 +111,6 @@ mod tests {
             ("MAINPID=2147483647", Message::MainPid(i32::MAX as u32)),
             ("WATCHDOG=1", Message::Watchdog),
             ("WATCHDOG=trigger", Message::WatchdogTrigger),
-            ("WATCHDOG_USEC=20000000", Message::WatchdogUsec(Duration::from_secs(20))),
-            ("WATCHDOG_USEC=18446744073709551615", Message::WatchdogUsec(micros(u64::MAX))),
-            ("EXTEND_TIMEOUT_USEC= 500 ", Message::ExtendTimeout(micros(500))),
-            ("BARRIER=1", Message::Barrier),
         ];
         for (line, message) in &known {
             for ending in ["", "\n", "\0", "\n\0", "\r\n"] {
@@ -172,7 +148,10 @@ mod tests {
             "WATCHDOG_USEC=-1",
             "WATCHDOG_USEC=18446744073709551616",
             "EXTEND_TIMEOUT_USEC=1s",
-            "BARRIER=0",
+            "BARRIER=1",
+            "RELOADING=1",
+            "WATCHDOG_USEC=20000000",
+            "EXTEND_TIMEOUT_USEC=500",
             "FDSTORE=1",
             "FDNAME=READY=1",
             "MONOTONIC_USEC=1",
@@ -208,7 +187,7 @@ mod tests {
     fn garbage() -> impl Strategy<Value = Vec<u8>> {
         prop_oneof![
             prop::collection::vec(any::<u8>(), 0..40),
-            "(X_[A-Z]{0,5}|MAINPID|WATCHDOG_USEC|READY)=[a-z]{0,5}[\\PC]{0,5}".prop_map(String::into_bytes),
+            "(X_[A-Z]{0,5}|MAINPID|WATCHDOG|READY)=[a-z]{0,5}[\\PC]{0,5}".prop_map(String::into_bytes),
         ]
         .prop_map(|line| line.into_iter().filter(|&byte| byte != b'\n').collect::<Vec<u8>>())
         .prop_filter("garbage must mean nothing", |line| message(line).is_none())
@@ -217,18 +196,10 @@ mod tests {
     fn known() -> impl Strategy<Value = (Vec<u8>, Message)> {
         prop_oneof![
             Just((b"READY=1".to_vec(), Message::Ready)),
-            Just((b"RELOADING=1".to_vec(), Message::Reloading)),
             Just((b"STOPPING=1".to_vec(), Message::Stopping)),
             Just((b"WATCHDOG=1".to_vec(), Message::Watchdog)),
             Just((b"WATCHDOG=trigger".to_vec(), Message::WatchdogTrigger)),
-            Just((b"BARRIER=1".to_vec(), Message::Barrier)),
             (1..=i32::MAX as u32).prop_map(|pid| (format!("MAINPID={pid}").into_bytes(), Message::MainPid(pid))),
-            any::<u64>().prop_map(|n| {
-                (format!("WATCHDOG_USEC={n}").into_bytes(), Message::WatchdogUsec(Duration::from_micros(n)))
-            }),
-            any::<u64>().prop_map(|n| {
-                (format!("EXTEND_TIMEOUT_USEC={n}").into_bytes(), Message::ExtendTimeout(Duration::from_micros(n)))
-            }),
             "[ -~é🦀]{0,60}".prop_map(|text| (format!("STATUS={text}").into_bytes(), Message::Status(text))),
         ]
     }
@@ -237,7 +208,7 @@ mod tests {
         #[test]
         fn any_bytes_are_taken(
             bytes in prop::collection::vec(any::<u8>(), 0..3000),
-            name in "(STATUS|MAINPID|WATCHDOG_USEC)",
+            name in "(STATUS|MAINPID|WATCHDOG)",
         ) {
             parse(&bytes);
             let datagram = [name.as_bytes(), b"=", &bytes].concat();

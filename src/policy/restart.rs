@@ -166,6 +166,9 @@ impl Restart {
 
     /// What is wrong with these options, and what to change.
     pub(crate) fn check(&self) -> Result<(), String> {
+        if self.when == When::Never {
+            return Ok(()); // The other options have no effect.
+        }
         self.check_codes()?;
         self.backoff.check()?;
         if self.reset_after.is_zero() {

@@ -11,8 +11,8 @@ use super::check;
 use super::config::{Config, Group};
 use super::containment::Containment;
 use super::handle::Process;
-use super::limits::Resource;
 use super::readiness::Ready;
+use super::resource::Resource;
 use super::stdio::Stdio;
 use super::target::Target;
 use crate::error::{Error, Kind, Result, Who};
@@ -150,8 +150,8 @@ impl Builder {
     }
 
     /// Captures stdout and stderr, unless something else was said for them, and keeps the last `bytes` of each for
-    /// [`Process::output`] (default 64 KiB where they are captured). The buffer has 4 KiB at least. What is captured does
-    /// not appear on the terminal any more.
+    /// [`Process::output`] (default 64 KiB where they are captured). The buffer takes 32 KiB at least once that much was
+    /// written: lines of up to 16 KiB come whole. What is captured does not appear on the terminal any more.
     pub fn capture(mut self, bytes: usize) -> Builder {
         self.config.capture = Some(bytes);
         self
@@ -317,8 +317,11 @@ impl Builder {
     /// [`Error::is_invalid`]: an option that makes no sense, alone or beside another; the text says which and why.
     pub fn build(self) -> Result<Process> {
         if let Err(problem) = check::options(&self.config) {
-            let name = self.config.name.clone().unwrap_or_else(|| self.config.target.default_name());
-            return Err(Error::new(Who { name: name.into(), pid: None }, "build", Kind::Invalid(problem)));
+            return Err(Error::new(
+                Who { name: self.config.name().into(), pid: None },
+                "build",
+                Kind::Invalid(problem),
+            ));
         }
         Ok(Process::from_config(self.config))
     }

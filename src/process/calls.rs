@@ -5,9 +5,9 @@ use std::collections::VecDeque;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
+use super::captured::log_line;
 use super::core::{Core, Inner};
 use super::handle::Process;
-use super::lines::log_line;
 use super::state::Event;
 use super::turn::Turn;
 use crate::callbacks::Callbacks;

@@ -52,13 +52,20 @@ fn check_readiness(config: &Config) -> Result<(), String> {
     if ready.watchdog.is_some() && !matches!(ready.kind, readiness::Kind::Notify) {
         return Err(format!("a watchdog needs readiness by notify, not {ready:?}"));
     }
+    if let readiness::Kind::Line(text) = &ready.kind
+        && (text.is_empty() || text.contains(['\n', '\r']))
+    {
+        return Err(format!("no line can be told by {text:?}: give a part of one"));
+    }
     if config.ready_within.is_zero() && !matches!(ready.kind, readiness::Kind::Spawned) {
         return Err("a limit of zero for its readiness cannot be met".into());
     }
     if let readiness::Kind::Tcp(address) = &ready.kind
-        && address.rsplit_once(':').is_none_or(|(_, port)| port.parse::<u16>().is_err())
+        && address
+            .rsplit_once(':')
+            .is_none_or(|(host, port)| host.is_empty() || port.parse::<u16>().unwrap_or_default() == 0)
     {
-        return Err(format!("readiness address `{address}` is not of the form host:port"));
+        return Err(format!("readiness address `{address}` is not of the form host:port, with a port from 1 on"));
     }
     Ok(())
 }

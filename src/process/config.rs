@@ -9,8 +9,8 @@ use std::time::Duration;
 use super::command::EnvironmentChanges;
 use super::containment::Containment;
 use super::handle::Process;
-use super::limits::Resource;
 use super::readiness::{self, Ready};
+use super::resource::Resource;
 use super::state::Rules;
 use super::stdio::{self, Stdio};
 use super::target::{self, Target};
@@ -160,6 +160,11 @@ impl Config {
             || on_line.is_some()
             || matches!(self.target.0, target::Kind::Fork(_))
             || matches!(self.ready.kind, readiness::Kind::Check(_))
+    }
+
+    /// What the process is called.
+    pub(super) fn name(&self) -> String {
+        self.name.clone().unwrap_or_else(|| self.target.default_name())
     }
 
     pub(super) fn capture_size(&self) -> usize {

@@ -9,11 +9,11 @@ use std::sync::{Arc, Weak};
 use std::time::{Instant, SystemTime};
 
 use super::calls::Calling;
+use super::captured::Captured;
 use super::config::Config;
 use super::containment::ContainmentLevel;
 use super::events::Queue;
 use super::launch::{self, Refused};
-use super::lines::Captured;
 use super::monitor::{self, Guard, Monitor};
 use super::run::{Channel, Run, split};
 use super::state::{Event, Machine, State};
@@ -30,7 +30,7 @@ pub(super) struct Inner {
     /// The process that may touch this one; a fork of it may not.
     pub(super) owner: u32,
     /// The same, told from its forks for certain.
-    copy: u32,
+    incarnation: u32,
     pub(super) id: u64,
     pub(super) handles: AtomicUsize,
     pub(super) core: Monitor<Core>,
@@ -76,7 +76,7 @@ pub(super) struct Streams {
 
 impl Inner {
     pub(super) fn new(config: Config) -> Arc<Inner> {
-        let name: Arc<str> = config.name.clone().unwrap_or_else(|| config.target.default_name()).into();
+        let name: Arc<str> = config.name().into();
         let output = Captured::new(&config);
         let mut rules = config.rules();
         rules.reports |= output.is_delivered();
@@ -101,7 +101,7 @@ impl Inner {
             config,
             name,
             owner: sys::process::pid(),
-            copy: sys::process::copy(),
+            incarnation: sys::process::incarnation(),
             id: Reaper::get().new_id(),
             handles: AtomicUsize::new(0),
             core: Monitor::new(core),
@@ -122,7 +122,7 @@ impl Inner {
     }
 
     pub(super) fn is_foreign(&self) -> bool {
-        self.copy != sys::process::copy()
+        self.incarnation != sys::process::incarnation()
     }
 
     /// Does something with the state machine; see the module's text.

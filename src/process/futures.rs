@@ -67,39 +67,34 @@ impl Drop for Exited {
 ///
 /// # Errors
 ///
-/// - [`Error::is_not_running`]: there was no run when it was polled first.
+/// - [`Error::is_not_running`]: there was no run when it was made.
 /// - [`Error::is_ended`], [`Error::is_not_ready`]: as for [`Process::start`].
 #[derive(Debug)]
 #[must_use = "futures do nothing unless they are polled"]
 pub struct BecomesReady {
     process: Process,
-    /// Its place among those who wait, under which its waker is kept too; from the first poll on.
+    /// Its place among those who wait, under which its waker is kept too; without one there was no run.
     id: Option<u64>,
 }
 
 impl BecomesReady {
     pub(super) fn new(process: Process) -> BecomesReady {
-        BecomesReady { process, id: None }
+        let id = process.inner.lock_own().and_then(|mut core| core.join_the_waiting());
+        BecomesReady { process, id }
     }
 }
 
 impl Future for BecomesReady {
     type Output = Result<u32>;
 
-    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Result<u32>> {
+    fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Result<u32>> {
         const OPERATION: &str = "await the readiness of";
-        let inner = Arc::clone(&self.process.inner);
+        let inner = &self.process.inner;
         if let Err(error) = inner.check_owner(OPERATION) {
             return Poll::Ready(Err(error));
         }
-        let id = match self.id {
-            Some(id) => id,
-            None => {
-                let Some(id) = inner.lock().join_the_waiting() else {
-                    return Poll::Ready(Err(Error::new(inner.who(None), OPERATION, Kind::NotRunning)));
-                };
-                *self.id.insert(id)
-            }
+        let Some(id) = self.id else {
+            return Poll::Ready(Err(Error::new(inner.who(None), OPERATION, Kind::NotRunning)));
         };
         let answer = inner.core.poll(id, context.waker(), |core| core.answer_of(id));
         answer.map(|answer| answer.map_err(|end| inner.not_ready(end)))

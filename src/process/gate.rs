@@ -1,238 +1,183 @@
-//! Hearing a run say that it is ready, and what else it says.
+//! The receiving end of a run's readiness.
+//!
+//! Channels that the child writes to (`notify`, `fd`, `line`) wake the reaper. What has to be tried (`tcp`, `unix`,
+//! `file`, `check`) is tried after 1 ms, then twice as long each time, at most every 100 ms: connections by the reaper
+//! without waiting, the rest on a callback thread, since a file system or a closure may block.
 
-use std::os::fd::AsFd;
+use std::fs;
+use std::io;
+use std::net::{SocketAddr, ToSocketAddrs};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use super::core::Inner;
-use super::events::EventKind;
 use super::handle::Process;
-use super::probe::{Gate, Probe};
-use super::run::{Channel, Main, Run, key};
-use super::state::Event;
-use super::turn::Turn;
-use crate::callbacks::Callbacks;
-use crate::notify::{self, Message};
-use crate::reaper::{Reaper, Watcher};
+use super::readiness::{Kind, Ready};
 use crate::sys;
-use crate::sys::event::Interest;
-use crate::sys::pidfd::Pidfd;
-use crate::sys::socket::{Connecting, Datagram};
+use crate::sys::socket::Connecting;
 
-/// Longer than anything `sd_notify(3)` defines.
-const LONGEST_MESSAGE: usize = 8 * 1024;
-/// How many of them one child may have read in a row, and how long it waits then: who sends faster than we read would
-/// else hold the reaper, and the lock, for as long as it likes.
-const DATAGRAMS_IN_A_ROW: usize = 16;
-const PAUSE_AFTER_THEM: Duration = Duration::from_millis(1);
-/// No queue of the kernel is longer than this by default (`/proc/sys/net/unix/max_dgram_qlen`), and what others of the run
-/// send meanwhile need not be waited for.
-const DATAGRAMS_AT_THE_END: usize = 1024;
+const FIRST_PAUSE: Duration = Duration::from_millis(1);
+/// Milliseconds that a machine may take to answer itself.
+const AT_ONCE: u8 = 20;
+const LAST_PAUSE: Duration = Duration::from_millis(100);
 
-impl Turn<'_> {
-    pub(super) fn read_gate(&mut self) {
-        let Some(run) = &self.core.run else { return };
-        match &run.gate {
-            Gate::Notify(_) => self.read_notifications(DATAGRAMS_IN_A_ROW),
-            Gate::Fd { .. } => self.read_newline(),
-            Gate::Open | Gate::Line(_) | Gate::Try { .. } => {}
+/// How the current run will say that it is ready.
+pub(super) enum Gate {
+    /// It is ready already, or nothing is expected any more.
+    Open,
+    Notify(Notify),
+    /// Our end; the child's end is there until the child has it.
+    Fd {
+        number: i32,
+        read: OwnedFd,
+        write: Option<OwnedFd>,
+    },
+    Line(Arc<str>),
+    Try {
+        probe: Probe,
+        pause: Duration,
+    },
+}
+
+pub(super) struct Notify {
+    pub(super) socket: OwnedFd,
+    name: Vec<u8>,
+    watchdog: Option<Duration>,
+}
+
+#[derive(Clone)]
+pub(super) enum Probe {
+    Tcp(Vec<SocketAddr>),
+    Unix(PathBuf),
+    File { path: PathBuf, before: Option<Stamp> },
+    Check(Arc<dyn Fn(&Process) -> bool + Send + Sync>),
+}
+
+/// Which file it is, and when it was last written to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Stamp {
+    device: u64,
+    inode: u64,
+    modified: (i64, i64),
+    size: u64,
+}
+
+impl Gate {
+    /// Makes the channels, before the child is created. `alone`: nobody but the child is to answer for it.
+    pub(super) fn open(ready: &Ready, alone: bool) -> io::Result<Gate> {
+        let probe = match &ready.kind {
+            Kind::Spawned => return Ok(Gate::Open),
+            Kind::Notify => {
+                let (socket, name) = sys::socket::datagram_listener()?;
+                return Ok(Gate::Notify(Notify { socket, name, watchdog: ready.watchdog }));
+            }
+            Kind::Fd(number) => {
+                let (read, write) = sys::fd::pipe()?;
+                sys::fd::set_nonblocking(read.as_fd(), true)?;
+                return Ok(Gate::Fd { number: *number, read, write: Some(write) });
+            }
+            Kind::Line(text) => return Ok(Gate::Line(Arc::clone(text))),
+            Kind::Tcp(address) => Probe::Tcp(address.to_socket_addrs()?.collect()),
+            Kind::Unix(path) => Probe::Unix(path.clone()),
+            Kind::File(path) => Probe::File { path: path.clone(), before: identity(path) },
+            Kind::Check(check) => Probe::Check(Arc::clone(check)),
+        };
+        if alone && probe.is_answered() {
+            // Whoever that is, it would be taken for the one that is about to start.
+            return Err(io::Error::from_raw_os_error(libc::EADDRINUSE));
+        }
+        Ok(Gate::Try { probe, pause: FIRST_PAUSE })
+    }
+
+    /// What the child finds in its environment.
+    pub(super) fn variables(&self) -> Vec<(&'static str, String)> {
+        let Gate::Notify(notify) = self else { return Vec::new() };
+        // An abstract socket is written with an @ for its leading NUL (sd_notify(3)). The kernel's names are hex
+        // digits.
+        let mut variables = vec![("NOTIFY_SOCKET", format!("@{}", String::from_utf8_lossy(&notify.name)))];
+        if let Some(interval) = notify.watchdog {
+            variables.push(("WATCHDOG_USEC", interval.as_micros().to_string()));
+        }
+        variables
+    }
+
+    pub(super) fn passed(&self) -> Option<(RawFd, i32)> {
+        match self {
+            Gate::Fd { number, write: Some(write), .. } => Some((write.as_raw_fd(), *number)),
+            Gate::Fd { write: None, .. } | Gate::Open | Gate::Notify(_) | Gate::Line(_) | Gate::Try { .. } => None,
         }
     }
 
-    fn read_newline(&mut self) {
-        let Some(run) = &mut self.core.run else { return };
-        let Gate::Fd { read, .. } = &run.gate else { return };
-        let mut bytes = [0; 256];
-        match sys::fd::read(read.as_fd(), &mut bytes) {
-            Ok(read) if bytes[..read].contains(&b'\n') => self.feed(Event::Ready),
-            // Closed without a word: it will never say so, and the limit of `ready_within` ends it.
-            Ok(0) => run.close_gate(),
-            Ok(_) | Err(_) => {}
+    /// The child has its ends now: ours of them are closed.
+    pub(super) fn started(self) -> Gate {
+        match self {
+            Gate::Fd { number, read, .. } => Gate::Fd { number, read, write: None },
+            other => other,
         }
     }
 
-    /// What it said before it ended counts, though its end may be seen first: to be ready above all.
-    pub(super) fn hear_last_words(&mut self) {
-        let Some(run) = &self.core.run else { return };
-        match &run.gate {
-            Gate::Notify(_) => self.read_notifications(DATAGRAMS_AT_THE_END),
-            Gate::Fd { .. } => self.read_newline(),
-            Gate::Line(_) => {
-                self.read_output(0);
-                self.read_output(1);
-            }
-            Gate::Open | Gate::Try { .. } => {}
+    /// What the reaper has to watch.
+    pub(super) fn watched(&self) -> Option<BorrowedFd<'_>> {
+        match self {
+            Gate::Notify(notify) => Some(notify.socket.as_fd()),
+            Gate::Fd { read, .. } => Some(read.as_fd()),
+            Gate::Open | Gate::Line(_) | Gate::Try { .. } => None,
         }
     }
 
-    fn read_notifications(&mut self, most: usize) {
-        let mut bytes = [0; LONGEST_MESSAGE];
-        for _ in 0..most {
-            let Some(run) = &self.core.run else { return };
-            let Gate::Notify(channel) = &run.gate else { return };
-            let Ok(Some(mut datagram)) = sys::socket::receive(channel.socket.as_fd(), &mut bytes) else { return };
-            let passed = std::mem::take(&mut datagram.passed);
-            if !passed.is_empty() {
-                // A close may block (SO_LINGER), and whose descriptors these are we do not know.
-                Callbacks::get().run(move || drop(passed));
-            }
-            if !run.may_notify(&datagram) {
-                self.ignored_stranger(datagram.pid);
-                continue;
-            }
-            if datagram.truncated {
-                continue;
-            }
-            for message in notify::parse(&bytes[..datagram.len]) {
-                self.notified(message);
+    /// When to try next, each time later.
+    pub(super) fn next_try(&mut self, now: Instant) -> Option<Instant> {
+        let Gate::Try { pause, .. } = self else { return None };
+        let at = now + *pause;
+        *pause = (*pause * 2).min(LAST_PAUSE);
+        Some(at)
+    }
+}
+
+impl Probe {
+    /// Begins to connect; `None` when nobody answers now. For the kinds that connect.
+    pub(super) fn connect(&self) -> Option<Connecting> {
+        let attempts = match self {
+            Probe::Tcp(addresses) => addresses.iter().map(sys::socket::connect_tcp).collect(),
+            Probe::Unix(path) => vec![sys::socket::connect_unix(path)],
+            Probe::File { .. } | Probe::Check(_) => Vec::new(),
+        };
+        // One that is there at once before one that is still being asked.
+        let mut pending = None;
+        for connecting in attempts.into_iter().flatten() {
+            match connecting {
+                Connecting::Done => return Some(Connecting::Done),
+                Connecting::Pending(fd) => pending = pending.or(Some(Connecting::Pending(fd))),
             }
         }
-        if let Some(run) = &mut self.core.run {
-            run.pause_gate(self.now + PAUSE_AFTER_THEM);
-        }
+        pending
     }
 
-    /// Told once for each run: a stranger may send as often as it likes.
-    fn ignored_stranger(&mut self, sender: Option<u32>) {
-        let Some(run) = &mut self.core.run else { return };
-        if !std::mem::replace(&mut run.had_strangers, true) {
-            let name = Arc::clone(&self.inner.name);
-            let sender = sender.map_or("of another pid namespace".to_owned(), |pid| format!("pid {pid}"));
-            Callbacks::get().run(move || log::warn!("ignored notifications for `{name}` from a stranger ({sender})"));
-        }
-    }
-
-    fn notified(&mut self, message: Message) {
-        match message {
-            Message::Ready => self.feed(Event::Ready),
-            Message::Stopping => self.feed(Event::AnnouncedStop),
-            Message::Watchdog => self.feed(Event::Watchdog),
-            Message::WatchdogTrigger => self.feed(Event::WatchdogFailed),
-            Message::Status(text) => {
-                self.emit(EventKind::Text(text.clone()));
-                self.core.text = Some(text);
-                self.changed = true;
-            }
-            Message::MainPid(pid) => {
-                // It may only name what is part of the run: the pid is shown to users, who may signal it. Opened first and
-                // asked then: once it is open its number stays its own.
-                if let Some(run) = &mut self.core.run
-                    && let Ok(pidfd) = Pidfd::open(pid)
-                    && run.is_member(pid)
-                {
-                    run.main = Some(Main { pid, pidfd });
-                    self.changed = true;
-                }
-            }
-            Message::Reloading | Message::WatchdogUsec(_) | Message::ExtendTimeout(_) | Message::Barrier => {}
-        }
-    }
-
-    /// A line of output that `Ready::line` may be waiting for.
-    pub(super) fn look_for_ready_line(&mut self) {
-        let Some(run) = &self.core.run else { return };
-        let Gate::Line(text) = &run.gate else { return };
-        let text = Arc::clone(text);
-        while let Some(line) = self.core.output.next_for_gate() {
-            if line.text().contains(&*text) {
-                self.core.output.close_gate();
-                self.feed(Event::Ready);
-                break;
-            }
-        }
-        self.resume_reading();
-    }
-
-    /// It is time to try again whether it can be reached.
-    pub(super) fn try_gate(&mut self) {
-        let Some(run) = &mut self.core.run else { return };
-        run.try_at = None;
-        run.resume_gate();
-        run.stop_connecting();
-        let Gate::Try { probe, .. } = &run.gate else { return };
-        match probe {
-            Probe::Tcp(_) | Probe::Unix(_) => {
-                let connecting = probe.connect();
-                self.connecting(connecting);
-            }
-            Probe::File { .. } | Probe::Check(_) => {
-                let (probe, inner, generation) = (probe.clone(), Arc::clone(self.inner), run.generation);
-                Callbacks::get().run(move || {
-                    // One that panics has not said yes; it is asked again.
-                    let mut passes = false;
-                    inner.guarded("readiness", || passes = probe.passes(&Process::from_inner(&inner)));
-                    inner.turn(|turn| turn.tried(generation, passes));
-                });
-            }
-        }
-    }
-
-    fn connecting(&mut self, connecting: Option<Connecting>) {
-        let Some(run) = &mut self.core.run else { return };
-        match connecting {
-            Some(Connecting::Done) => self.feed(Event::Ready),
+    /// Whether somebody accepts connections already, and says so at once: on this machine, that is.
+    fn is_answered(&self) -> bool {
+        match self.connect() {
+            Some(Connecting::Done) => true,
             Some(Connecting::Pending(fd)) => {
-                let watcher = Arc::clone(self.inner) as Arc<dyn Watcher>;
-                let key = key(run.generation, Channel::Connect);
-                if let Ok(token) = Reaper::get().watch(fd.as_fd(), Interest::WRITE, watcher, key) {
-                    run.connecting = Some((fd, token));
-                }
-                // An answer that does not come in time is no answer: then it is tried anew.
-                run.try_at = run.gate.next_try(self.now);
+                sys::event::is_writable_within(fd.as_fd(), AT_ONCE) && sys::socket::connected(fd.as_fd()).is_ok()
             }
-            None => run.try_at = run.gate.next_try(self.now),
+            None => false,
         }
     }
 
-    /// A connection that was pending has been accepted or refused.
-    pub(super) fn connected(&mut self) {
-        let Some(run) = &mut self.core.run else { return };
-        let Some((fd, _)) = &run.connecting else { return };
-        let accepted = sys::socket::connected(fd.as_fd()).is_ok();
-        run.stop_connecting();
-        if accepted {
-            self.feed(Event::Ready);
-        }
-    }
-
-    fn tried(&mut self, generation: u64, passes: bool) {
-        let now = self.now;
-        match &mut self.core.run {
-            Some(run) if run.generation == generation && run.ended.is_none() => {
-                if passes {
-                    self.feed(Event::Ready);
-                } else {
-                    run.try_at = run.gate.next_try(now);
-                }
-            }
-            Some(_) | None => {}
+    /// The kinds that may block.
+    pub(super) fn passes(&self, process: &Process) -> bool {
+        match self {
+            Probe::File { path, before } => identity(path).is_some_and(|now| Some(now) != *before),
+            Probe::Check(check) => check(process),
+            Probe::Tcp(_) | Probe::Unix(_) => false,
         }
     }
 }
 
-impl Run {
-    fn is_member(&self, pid: u32) -> bool {
-        (pid == self.pid() && self.ended.is_none()) || self.contained.owns(&self.leader, pid)
-    }
-
-    fn may_notify(&self, datagram: &Datagram) -> bool {
-        datagram.pid.is_some_and(|pid| self.main_pid() == Some(pid) || self.is_member(pid))
-    }
-}
-
-impl Inner {
-    /// Whether anything of this process runs on callback threads.
-    pub(super) fn needs_callbacks(&self) -> bool {
-        let calls = &self.config.calls;
-        calls.on_start.is_some()
-            || calls.on_ready.is_some()
-            || calls.on_exit.is_some()
-            || self.config.captures_any()
-            || matches!(self.config.child.containment, super::containment::Containment::Tree)
-            || matches!(
-                self.config.ready.kind,
-                super::readiness::Kind::File(_) | super::readiness::Kind::Check(_) | super::readiness::Kind::Notify
-            )
-            || !sys::pidfd::features().group_signal
-    }
+fn identity(path: &Path) -> Option<Stamp> {
+    let metadata = fs::metadata(path).ok()?;
+    let modified = (metadata.mtime(), metadata.mtime_nsec());
+    Some(Stamp { device: metadata.dev(), inode: metadata.ino(), modified, size: metadata.size() })
 }

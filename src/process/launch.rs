@@ -14,8 +14,8 @@ use super::check;
 use super::command::Command;
 use super::config::{ChildOptions, Config, Group};
 use super::containment::Contained;
-use super::limits::Resource;
-use super::probe::Gate;
+use super::gate::Gate;
+use super::resource::Resource;
 use super::stdio::{self, Stdio};
 use super::target;
 use crate::sys;
@@ -179,7 +179,7 @@ fn place(stream: &Stdio) -> String {
 
 fn setup(config: &Config, detached: bool, contained: &Contained, fds: Vec<(RawFd, i32)>) -> Result<Setup, Refused> {
     let child = &config.child;
-    let identity = Identity::of(child)?;
+    let identity = Credentials::of(child)?;
     Ok(Setup {
         cgroup: contained.procs(),
         session: child.session,
@@ -203,15 +203,15 @@ fn setup(config: &Config, detached: bool, contained: &Contained, fds: Vec<(RawFd
     })
 }
 
-struct Identity {
+struct Credentials {
     uid: Option<u32>,
     gid: Option<u32>,
     groups: Option<Vec<u32>>,
 }
 
-impl Identity {
-    fn of(child: &ChildOptions) -> Result<Identity, Refused> {
-        let mut identity = Identity { uid: child.uid, gid: child.gid, groups: child.groups.clone() };
+impl Credentials {
+    fn of(child: &ChildOptions) -> Result<Credentials, Refused> {
+        let mut identity = Credentials { uid: child.uid, gid: child.gid, groups: child.groups.clone() };
         if let Some(name) = &child.user {
             let step = || format!("look up user `{name}`");
             let user = sys::process::user(name).map_err(|error| Refused::new(step(), error))?;

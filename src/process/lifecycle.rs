@@ -74,7 +74,7 @@ impl Process {
     }
 
     /// The future of what [`start`](Process::start) with `true` waits for, for any async runtime: the readiness of the run
-    /// that is there when it is polled first. It returns the pid.
+    /// that is there now. It returns the pid.
     ///
     /// # Example
     ///

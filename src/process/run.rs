@@ -7,8 +7,8 @@ use std::time::{Duration, Instant, SystemTime};
 
 use super::containment::{Contained, Leader};
 use super::core::{Inner, Streams};
+use super::gate::Gate;
 use super::launch::Launched;
-use super::probe::Gate;
 use crate::exit::{ExitReason, Usage};
 use crate::reaper::{Reaper, Token, Watcher};
 use crate::signal::Signal;

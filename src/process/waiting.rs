@@ -4,8 +4,8 @@ use std::os::fd::AsFd;
 use std::sync::{Arc, mpsc};
 use std::time::{Duration, Instant};
 
+use super::captured::Cursors;
 use super::core::{Core, Inner};
-use super::lines::Cursors;
 use super::run::Run;
 use super::state::{Event, State};
 use super::status::Status;

@@ -3,7 +3,7 @@
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -28,9 +28,9 @@ pub(crate) trait Watcher: Send + Sync {
 
 /// The event loop of this process.
 pub(crate) struct Reaper {
-    shared: Mutex<Option<Arc<Shared>>>,
+    shared: OnceLock<Arc<Shared>>,
     ids: AtomicU64,
-    /// A handler for SIGCHLD is there.
+    /// Held while the thread is started, or a handler for SIGCHLD installed: true once that is there. Before all leaf locks.
     hears: Mutex<bool>,
 }
 
@@ -52,7 +52,7 @@ const BELL: u64 = u64::MAX;
 impl Reaper {
     /// The reaper of this process; its thread starts with the first registration.
     pub(crate) fn get() -> &'static Reaper {
-        REAPER.get_or_init(|| Reaper { shared: Mutex::new(None), ids: AtomicU64::new(0), hears: Mutex::new(false) })
+        REAPER.get_or_init(|| Reaper { shared: OnceLock::new(), ids: AtomicU64::new(0), hears: Mutex::new(false) })
     }
 
     /// A number that no other watcher of this process has.
@@ -138,14 +138,15 @@ impl Reaper {
         }
     }
 
-    fn shared(&self) -> io::Result<Arc<Shared>> {
-        let mut shared = self.shared.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(shared) = &*shared {
-            return Ok(Arc::clone(shared));
+    fn shared(&self) -> io::Result<&Arc<Shared>> {
+        if let Some(shared) = self.shared.get() {
+            return Ok(shared);
         }
-        let started = start()?;
-        *shared = Some(Arc::clone(&started));
-        Ok(started)
+        let _one_at_a_time = self.hears.lock().unwrap_or_else(PoisonError::into_inner);
+        if self.shared.get().is_none() {
+            let _ = self.shared.set(start()?);
+        }
+        Ok(self.shared.get().expect("it was set just now, or by who held the lock before"))
     }
 }
 

@@ -129,7 +129,16 @@ impl AsFd for Bell {
 
 /// Whether `fd` is readable now; of a pidfd, whether its process has ended.
 pub(crate) fn is_readable(fd: BorrowedFd<'_>) -> bool {
-    poll(&mut [PollFd::new(fd, PollFlags::POLLIN)], PollTimeout::ZERO).is_ok_and(|count| count > 0)
+    is_ready(fd, PollFlags::POLLIN, PollTimeout::ZERO)
+}
+
+/// Whether `fd` gets writable within so many milliseconds.
+pub(crate) fn is_writable_within(fd: BorrowedFd<'_>, milliseconds: u8) -> bool {
+    is_ready(fd, PollFlags::POLLOUT, milliseconds.into())
+}
+
+fn is_ready(fd: BorrowedFd<'_>, what: PollFlags, limit: PollTimeout) -> bool {
+    poll(&mut [PollFd::new(fd, what)], limit).is_ok_and(|count| count > 0)
 }
 
 /// Waits, without a limit, until `fd` is readable.

@@ -12,7 +12,7 @@ use std::sync::atomic::{AtomicPtr, AtomicU32, Ordering};
 struct Own {
     pid: AtomicU32,
     /// How many forks deep this process is, counting only those who looked.
-    copy: AtomicU32,
+    incarnation: AtomicU32,
 }
 
 /// Null until the page is there. No lock guards it: a fork could copy one that is held.
@@ -23,17 +23,17 @@ static COPIES: AtomicU32 = AtomicU32::new(0);
 
 /// A number that no process has of which this one is a fork. Their pids tell less: one may have ended and its pid be
 /// ours, and the first process of every pid namespace is number 1.
-pub(super) fn copy() -> u32 {
+pub(super) fn incarnation() -> u32 {
     let Some(kept) = kept() else { return std::process::id() };
-    match kept.copy.load(Ordering::Relaxed) {
+    match kept.incarnation.load(Ordering::Relaxed) {
         0 => {
             let fresh = COPIES.fetch_add(1, Ordering::Relaxed) + 1;
             // Another thread's number is as good, but it has to be one for all.
-            kept.copy
+            kept.incarnation
                 .compare_exchange(0, fresh, Ordering::Relaxed, Ordering::Relaxed)
                 .map_or_else(|other| other, |_| fresh)
         }
-        copy => copy,
+        incarnation => incarnation,
     }
 }
 

@@ -16,7 +16,7 @@ pub(crate) struct PerProcess<T: 'static> {
 }
 
 struct Owned<T> {
-    copy: u32,
+    incarnation: u32,
     value: T,
 }
 
@@ -28,17 +28,17 @@ impl<T: Send + Sync + 'static> PerProcess<T> {
     /// The value of this process. `make` may be called by several threads at once, of which one wins:
     /// it must be cheap and without effect.
     pub(crate) fn get_or_init(&'static self, make: impl Fn() -> T) -> &'static T {
-        let copy = process::copy();
+        let incarnation = process::incarnation();
         let mut seen = self.current.load(Ordering::Acquire);
         loop {
             if !seen.is_null() {
                 // SAFETY: only pointers from Box::into_raw below are ever stored, none is freed.
                 let owned: &'static Owned<T> = unsafe { &*seen };
-                if owned.copy == copy {
+                if owned.incarnation == incarnation {
                     return &owned.value;
                 }
             }
-            let fresh = Box::into_raw(Box::new(Owned { copy, value: make() }));
+            let fresh = Box::into_raw(Box::new(Owned { incarnation, value: make() }));
             match self.current.compare_exchange(seen, fresh, Ordering::AcqRel, Ordering::Acquire) {
                 // SAFETY: `fresh` came from Box::into_raw, is published now and never freed.
                 Ok(_) => return &unsafe { &*fresh }.value,

@@ -15,8 +15,8 @@ pub(crate) fn pid() -> u32 {
 }
 
 /// Tells this process from all of which it is a fork.
-pub(crate) fn copy() -> u32 {
-    super::own_pid::copy()
+pub(crate) fn incarnation() -> u32 {
+    super::own_pid::incarnation()
 }
 
 /// Makes `entries` (`NAME=value`) the environment, without the lock that std and libc guard it with: in a forked child

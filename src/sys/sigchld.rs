@@ -43,7 +43,7 @@ impl Ear {
     /// Async-signal-safe: it looks at a page of ours, swaps an atomic and calls `write(2)` on an eventfd that does not
     /// block.
     fn hear(&self) {
-        if self.owner == super::process::copy() && !self.flag.0.swap(true, Ordering::SeqCst) {
+        if self.owner == super::process::incarnation() && !self.flag.0.swap(true, Ordering::SeqCst) {
             self.bell.ring();
         }
     }
@@ -60,7 +60,7 @@ static OWN: AtomicPtr<Ear> = AtomicPtr::new(ptr::null_mut());
 /// Handlers that were there before are called too, and where it is ignored it stays ignored: stops and continues are
 /// not seen then. One that replaces ours later takes it from us, until the program ends.
 pub(crate) fn hear(flag: Arc<Flag>, bell: Arc<Bell>) -> io::Result<()> {
-    let ear = Ear { owner: super::process::copy(), flag, bell };
+    let ear = Ear { owner: super::process::incarnation(), flag, bell };
     let disposition = disposition()?;
     if disposition == libc::SIG_IGN {
         // The program wants its children reaped by the kernel, those of other code among them. Exits come by pidfd.
@@ -108,7 +108,7 @@ mod tests {
     #[test]
     fn only_its_owner_hears() {
         let ear = |owner| Ear { owner, flag: Arc::default(), bell: Arc::new(Bell::new().unwrap()) };
-        let (own, copied) = (ear(super::super::process::copy()), ear(super::super::process::copy() + 1));
+        let (own, copied) = (ear(super::super::process::incarnation()), ear(super::super::process::incarnation() + 1));
         own.hear();
         copied.hear();
         assert!(own.flag.is_set() && !copied.flag.is_set());

@@ -18,7 +18,7 @@ pub(crate) struct Jobs<J> {
     /// There are never more threads than this.
     most: usize,
     /// So many may sleep; who finds them asleep already ends.
-    idle: usize,
+    keep: usize,
 }
 
 #[derive(Debug)]
@@ -29,9 +29,9 @@ struct Queue<J> {
 }
 
 impl<J> Jobs<J> {
-    pub(crate) fn new(most: usize, idle: usize) -> Jobs<J> {
+    pub(crate) fn new(most: usize, keep: usize) -> Jobs<J> {
         let queue = Queue { jobs: VecDeque::new(), threads: 0, idle: 0 };
-        Jobs { queue: Mutex::new(queue), work: Condvar::new(), most, idle }
+        Jobs { queue: Mutex::new(queue), work: Condvar::new(), most, keep }
     }
 
     /// Makes sure that there is a thread; `start` makes one, which calls [`next`](Jobs::next) until it gets nothing.
@@ -74,7 +74,7 @@ impl<J> Jobs<J> {
             if let Some(job) = queue.jobs.pop_front() {
                 return Some(job);
             }
-            if queue.idle >= self.idle {
+            if queue.idle >= self.keep {
                 queue.threads -= 1;
                 return None;
             }

@@ -16,9 +16,9 @@ pub(crate) struct Pool {
 }
 
 impl Pool {
-    /// At most `most` threads called `name`, of which `idle` stay when there is nothing to do.
-    pub(crate) fn new(name: &'static str, most: usize, idle: usize) -> Pool {
-        Pool { name, jobs: Arc::new(Jobs::new(most, idle)) }
+    /// At most `most` threads called `name`, of which `keep` stay when there is nothing to do.
+    pub(crate) fn new(name: &'static str, most: usize, keep: usize) -> Pool {
+        Pool { name, jobs: Arc::new(Jobs::new(most, keep)) }
     }
 
     /// Makes sure that there is a thread.

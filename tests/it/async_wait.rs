@@ -6,10 +6,10 @@ use std::sync::{Arc, Mutex, Weak};
 use std::task::{Context, Poll, Wake, Waker};
 use std::time::Duration;
 
-use pkit::{Exited, Process, Stdio};
+use pkit::{Backoff, BecomesReady, Exited, Process, Ready, Restart, Stdio};
 use smol::future::{FutureExt, block_on, poll_once};
 
-use crate::support::{LONG, sh, tests};
+use crate::support::{LONG, say, sh, tests};
 
 fn tokio_threads() -> tokio::runtime::Runtime {
     tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_time().build().unwrap()
@@ -105,6 +105,58 @@ tests! {
         exits.extend(tasks.into_iter().map(|task| threads.block_on(task).unwrap().unwrap()));
         stop.join().unwrap().unwrap();
         assert!(exits.len() == 13 && exits.iter().all(|exit| exit.requested() && Some(exit) == process.exit().as_ref()));
+    }
+
+    fn readiness_is_awaited() {
+        let script = "read line; test $line = up || exit 3; echo up; exec sleep 1000";
+        let builder = Process::builder(sh(script)).ready(Ready::line("up")).stdin(Stdio::piped());
+        let process = builder.restart(Restart::on_failure().backoff(Backoff::fixed(LONG)).unlimited()).build().unwrap();
+        assert!(block_on(process.ready()).unwrap_err().is_not_running());
+        type Runtime = fn(BecomesReady) -> pkit::Result<u32>;
+        let runtimes: [Runtime; 3] = [
+            |ready| block_on(ready),
+            |ready| tokio_here().block_on(ready),
+            |ready| tokio_threads().block_on(async { tokio::spawn(ready).await.unwrap() }),
+        ];
+        for runtime in runtimes {
+            let pid = process.start(false).unwrap();
+            let mut stdin = process.stdin().unwrap();
+            let mut early = process.ready();
+            assert!(block_on(poll_once(&mut early)).is_none());
+            let waiting = std::thread::spawn({
+                let ready = process.ready();
+                move || runtime(ready)
+            });
+            say(&mut stdin, "up");
+            assert_eq!(waiting.join().unwrap().unwrap(), pid);
+            assert_eq!(block_on(early).unwrap(), pid);
+            assert_eq!(block_on(process.ready()).unwrap(), pid, "it was ready already");
+            process.terminate(true).unwrap();
+        }
+        // A run that ends instead, and what its policy does then is another run.
+        process.start(false).unwrap();
+        let ready = process.ready();
+        let mut stdin = process.stdin().unwrap();
+        let answer = std::thread::spawn(move || block_on(ready));
+        say(&mut stdin, "down");
+        let error = answer.join().unwrap().unwrap_err();
+        assert!(error.is_ended() && error.exit().unwrap().code() == Some(3), "{error}");
+        assert!(error.to_string().ends_with("; its restart policy goes on"), "{error}");
+        drop(process);
+    }
+
+    fn a_readiness_that_nobody_awaits_any_more_keeps_no_waker() {
+        let process = Process::builder(sh("exec sleep 1000")).ready(Ready::fd(3)).build().unwrap();
+        process.start(false).unwrap();
+        let count = Arc::new(Count::default());
+        let waker = Waker::from(Arc::clone(&count));
+        let mut ready = process.ready();
+        assert!(pin!(&mut ready).poll(&mut Context::from_waker(&waker)).is_pending());
+        drop(waker);
+        drop(ready);
+        assert_eq!(Arc::strong_count(&count), 1);
+        process.kill(true).unwrap();
+        assert_eq!(count.0.load(Ordering::SeqCst), 0);
     }
 
     fn it_does_not_block() {

@@ -82,8 +82,14 @@ tests! {
             .build()
             .unwrap();
         // It ignores TERM only, so HUP is its end.
+        let events = process.subscribe();
         let exit = end_by_itself(&process);
         assert!(exit.code() == Some(4) && !exit.requested() && !exit.forced(), "{exit:?}");
+        drop(process);
+        let told = |kind: &EventKind| matches!(kind, EventKind::LeftBehind | EventKind::SignalSent(_) | EventKind::Exited(_));
+        let told: Vec<EventKind> = events.map(|event| event.kind).filter(told).collect();
+        let order = [EventKind::LeftBehind, EventKind::SignalSent(Signal::HUP), EventKind::Exited(exit)];
+        assert_eq!(told.iter().map(ToString::to_string).collect::<Vec<_>>(), order.map(|kind| kind.to_string()));
     }
 
     fn stubborn_survivors_are_killed() {

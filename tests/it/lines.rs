@@ -21,6 +21,14 @@ fn lines_of(command: Command) -> Vec<Line> {
 }
 
 tests! {
+    fn a_small_buffer_cuts_no_line() {
+        let process = Process::builder(sh("printf '%10000d\\n' 7; exec sleep 1000")).capture(1024).build().unwrap();
+        process.start(true).unwrap();
+        let line = process.wait_for_line(LONG, |_| true).unwrap();
+        assert_eq!((line.bytes().len(), line.continued()), (10_000, false));
+        assert_eq!(process.output().stdout().len(), 1024);
+    }
+
     fn long_lines_come_in_pieces() {
         const LENGTH: usize = 10 << 20;
         let script = format!("

@@ -53,6 +53,46 @@ tests! {
         assert!(error.to_string().ends_with("; stopped because it was not ready in time"), "{error}");
     }
 
+    fn somebody_else_who_answers_is_not_taken_for_it() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap().to_string();
+        let tcp = Process::builder(sh("exec sleep 1000")).ready(Ready::tcp(&address)).build().unwrap();
+        let error = tcp.start(true).unwrap_err();
+        assert!(error.is_not_created() && error.raw_os_error() == Some(libc::EADDRINUSE), "{error}");
+        assert!(error.to_string().contains(&format!("prepare Ready::tcp(\"{address}\"): ")), "{error}");
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("socket");
+        let other = std::os::unix::net::UnixListener::bind(&path).unwrap();
+        let unix = Process::builder(sh("exec sleep 1000")).ready(Ready::unix(&path)).build().unwrap();
+        assert_eq!(unix.start(true).unwrap_err().raw_os_error(), Some(libc::EADDRINUSE));
+        drop(other);
+        // A socket that nobody listens on any more is no hindrance.
+        unix.start(false).unwrap();
+        // Who is given the listening socket will answer for it.
+        let builder = Process::builder(sh("exec sleep 1000")).pass_fd(listener.into(), 3);
+        let activated = builder.ready(Ready::tcp(address)).build().unwrap();
+        activated.start(true).unwrap();
+    }
+
+    fn what_was_awaited_is_in_the_error() {
+        let script = "echo booting; echo 'no database' >&2; exec sleep 1000";
+        let builder = Process::builder(sh(script)).ready(Ready::line("up")).ready_within(Duration::from_millis(300));
+        let process = builder.restart(Restart::on_failure().backoff(Backoff::fixed(LONG)).unlimited()).build().unwrap();
+        let error = process.start(true).unwrap_err();
+        assert!(error.is_not_ready() && error.is_ended(), "{error}");
+        let text = error.to_string();
+        assert!(text.contains(r#": it was not ready within 300 ms by Ready::line("up"): killed by SIGTERM after "#), "{text}");
+        let end = r#"; its last line on stderr: "no database"; its restart policy goes on"#;
+        assert!(text.ends_with(end), "{text}");
+        process.terminate(true).unwrap();
+        let patient = Process::builder(sh(script)).ready(Ready::line("up")).build().unwrap();
+        patient.start(false).unwrap();
+        patient.wait_for_line(LONG, |line| line == "no database").unwrap();
+        let text = patient.wait_for_line(Duration::from_millis(10), |_| false).unwrap_err().to_string();
+        let end = r#": no such line within 10 ms; it is left as it is, in state `running`; its last line on stderr: "no database""#;
+        assert!(text.ends_with(end), "{text}");
+    }
+
     fn a_line() {
         // In two writes, and on the other stream.
         let script = "echo listen; echo not yet; read x; printf 'now list' >&2; printf 'ening\\n' >&2; exec sleep 1000";

@@ -54,7 +54,7 @@ mod sync {
 
 /// The pid of the process in which a thread of the model is said to be.
 mod process {
-    pub(super) fn copy() -> u32 {
+    pub(super) fn incarnation() -> u32 {
         super::PID.get()
     }
 }

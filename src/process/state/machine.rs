@@ -2,7 +2,7 @@
 
 use std::time::Instant;
 
-use super::around::Wish;
+use super::between_runs::Wish;
 use super::protocol::{Action, Event, Rules};
 use super::running::{Clearing, Draining, Run};
 use super::shown::State;

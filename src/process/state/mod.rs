@@ -10,7 +10,7 @@
 //! concluded exactly once; in `Idle` and `Failed` nothing is scheduled. These and more are listed, and checked, in
 //! `tests`.
 
-mod around;
+mod between_runs;
 mod ladder;
 mod machine;
 mod protocol;

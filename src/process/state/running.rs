@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use super::around::Wish;
+use super::between_runs::Wish;
 use super::ladder::{Climb, Ladder};
 use super::machine::{Machine, Phase};
 use super::protocol::{Action, Conclusion, Event, Notice};

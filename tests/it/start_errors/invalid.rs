@@ -51,7 +51,11 @@ tests! {
         let unseen = |b: Builder| b.stdout(Stdio::null()).stderr(Stdio::null());
         assert_eq!(problem(|b| unseen(b.ready(Ready::line("up")))), "readiness by a line needs stdout or stderr to be captured");
         assert_eq!(problem(|b| unseen(b.on_line(|_| ()))), "on_line needs stdout or stderr to be captured");
-        assert_eq!(problem(|b| b.ready(Ready::tcp("localhost"))), "readiness address `localhost` is not of the form host:port");
+        for address in ["localhost", ":80", "localhost:0", "localhost:65536"] {
+            let text = format!("readiness address `{address}` is not of the form host:port, with a port from 1 on");
+            assert_eq!(problem(|b| b.ready(Ready::tcp(address))), text);
+        }
+        assert_eq!(problem(|b| b.ready(Ready::line("up\n"))), r#"no line can be told by "up\n": give a part of one"#);
         assert_eq!(problem(|b| b.ready(Ready::fd(3).watchdog(Duration::from_secs(1)))), "a watchdog needs readiness by notify, not Ready::fd(3)");
         assert_eq!(problem(|b| b.ready(Ready::fd(3)).ready_within(Duration::ZERO)), "a limit of zero for its readiness cannot be met");
         assert!(problem(|b| b.restart(Restart::always().limit(1000, Duration::from_secs(1)))).contains("limit"));

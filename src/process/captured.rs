@@ -23,7 +23,7 @@ use crate::sys;
 /// A line longer than this comes in pieces.
 pub(super) const LINE_LIMIT: usize = 16 * 1024;
 /// Lines need some room, however little is to be kept.
-const LEAST_CAPACITY: usize = 4 * 1024;
+const LEAST_CAPACITY: usize = 2 * LINE_LIMIT;
 /// What is read in one go; the default size of a pipe (`pipe(7)`).
 const CHUNK: usize = 64 * 1024;
 /// How much one child may have read before it is another's turn.

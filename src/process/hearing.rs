@@ -1,0 +1,237 @@
+//! Hearing a run say that it is ready, and what else it says.
+
+use std::os::fd::AsFd;
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::core::Inner;
+use super::events::EventKind;
+use super::gate::{Gate, Probe};
+use super::handle::Process;
+use super::run::{Channel, Main, Run, key};
+use super::state::Event;
+use super::turn::Turn;
+use crate::callbacks::Callbacks;
+use crate::notify::{self, Message};
+use crate::reaper::{Reaper, Watcher};
+use crate::sys;
+use crate::sys::event::Interest;
+use crate::sys::pidfd::Pidfd;
+use crate::sys::socket::{Connecting, Datagram};
+
+/// Longer than anything `sd_notify(3)` defines.
+const LONGEST_MESSAGE: usize = 8 * 1024;
+/// How many of them one child may have read in a row, and how long it waits then: who sends faster than we read would
+/// else hold the reaper, and the lock, for as long as it likes.
+const DATAGRAMS_IN_A_ROW: usize = 16;
+const PAUSE_AFTER_THEM: Duration = Duration::from_millis(1);
+/// No queue of the kernel is longer than this by default (`/proc/sys/net/unix/max_dgram_qlen`), and what others of the run
+/// send meanwhile need not be waited for.
+const DATAGRAMS_AT_THE_END: usize = 1024;
+
+impl Turn<'_> {
+    pub(super) fn read_gate(&mut self) {
+        let Some(run) = &self.core.run else { return };
+        match &run.gate {
+            Gate::Notify(_) => self.read_notifications(DATAGRAMS_IN_A_ROW),
+            Gate::Fd { .. } => self.read_newline(),
+            Gate::Open | Gate::Line(_) | Gate::Try { .. } => {}
+        }
+    }
+
+    fn read_newline(&mut self) {
+        let Some(run) = &mut self.core.run else { return };
+        let Gate::Fd { read, .. } = &run.gate else { return };
+        let mut bytes = [0; 256];
+        match sys::fd::read(read.as_fd(), &mut bytes) {
+            Ok(read) if bytes[..read].contains(&b'\n') => self.feed(Event::Ready),
+            // Closed without a word: it will never say so, and the limit of `ready_within` ends it.
+            Ok(0) => run.close_gate(),
+            Ok(_) | Err(_) => {}
+        }
+    }
+
+    /// What it said before it ended counts, though its end may be seen first: to be ready above all.
+    pub(super) fn hear_last_words(&mut self) {
+        let Some(run) = &self.core.run else { return };
+        match &run.gate {
+            Gate::Notify(_) => self.read_notifications(DATAGRAMS_AT_THE_END),
+            Gate::Fd { .. } => self.read_newline(),
+            Gate::Line(_) => {
+                self.read_output(0);
+                self.read_output(1);
+            }
+            Gate::Open | Gate::Try { .. } => {}
+        }
+    }
+
+    fn read_notifications(&mut self, most: usize) {
+        let mut bytes = [0; LONGEST_MESSAGE];
+        for _ in 0..most {
+            let Some(run) = &self.core.run else { return };
+            let Gate::Notify(channel) = &run.gate else { return };
+            let Ok(Some(mut datagram)) = sys::socket::receive(channel.socket.as_fd(), &mut bytes) else { return };
+            let passed = std::mem::take(&mut datagram.passed);
+            if !passed.is_empty() {
+                // A close may block (SO_LINGER), and whose descriptors these are we do not know.
+                Callbacks::get().run(move || drop(passed));
+            }
+            if !run.may_notify(&datagram) {
+                self.ignored_stranger(datagram.pid);
+                continue;
+            }
+            if datagram.truncated {
+                continue;
+            }
+            for message in notify::parse(&bytes[..datagram.len]) {
+                self.notified(message);
+            }
+        }
+        if let Some(run) = &mut self.core.run {
+            run.pause_gate(self.now + PAUSE_AFTER_THEM);
+        }
+    }
+
+    /// Told once for each run: a stranger may send as often as it likes.
+    fn ignored_stranger(&mut self, sender: Option<u32>) {
+        let Some(run) = &mut self.core.run else { return };
+        if !std::mem::replace(&mut run.had_strangers, true) {
+            let name = Arc::clone(&self.inner.name);
+            let sender = sender.map_or("of another pid namespace".to_owned(), |pid| format!("pid {pid}"));
+            Callbacks::get().run(move || log::warn!("ignored notifications for `{name}` from a stranger ({sender})"));
+        }
+    }
+
+    fn notified(&mut self, message: Message) {
+        match message {
+            Message::Ready => self.feed(Event::Ready),
+            Message::Stopping => self.feed(Event::AnnouncedStop),
+            Message::Watchdog => self.feed(Event::Watchdog),
+            Message::WatchdogTrigger => self.feed(Event::WatchdogFailed),
+            Message::Status(text) => {
+                self.emit(EventKind::Text(text.clone()));
+                self.core.text = Some(text);
+                self.changed = true;
+            }
+            Message::MainPid(pid) => {
+                // It may only name what is part of the run: the pid is shown to users, who may signal it. Opened first and
+                // asked then: once it is open its number stays its own.
+                if let Some(run) = &mut self.core.run
+                    && let Ok(pidfd) = Pidfd::open(pid)
+                    && run.is_member(pid)
+                {
+                    run.main = Some(Main { pid, pidfd });
+                    self.changed = true;
+                }
+            }
+        }
+    }
+
+    /// A line of output that `Ready::line` may be waiting for.
+    pub(super) fn look_for_ready_line(&mut self) {
+        let Some(run) = &self.core.run else { return };
+        let Gate::Line(text) = &run.gate else { return };
+        let text = Arc::clone(text);
+        while let Some(line) = self.core.output.next_for_gate() {
+            if line.text().contains(&*text) {
+                self.core.output.close_gate();
+                self.feed(Event::Ready);
+                break;
+            }
+        }
+        self.resume_reading();
+    }
+
+    /// It is time to try again whether it can be reached.
+    pub(super) fn try_gate(&mut self) {
+        let Some(run) = &mut self.core.run else { return };
+        run.try_at = None;
+        run.resume_gate();
+        run.stop_connecting();
+        let Gate::Try { probe, .. } = &run.gate else { return };
+        match probe {
+            Probe::Tcp(_) | Probe::Unix(_) => {
+                let connecting = probe.connect();
+                self.connecting(connecting);
+            }
+            Probe::File { .. } | Probe::Check(_) => {
+                let (probe, inner, generation) = (probe.clone(), Arc::clone(self.inner), run.generation);
+                Callbacks::get().run(move || {
+                    // One that panics has not said yes; it is asked again.
+                    let mut passes = false;
+                    inner.guarded("readiness", || passes = probe.passes(&Process::from_inner(&inner)));
+                    inner.turn(|turn| turn.tried(generation, passes));
+                });
+            }
+        }
+    }
+
+    fn connecting(&mut self, connecting: Option<Connecting>) {
+        let Some(run) = &mut self.core.run else { return };
+        match connecting {
+            Some(Connecting::Done) => self.feed(Event::Ready),
+            Some(Connecting::Pending(fd)) => {
+                let watcher = Arc::clone(self.inner) as Arc<dyn Watcher>;
+                let key = key(run.generation, Channel::Connect);
+                if let Ok(token) = Reaper::get().watch(fd.as_fd(), Interest::WRITE, watcher, key) {
+                    run.connecting = Some((fd, token));
+                }
+                // An answer that does not come in time is no answer: then it is tried anew.
+                run.try_at = run.gate.next_try(self.now);
+            }
+            None => run.try_at = run.gate.next_try(self.now),
+        }
+    }
+
+    /// A connection that was pending has been accepted or refused.
+    pub(super) fn connected(&mut self) {
+        let Some(run) = &mut self.core.run else { return };
+        let Some((fd, _)) = &run.connecting else { return };
+        let accepted = sys::socket::connected(fd.as_fd()).is_ok();
+        run.stop_connecting();
+        if accepted {
+            self.feed(Event::Ready);
+        }
+    }
+
+    fn tried(&mut self, generation: u64, passes: bool) {
+        let now = self.now;
+        match &mut self.core.run {
+            Some(run) if run.generation == generation && run.ended.is_none() => {
+                if passes {
+                    self.feed(Event::Ready);
+                } else {
+                    run.try_at = run.gate.next_try(now);
+                }
+            }
+            Some(_) | None => {}
+        }
+    }
+}
+
+impl Run {
+    fn is_member(&self, pid: u32) -> bool {
+        (pid == self.pid() && self.ended.is_none()) || self.contained.owns(&self.leader, pid)
+    }
+
+    fn may_notify(&self, datagram: &Datagram) -> bool {
+        datagram.pid.is_some_and(|pid| self.main_pid() == Some(pid) || self.is_member(pid))
+    }
+}
+
+impl Inner {
+    /// Whether anything of this process runs on callback threads.
+    pub(super) fn needs_callbacks(&self) -> bool {
+        let calls = &self.config.calls;
+        calls.on_start.is_some()
+            || calls.on_ready.is_some()
+            || calls.on_exit.is_some()
+            || self.config.captures_any()
+            || matches!(self.config.child.containment, super::containment::Containment::Tree)
+            || matches!(
+                self.config.ready.kind,
+                super::readiness::Kind::File(_) | super::readiness::Kind::Check(_) | super::readiness::Kind::Notify
+            )
+            || !sys::pidfd::features().group_signal
+    }
+}
