@@ -86,19 +86,19 @@ impl Inner {
         match call {
             Call::Start => self.guarded("on_start", || {
                 if let Some(on_start) = &calls.on_start {
-                    on_start(&Process::from_inner(self));
+                    on_start(&Process::lend(self));
                 }
             }),
             Call::Ready => self.guarded("on_ready", || {
                 if let Some(on_ready) = &calls.on_ready {
-                    on_ready(&Process::from_inner(self));
+                    on_ready(&Process::lend(self));
                 }
             }),
             Call::Lines(generation) => self.deliver(generation),
             Call::Exit(generation, exit) => {
                 self.guarded("on_exit", || {
                     if let Some(on_exit) = &calls.on_exit {
-                        on_exit(&Process::from_inner(self), &exit);
+                        on_exit(&Process::lend(self), &exit);
                     }
                 });
                 self.turn(|turn| turn.feed_of(generation, Event::Reported));

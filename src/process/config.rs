@@ -162,6 +162,11 @@ impl Config {
             || matches!(self.ready.kind, readiness::Kind::Check(_))
     }
 
+    /// Some of it may be there after this program, or after its run, and that is meant so.
+    pub(super) fn outlives(&self, detached: bool) -> bool {
+        detached || self.child.parent_death.is_none() || self.survivors.ladder().is_none()
+    }
+
     /// What the process is called.
     pub(super) fn name(&self) -> String {
         self.name.clone().unwrap_or_else(|| self.target.default_name())

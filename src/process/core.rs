@@ -217,6 +217,10 @@ impl Core {
 
     pub(super) fn await_no_more(&mut self, id: u64) {
         self.awaited.retain(|awaited| awaited.id != id);
+        if self.awaited.is_empty() {
+            // An idle process keeps no room for those who do not wait.
+            self.awaited = Vec::new();
+        }
     }
 }
 

@@ -55,7 +55,7 @@ pub enum EventKind {
     Paused,
     /// It goes on after [`EventKind::Paused`].
     Continued,
-    /// Someone asked for its end while its leader lived.
+    /// Someone asked for its end while its leader lived; or it announced a stop, and did not come to its end.
     Stopping,
     /// Its leader ended and left processes behind, which are ended now.
     LeftBehind,

@@ -51,6 +51,8 @@ use crate::line::Output;
 /// ```
 pub struct Process {
     pub(super) inner: Arc<Inner>,
+    /// A user's. One that is lent to a callback keeps nothing from being stopped.
+    counted: bool,
 }
 
 impl Process {
@@ -71,7 +73,12 @@ impl Process {
 
     pub(super) fn from_inner(inner: &Arc<Inner>) -> Process {
         inner.handles.fetch_add(1, Ordering::Relaxed);
-        Process { inner: Arc::clone(inner) }
+        Process { inner: Arc::clone(inner), counted: true }
+    }
+
+    /// For a callback, for as long as that runs; a clone of it is a handle like any other.
+    pub(super) fn lend(inner: &Arc<Inner>) -> Process {
+        Process { inner: Arc::clone(inner), counted: false }
     }
 
     /// Everything about it at this moment, consistent in itself.
@@ -207,7 +214,7 @@ impl Drop for Process {
             std::mem::forget(Arc::clone(&self.inner));
             return;
         }
-        if self.inner.handles.fetch_sub(1, Ordering::AcqRel) == 1 {
+        if self.counted && self.inner.handles.fetch_sub(1, Ordering::AcqRel) == 1 {
             self.inner.turn(|turn| {
                 if !turn.core.detached {
                     turn.feed(Event::Stop);

@@ -2,8 +2,9 @@
 
 use std::os::fd::AsFd;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
+use super::closing;
 use super::core::Inner;
 use super::events::EventKind;
 use super::gate::{Gate, Probe};
@@ -21,19 +22,17 @@ use crate::sys::socket::{Connecting, Datagram};
 
 /// Longer than anything `sd_notify(3)` defines.
 const LONGEST_MESSAGE: usize = 8 * 1024;
-/// How many of them one child may have read in a row, and how long it waits then: who sends faster than we read would
-/// else hold the reaper, and the lock, for as long as it likes.
-const DATAGRAMS_IN_A_ROW: usize = 16;
-const PAUSE_AFTER_THEM: Duration = Duration::from_millis(1);
-/// No queue of the kernel is longer than this by default (`/proc/sys/net/unix/max_dgram_qlen`), and what others of the run
-/// send meanwhile need not be waited for.
-const DATAGRAMS_AT_THE_END: usize = 1024;
-
+/// How long one child is listened to at a time, and how long it waits then: who sends faster than we read would else hold
+/// the reaper, and the lock, for as long as it likes.
+const LISTENING: Duration = Duration::from_micros(200);
+const PAUSE: Duration = Duration::from_millis(2);
+/// The same for what it said before its end. No queue of the kernel takes longer to read.
+const LAST_LISTENING: Duration = Duration::from_millis(20);
 impl Turn<'_> {
     pub(super) fn read_gate(&mut self) {
         let Some(run) = &self.core.run else { return };
         match &run.gate {
-            Gate::Notify(_) => self.read_notifications(DATAGRAMS_IN_A_ROW),
+            Gate::Notify(_) => self.read_notifications(LISTENING),
             Gate::Fd { .. } => self.read_newline(),
             Gate::Open | Gate::Line(_) | Gate::Try { .. } => {}
         }
@@ -55,7 +54,7 @@ impl Turn<'_> {
     pub(super) fn hear_last_words(&mut self) {
         let Some(run) = &self.core.run else { return };
         match &run.gate {
-            Gate::Notify(_) => self.read_notifications(DATAGRAMS_AT_THE_END),
+            Gate::Notify(_) => self.read_notifications(LAST_LISTENING),
             Gate::Fd { .. } => self.read_newline(),
             Gate::Line(_) => {
                 self.read_output(0);
@@ -65,30 +64,34 @@ impl Turn<'_> {
         }
     }
 
-    fn read_notifications(&mut self, most: usize) {
+    fn read_notifications(&mut self, at_most: Duration) {
         let mut bytes = [0; LONGEST_MESSAGE];
-        for _ in 0..most {
+        let began = Instant::now();
+        while began.elapsed() < at_most && !closing::is_behind() {
             let Some(run) = &self.core.run else { return };
             let Gate::Notify(channel) = &run.gate else { return };
-            let Ok(Some(mut datagram)) = sys::socket::receive(channel.socket.as_fd(), &mut bytes) else { return };
-            let passed = std::mem::take(&mut datagram.passed);
-            if !passed.is_empty() {
-                // A close may block (SO_LINGER), and whose descriptors these are we do not know.
-                Callbacks::get().run(move || drop(passed));
+            let Ok(Some(datagram)) = sys::socket::receive(channel.socket.as_fd(), &mut bytes) else { return };
+            let said = if datagram.truncated { &[] } else { &bytes[..datagram.len] };
+            match run.sender(&datagram) {
+                Sender::Stranger => self.ignored_stranger(datagram.pid),
+                Sender::Member => self.heard(said, false),
+                Sender::Main => self.heard(said, true),
             }
-            if !run.may_notify(&datagram) {
-                self.ignored_stranger(datagram.pid);
-                continue;
-            }
-            if datagram.truncated {
-                continue;
-            }
-            for message in notify::parse(&bytes[..datagram.len]) {
-                self.notified(message);
-            }
+            closing::close(datagram.passed);
         }
         if let Some(run) = &mut self.core.run {
-            run.pause_gate(self.now + PAUSE_AFTER_THEM);
+            run.pause_gate(self.now + PAUSE);
+        }
+    }
+
+    /// `main`: from the leader, or from what it named as its main process. Others of the run say what helps it, a shell's
+    /// `systemd-notify` above all; but that they stop, or are broken, is not said of the run.
+    fn heard(&mut self, said: &[u8], main: bool) {
+        for message in notify::parse(said) {
+            match message {
+                Message::Stopping | Message::WatchdogTrigger if !main => {}
+                message => self.notified(message),
+            }
         }
     }
 
@@ -159,7 +162,7 @@ impl Turn<'_> {
                 Callbacks::get().run(move || {
                     // One that panics has not said yes; it is asked again.
                     let mut passes = false;
-                    inner.guarded("readiness", || passes = probe.passes(&Process::from_inner(&inner)));
+                    inner.guarded("readiness", || passes = probe.passes(&Process::lend(&inner)));
                     inner.turn(|turn| turn.tried(generation, passes));
                 });
             }
@@ -214,9 +217,21 @@ impl Run {
         (pid == self.pid() && self.ended.is_none()) || self.contained.owns(&self.leader, pid)
     }
 
-    fn may_notify(&self, datagram: &Datagram) -> bool {
-        datagram.pid.is_some_and(|pid| self.main_pid() == Some(pid) || self.is_member(pid))
+    fn sender(&self, datagram: &Datagram) -> Sender {
+        match datagram.pid {
+            None => Sender::Stranger,
+            Some(pid) if self.main_pid() == Some(pid) || (pid == self.pid() && self.ended.is_none()) => Sender::Main,
+            Some(pid) if self.is_member(pid) => Sender::Member,
+            Some(_) => Sender::Stranger,
+        }
     }
+}
+
+/// Who sent a notification.
+enum Sender {
+    Main,
+    Member,
+    Stranger,
 }
 
 impl Inner {

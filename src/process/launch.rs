@@ -13,8 +13,9 @@ use std::time::{Instant, SystemTime};
 use super::check;
 use super::command::Command;
 use super::config::{ChildOptions, Config, Group};
-use super::containment::Contained;
+use super::containment::{Contained, ContainmentLevel};
 use super::gate::Gate;
+use super::procfs;
 use super::resource::Resource;
 use super::stdio::{self, Stdio};
 use super::target;
@@ -24,6 +25,8 @@ use crate::sys::spawn::{Child, Failure, Plan, Setup, Step};
 /// A process that was just created, and our ends of what connects us to it.
 pub(super) struct Launched {
     pub(super) child: Child,
+    /// See [`Leader`](super::containment::Leader).
+    pub(super) child_started: Option<u64>,
     pub(super) started: SystemTime,
     /// The same moment, for what is measured from it.
     pub(super) began: Instant,
@@ -58,7 +61,7 @@ impl Refused {
 pub(super) fn launch(config: &Config, detached: bool) -> Result<Launched, Refused> {
     check::at_start(config)
         .map_err(|problem| Refused::new("check the options", io::Error::new(io::ErrorKind::InvalidInput, problem)))?;
-    let contained = Contained::prepare(config.child.group, config.child.containment);
+    let contained = Contained::prepare(config.child.group, config.child.containment, config.outlives(detached));
     match launch_contained(config, detached, contained) {
         // It could be made but not joined (EACCES, EBUSY): say less in the status rather than fail.
         Err(Attempt::Cgroup) => launch_contained(config, detached, Contained::walk()).map_err(Attempt::into_refused),
@@ -96,10 +99,12 @@ fn launch_contained(config: &Config, detached: bool, contained: Contained) -> Re
     let setup = setup(config, detached, &contained, ends.child.clone())?;
     let (started, began) = (SystemTime::now(), Instant::now());
     let child = create(config, setup, &variables)?;
+    let walked = contained.level() == ContainmentLevel::Walk;
+    let child_started = walked.then(|| procfs::entry(child.pid)).flatten().map(|entry| entry.started);
     // Our copies of the child's ends are closed here: else we would never see the end of a pipe.
     let Ends { stdin, piped, captured, keep, .. } = ends;
     drop(keep);
-    Ok(Launched { child, started, began, contained, gate: gate.started(), stdin, piped, captured })
+    Ok(Launched { child, child_started, started, began, contained, gate: gate.started(), stdin, piped, captured })
 }
 
 /// The descriptors of the child and our ends of them.

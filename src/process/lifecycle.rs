@@ -194,6 +194,7 @@ impl Process {
     pub fn signal(&self, signal: Signal) -> Result<()> {
         const OPERATION: &str = "signal";
         self.inner.check_owner(OPERATION)?;
+        self.inner.note_tree();
         let (pid, sent) = self.inner.turn(|turn| (turn.core.pid(), turn.signal_by_hand(signal)));
         sent.map_err(|source| match source.raw_os_error() {
             Some(libc::ESRCH) => Error::new(self.inner.who(pid), OPERATION, Kind::NotRunning),

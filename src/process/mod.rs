@@ -4,6 +4,7 @@ mod builder;
 mod calls;
 mod captured;
 mod check;
+mod closing;
 mod command;
 mod config;
 mod containment;

@@ -5,6 +5,7 @@
 
 use std::fs;
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use crate::callbacks::Callbacks;
@@ -22,14 +23,24 @@ pub(super) struct Entry {
     pub(super) started: u64,
 }
 
-/// All processes that can be seen. Some of them are gone when it returns.
-pub(super) fn all() -> Vec<Entry> {
-    let Ok(directory) = fs::read_dir("/proc") else { return Vec::new() };
-    directory.flatten().filter_map(|entry| entry.file_name().to_str()?.parse().ok()).filter_map(entry).collect()
+/// All processes that can be seen. Some of them are gone when it is made.
+#[derive(Debug)]
+pub(super) struct Snapshot {
+    pub(super) entries: Vec<Entry>,
+    /// One with a larger number was begun later.
+    pub(super) number: u64,
+}
+
+pub(super) fn all() -> Snapshot {
+    static NUMBERS: AtomicU64 = AtomicU64::new(0);
+    let number = NUMBERS.fetch_add(1, Ordering::Relaxed);
+    let names = fs::read_dir("/proc").into_iter().flatten().flatten().map(|entry| entry.file_name());
+    let entries = names.filter_map(|name| entry(name.to_str()?.parse().ok()?)).collect();
+    Snapshot { entries, number }
 }
 
 /// Someone who wants to see all processes.
-type Ask = Box<dyn FnOnce(&[Entry]) + Send>;
+type Ask = Box<dyn FnOnce(&Snapshot) + Send>;
 
 /// Shows all processes, as they are after this call, to `ask`, on a callback thread.
 ///
@@ -120,7 +131,7 @@ mod tests {
         let own = entry(std::process::id()).unwrap();
         assert_eq!(own.parent, std::os::unix::process::parent_id());
         assert!(!own.zombie);
-        assert!(all().contains(&own));
+        assert!(all().entries.contains(&own));
         assert!(open(&own).is_some());
         assert!(open(&Entry { started: own.started + 1, ..own }).is_none());
     }

@@ -112,7 +112,11 @@ impl Run {
             generation,
             started: launched.started,
             began: launched.began,
-            leader: Leader { pid: launched.child.pid, pidfd: Arc::new(launched.child.pidfd) },
+            leader: Leader {
+                pid: launched.child.pid,
+                pidfd: Arc::new(launched.child.pidfd),
+                started: launched.child_started,
+            },
             pidfd_token: None,
             ended: None,
             reaped: false,
@@ -182,10 +186,11 @@ impl Run {
             && pipe.paused != paused
             && let Some(token) = pipe.token
         {
-            pipe.paused = paused;
             let interest = if paused { Interest::NONE } else { Interest::READ };
-            // It is registered, so it can only fail for want of kernel memory.
-            let _ = Reaper::get().rewatch(token, pipe.fd.as_fd(), interest);
+            // To go on can fail for want of kernel memory; then it is tried again when the next room is made.
+            if Reaper::get().rewatch(token, pipe.fd.as_fd(), interest).is_ok() || paused {
+                pipe.paused = paused;
+            }
         }
     }
 
@@ -218,7 +223,7 @@ impl Run {
 
     fn set_gate_interest(&self, interest: Interest) {
         if let (Some(token), Some(fd)) = (self.gate_token, self.gate.watched()) {
-            // It is registered, so it can only fail for want of kernel memory.
+            // To go on can fail for want of kernel memory; what it says last is read when it ends.
             let _ = Reaper::get().rewatch(token, fd, interest);
         }
     }

@@ -14,7 +14,7 @@ use std::time::{Instant, SystemTime};
 use super::calls::Call;
 use super::containment::Occupancy;
 use super::core::{Core, Inner, let_go};
-use super::events::{Event as PublicEvent, EventKind};
+use super::events::{Event as PublicEvent, EventKind, Queue};
 use super::monitor::{self, Guard};
 use super::procfs;
 use super::run::Run;
@@ -39,6 +39,8 @@ pub(super) struct Turn<'a> {
     answered: bool,
     /// Of subscribers.
     wakers: Vec<Waker>,
+    /// Perhaps not held by their subscribers any more: dropped after the lock is released, with the wakers in them.
+    queues: Vec<Arc<Queue>>,
     /// Dropped after the lock is released: closing what a child wrote to may take its time.
     ended: Option<Run>,
 }
@@ -53,6 +55,7 @@ impl<'a> Turn<'a> {
             changed: false,
             answered: false,
             wakers: Vec::new(),
+            queues: Vec::new(),
             ended: None,
         }
     }
@@ -303,10 +306,11 @@ impl<'a> Turn<'a> {
             return;
         }
         let event = PublicEvent { at: SystemTime::now(), process: Arc::clone(&self.inner.name), pid, kind };
-        let wakers = &mut self.wakers;
+        let (wakers, queues) = (&mut self.wakers, &mut self.queues);
         self.core.subscribers.retain(|queue| match queue.upgrade() {
             Some(queue) => {
                 wakers.extend(queue.push(event.clone()));
+                queues.push(queue);
                 true
             }
             None => false,
@@ -325,11 +329,11 @@ impl<'a> Turn<'a> {
             self.core.timer = due;
         }
         self.inner.run_calls_if_any(&mut self.core);
-        let Turn { inner, core, changed, answered, wakers, ended, .. } = self;
+        let Turn { inner, core, changed, answered, wakers, queues, ended, .. } = self;
         let over = answered || !core.machine.is_alive();
         inner.core.release(core, changed, over);
         wakers.into_iter().for_each(monitor::wake);
-        drop(ended);
+        drop((queues, ended));
     }
 }
 

@@ -25,7 +25,7 @@ impl Inner {
         Ok(())
     }
 
-    /// Before a SIGKILL by hand; that at the end of a ladder comes after a signal, before which it was done.
+    /// Before a signal by hand. (Before those of a ladder it is done elsewhere: see `Turn::signal_all`.)
     pub(super) fn note_tree(&self) {
         let note = self.lock().run.as_ref().and_then(|run| run.contained.note(&run.leader));
         if let Some(note) = note {

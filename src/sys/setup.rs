@@ -212,7 +212,8 @@ impl<'a> Prepared<'a> {
         check(Step::ParentDeath, unsafe { libc::syscall(libc::SYS_prctl, libc::PR_SET_PDEATHSIG, signal) })?;
         // SAFETY: getppid(2) cannot fail.
         let parent = unsafe { libc::syscall(libc::SYS_getppid) };
-        if parent != c_long::from(self.parent) {
+        // 0: it is in a pid namespace that we do not see, and its death cannot be told.
+        if parent != c_long::from(self.parent) && parent != 0 {
             // SAFETY: getpid(2) cannot fail.
             let me = unsafe { libc::syscall(libc::SYS_getpid) };
             // What the kernel would have done a moment later. It is pending until the mask is set, as that would be.

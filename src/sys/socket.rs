@@ -19,7 +19,7 @@ pub(crate) struct Datagram {
     pub(crate) truncated: bool,
     /// The sender as the kernel vouches for it; `None` if it is in a pid namespace that we do not see.
     pub(crate) pid: Option<u32>,
-    /// What came with it. To close one may block: for as long as its sender likes, with `SO_LINGER`.
+    /// What came with it. To close one may block for as long as its maker likes.
     pub(crate) passed: Vec<OwnedFd>,
 }
 
@@ -112,6 +112,11 @@ unsafe fn take_control(message: &libc::msghdr) -> (Option<libc::ucred>, Vec<Owne
         next = unsafe { libc::CMSG_NXTHDR(message, next) };
     }
     (sender, passed)
+}
+
+/// The close of a socket shall not wait for what is still to be sent. Of what is no socket: nothing.
+pub(crate) fn forget_linger(fd: &OwnedFd) {
+    let _ = socket::setsockopt(fd, sockopt::Linger, &libc::linger { l_onoff: 0, l_linger: 0 });
 }
 
 /// Begins a connection to a TCP port.

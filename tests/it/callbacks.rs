@@ -66,6 +66,24 @@ impl Drop for PanicsInDrop {
 }
 
 tests! {
+    fn one_that_blocks_keeps_nothing_from_being_stopped() {
+        let (entered, is_in) = mpsc::channel();
+        let (release, blocked) = mpsc::channel::<()>();
+        let blocked = Mutex::new(blocked);
+        let process = Process::builder(sh("exec sleep 1000"))
+            .on_start(move |_| {
+                entered.send(()).unwrap();
+                let _ = blocked.lock().unwrap().recv();
+            })
+            .build()
+            .unwrap();
+        let pid = process.start(true).unwrap();
+        is_in.recv().unwrap();
+        drop(process);
+        eventually("it is stopped", || !is_alive(pid));
+        drop(release);
+    }
+
     fn a_capture_whose_drop_panics_stops_nobody_else() {
         let captured = PanicsInDrop;
         let ready = pkit::Ready::check(move |_| {

@@ -55,9 +55,18 @@ tests! {
     fn who_left_the_tree_and_ended_unseen_is_no_zombie_of_ours() {
         pkit::testing::pretend_no_cgroups();
         // Nobody looks at it before its stop; its parent never waits for it, and ends first.
-        let script = "setsid sh -c 'exit 0' & echo left; exec sleep 1000";
+        let script = r"
+if os.fork() == 0:
+    os.setsid()
+    os._exit(0)
+print('left', flush=True)
+signal.pause()";
         type End = fn(&Process);
-        let ends: [End; 3] = [
+        let ends: [End; 4] = [
+            |process| {
+                process.signal(Signal::KILL).unwrap();
+                process.join().unwrap();
+            },
             |process| process.terminate(true).unwrap(),
             |process| process.kill(true).unwrap(),
             |process| {
@@ -67,15 +76,14 @@ tests! {
             },
         ];
         for end in ends {
-            let process = Process::builder(sh(script)).capture(1000).contain(Containment::Tree).build().unwrap();
+            let builder = Process::builder(python(script)).capture(1000);
+            let process = builder.contain(Containment::Tree).build().unwrap();
             let pid = process.start(true).unwrap();
             process.wait_for_line(LONG, |line| line == "left").unwrap();
-            // A zombie now: `sleep` waits for nobody.
-            eventually("it has ended", || {
+            eventually("it is a zombie", || {
                 let children = fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).unwrap();
                 let mut children = children.split_whitespace().map(|child| child.parse().unwrap());
-                let name = fs::read_to_string(format!("/proc/{pid}/comm")).unwrap();
-                name == "sleep\n" && children.next().is_some_and(|child| !is_alive(child))
+                children.next().is_some_and(|child| !is_alive(child))
             });
             end(&process);
             assert_eq!(children(), []);
@@ -125,6 +133,33 @@ signal.pause()";
         process.terminate(LONG).unwrap();
         assert!(!is_alive(pid));
         assert_eq!(own_cgroups(std::process::id()), Vec::<PathBuf>::new());
+    }
+
+    fn who_may_live_on_is_not_swept_away() {
+        if role().is_some() {
+            // Another program that makes a cgroup beside ours.
+            let process = tree("exit 0").build().unwrap();
+            process.start(true).unwrap();
+            process.join().unwrap();
+            return;
+        }
+        if !has_cgroups() {
+            return;
+        }
+        let script = "setsid sleep 1000 >&- 2>&- & echo $!";
+        let process = tree(script).survivors(pkit::Survivors::leave()).build().unwrap();
+        process.start(true).unwrap();
+        let left = pid_said_by(&process);
+        process.join().unwrap();
+        let other = || assert!(Program::start("other").finish().0.success());
+        other();
+        assert!(is_alive(left) && own_cgroups(std::process::id()).len() == 1);
+        kill(Pid::from_raw(left as i32), Raw::SIGKILL).unwrap();
+        eventually("it is gone", || !is_alive(left));
+        eventually("its cgroup is empty, and removed by the next", || {
+            other();
+            own_cgroups(std::process::id()).is_empty()
+        });
     }
 
     fn no_cgroup_is_left_behind() {

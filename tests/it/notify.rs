@@ -103,8 +103,62 @@ sys.stdin.readline()";
             process.start(false).unwrap();
             let exit = process.join().unwrap();
             assert_eq!((exit.signal(), exit.requested(), exit.fault()), (Some(Signal::TERM), false, None));
-            assert_eq!((process.state(), process.restarts()), (State::Failed, 1));
+            // It was to end, and so it did.
+            assert_eq!((process.state(), process.restarts()), (State::Idle, 0));
         }
+    }
+
+    fn a_helper_says_nothing_of_the_end_of_the_service() {
+        let script = "
+helper = os.fork()
+if helper == 0:
+    tell('STOPPING=1\\nWATCHDOG=trigger\\nREADY=1')
+    os._exit(0)
+os.waitpid(helper, 0)
+tell('STATUS=on')
+sys.stdin.readline()
+tell(f'MAINPID={os.getpid()}\\nSTOPPING=1')
+sys.stdin.readline()";
+        let process = Process::builder(python(script)).ready(Ready::notify()).stdin(Stdio::piped()).build().unwrap();
+        // Of the rest it may speak: it is a member of the run, unless it was reaped before its words were read.
+        process.start(false).unwrap();
+        let mut stdin = process.stdin().unwrap();
+        let status = process.wait_until(LONG, |status| status.text.is_some()).unwrap();
+        assert!(matches!(status.state, State::Ready | State::Running), "{status}");
+        say(&mut stdin, "go on");
+        wait_for(&process, State::Stopping);
+        say(&mut stdin, "end");
+        assert!(process.join().unwrap().success());
+    }
+
+    fn what_is_passed_to_the_socket_is_closed() {
+        let script = "
+server = socket.create_server(('127.0.0.1', 0), backlog=1000)
+def lingering():
+    client = socket.create_connection(server.getsockname())
+    client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b'\\1\\0\\0\\0\\xff\\0\\0\\0')
+    client.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
+    client.setblocking(False)
+    try:
+        while True: client.send(b'x' * 65536)
+    except BlockingIOError:
+        return client
+s.connect('\\0' + os.environ['NOTIFY_SOCKET'][1:])
+for _ in range(30):
+    clients = [lingering() for _ in range(3)]
+    socket.send_fds(s, [b'STATUS=take these'], [client.fileno() for client in clients])
+    del clients
+tell('READY=1')
+signal.pause()";
+        let process = Process::builder(python(script)).ready(Ready::notify()).build().unwrap();
+        process.start(true).unwrap();
+        crate::support::eventually("all are closed", || {
+            let sockets = crate::support::open_descriptors().into_iter().filter(|(_, name)| name.starts_with("socket:"));
+            sockets.count() <= 1
+        });
+        let callbacks = crate::support::thread_names().iter().filter(|name| *name == "pkit-callback").count();
+        assert!(callbacks <= 3, "{callbacks} threads");
+        process.kill(true).unwrap();
     }
 
     fn a_flood_of_notifications_makes_nobody_else_wait() {

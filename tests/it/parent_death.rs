@@ -9,7 +9,7 @@ use nix::unistd::Pid;
 use pkit::{Backoff, Builder, Command, Process, Restart, Stdio, Target};
 
 use crate::program::{Program, role, say, stay};
-use crate::support::{LONG, eventually, is_alive, sh, tests, thread_names};
+use crate::support::{LONG, eventually, is_alive, sh, skipped, tests, thread_names};
 
 tests! {
     fn the_thread_that_started_it_may_end() {
@@ -88,6 +88,22 @@ tests! {
                 }
             }
         }
+    }
+
+    fn who_cannot_see_its_parent_is_not_taken_for_an_orphan() {
+        if nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWPID).is_err() {
+            skipped("no pid namespace may be made");
+            return;
+        }
+        // The first is the first process of the namespace, and the others live as long as it does.
+        let first = Process::builder(sh("read line")).stdin(Stdio::piped()).build().unwrap();
+        first.start(true).unwrap();
+        for _ in 0..3 {
+            let next = Process::new(sh("exit 5"));
+            next.start(true).unwrap();
+            assert_eq!(next.join().unwrap().code(), Some(5));
+        }
+        first.kill(true).unwrap();
     }
 
     fn a_detached_process_outlives_its_handles() {

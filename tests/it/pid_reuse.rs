@@ -32,6 +32,27 @@ tests! {
         });
     }
 
+    fn a_walk_for_what_a_leader_left_signals_no_stranger() {
+        pkit::testing::pretend_no_cgroups();
+        in_a_pid_namespace(|| {
+            // Outside of the group, and deaf to SIGTERM: it is looked for until its SIGKILL.
+            let script = "setsid sh -c 'trap \"\" TERM; while :; do sleep 1000; done' >&- 2>&- & exit 0";
+            let command = Command::new("sh").args(["-c", script]).clone();
+            let grace = std::time::Duration::from_millis(50);
+            let survivors = pkit::Survivors::stop(pkit::Stop::signal(Signal::TERM, grace));
+            let builder = Process::builder(command).contain(pkit::Containment::Tree).survivors(survivors);
+            let process = builder.build().unwrap();
+            let mut strangers = Strangers::default();
+            for _ in 0..ROUNDS / 6 {
+                let pid = process.start(true).unwrap();
+                process.wait_until(LONG, |status| status.pid.is_none()).unwrap();
+                strangers.take(pid);
+                process.join().unwrap();
+            }
+            strangers.are_well();
+        });
+    }
+
     fn automatic_restarts_signal_no_stranger() {
         in_a_pid_namespace(|| {
             let always = Restart::always().backoff(Backoff::none()).unlimited();

@@ -3,7 +3,8 @@
 //! It is a directory `pkit-<pid>-<number>` beside which nothing else of ours lies, below the cgroup that this program
 //! is in. The directory is locked with `flock` as long as we live. Whoever finds one that is not locked has found what
 //! a program left that was killed: it is emptied and removed, at the first use of a cgroup in a program. A lock tells
-//! that truth across pid namespaces, where a pid would not.
+//! that truth across pid namespaces, where a pid would not. What is meant to outlive its program or its run has `-kept`
+//! behind its name, and is removed by whoever makes the next cgroup beside it once it is empty, and never emptied.
 
 use std::collections::BTreeSet;
 use std::fs::{self, File};
@@ -19,6 +20,7 @@ use crate::sys;
 use crate::sys::pidfd::Pidfd;
 
 const PREFIX: &str = "pkit-";
+const KEPT: &str = "-kept";
 
 #[derive(Debug)]
 pub(in crate::process) struct Cgroup {
@@ -31,14 +33,17 @@ pub(in crate::process) struct Cgroup {
 }
 
 impl Cgroup {
-    pub(super) fn create() -> io::Result<Cgroup> {
+    /// `outlives`: nobody empties it when we are gone.
+    pub(super) fn create(outlives: bool) -> io::Result<Cgroup> {
         static NUMBERS: AtomicU64 = AtomicU64::new(0);
         static SWEEP: Once = Once::new();
         let (parent, own) = own_directory()?;
-        SWEEP.call_once(|| sweep(&parent));
+        SWEEP.call_once(|| sweep(&parent, false));
+        sweep(&parent, true);
         loop {
             let number = NUMBERS.fetch_add(1, Ordering::Relaxed);
-            let directory = format!("{PREFIX}{}-{number}", sys::process::pid());
+            let kept = if outlives { KEPT } else { "" };
+            let directory = format!("{PREFIX}{}-{number}{kept}", sys::process::pid());
             let path = parent.join(&directory);
             match fs::create_dir(&path) {
                 // Another pid namespace with the same view of the hierarchy.
@@ -137,18 +142,25 @@ fn v2_name(cgroups: &str) -> Option<&str> {
     cgroups.lines().find_map(|line| line.strip_prefix("0::"))
 }
 
-/// Removes what programs left that were killed before they could.
-fn sweep(parent: &Path) {
+/// Removes what programs left that were killed before they could; or, of what was `kept` on purpose, the empty ones.
+fn sweep(parent: &Path, kept: bool) {
     let Ok(entries) = fs::read_dir(parent) else { return };
     for entry in entries.flatten() {
-        if !entry.file_name().to_str().is_some_and(is_a_runs) {
+        let name = entry.file_name();
+        let Some(name) = name.to_str() else { continue };
+        let run = name.strip_suffix(KEPT);
+        if run.is_some() != kept || !is_a_runs(run.unwrap_or(name)) {
             continue;
         }
         let path = entry.path();
         let Ok(directory) = File::open(&path) else { continue };
         if matches!(sys::process::lock_directory(directory.as_fd()), Ok(true)) {
-            let _ = kill(&path);
-            remove(&path);
+            if !kept {
+                let _ = kill(&path);
+            }
+            if !kept || !is_populated(&path) {
+                remove(&path);
+            }
         }
     }
 }

@@ -13,7 +13,7 @@ use crate::sys::pidfd::features;
 use crate::sys::wait::Look;
 
 use super::Leader;
-use crate::process::procfs::{self, Entry};
+use crate::process::procfs::{self, Entry, Snapshot};
 
 pub(super) fn signal(leader: &Leader, leader_reaped: bool, signal: Signal) -> io::Result<()> {
     if features().group_signal {
@@ -24,6 +24,12 @@ pub(super) fn signal(leader: &Leader, leader_reaped: bool, signal: Signal) -> io
     } else {
         sys::process::kill_group(leader.pid, signal.as_raw())
     }
+}
+
+/// Whether the leader's number still belongs to its group, and not to a stranger. From 6.9 on the leader may have been
+/// reaped; before that it is a zombie until the run is over.
+pub(super) fn has_its_number(leader: &Leader) -> bool {
+    !features().group_signal || may_be_occupied(leader)
 }
 
 /// False: the group is empty. True may still mean zombies. To be asked after the leader was reaped.
@@ -40,10 +46,10 @@ pub(super) fn may_be_occupied(leader: &Leader) -> bool {
 
 /// Whether a living process is left in the group, as `all` processes show. Zombies in it that were reparented to this
 /// program are reaped: nobody else can.
-pub(super) fn is_occupied(leader: &Leader, leader_reaped: bool, all: &[Entry]) -> bool {
+pub(super) fn is_occupied(leader: &Leader, leader_reaped: bool, all: &Snapshot) -> bool {
     let own = sys::process::pid();
     let (mut occupied, mut seen) = (false, false);
-    for member in all.iter().filter(|entry| entry.group == leader.pid && entry.pid != leader.pid) {
+    for member in all.entries.iter().filter(|entry| entry.group == leader.pid && entry.pid != leader.pid) {
         seen = true;
         if !member.zombie {
             occupied = true;

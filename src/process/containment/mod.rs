@@ -21,7 +21,7 @@ use crate::signal::Signal;
 use crate::sys::pidfd::Pidfd;
 
 use super::config::Group;
-use super::procfs::Entry;
+use super::procfs::{Entry, Snapshot};
 use cgroup::Cgroup;
 #[cfg(feature = "_testing")]
 pub(crate) use cgroup::pretend_no_cgroup_kill;
@@ -39,7 +39,8 @@ pub enum Containment {
     /// Where this program may make a cgroup v2 below its own, the child is put into one before it executes anything.
     /// Elsewhere this program becomes a subreaper (`PR_SET_CHILD_SUBREAPER`), and descendants are found in
     /// `/proc` by parent, group, session and a variable (`PKIT_TREE`) in their environment. That finds less: a
-    /// descendant that daemonised *and* emptied its environment escapes it. [`Status::containment`](crate::Status) says
+    /// descendant that daemonised *and* emptied its environment escapes it, and so does one that a
+    /// [`Target::fork`](crate::Target::fork) forked and that daemonised without executing anything. [`Status::containment`](crate::Status) says
     /// which it is.
     ///
     /// A subreaper is the whole program, for the rest of its life: orphans of children that other code started come to
@@ -75,10 +76,18 @@ pub(super) enum Contained {
 pub(super) struct Leader {
     pub(super) pid: u32,
     pub(super) pidfd: Arc<Pidfd>,
+    /// When it was started, where it has to be told from a later process of that pid: under a walk.
+    pub(super) started: Option<u64>,
+}
+
+impl Leader {
+    fn is(&self, entry: &Entry) -> bool {
+        entry.pid == self.pid && Some(entry.started) == self.started
+    }
 }
 
 /// Says of all processes whether any of them is part of a run.
-type Judge = Box<dyn FnOnce(&[Entry]) -> bool + Send>;
+type Judge = Box<dyn FnOnce(&Snapshot) -> bool + Send>;
 
 /// Whether anything of a run is left.
 pub(super) enum Occupancy {
@@ -111,12 +120,13 @@ fn may_use_cgroups() -> bool {
 const PATIENCE: u32 = 3;
 
 impl Contained {
-    pub(super) fn prepare(group: Group, containment: Containment) -> Contained {
+    /// `outlives`: some of it may be there after this program, or after the run, and that is meant so.
+    pub(super) fn prepare(group: Group, containment: Containment, outlives: bool) -> Contained {
         match (group, containment) {
             (Group::Inherit, _) => Contained::Leader,
             (Group::Own, Containment::Group) => Contained::Group,
             (Group::Own, Containment::Tree) if !may_use_cgroups() => Contained::walk(),
-            (Group::Own, Containment::Tree) => match Cgroup::create() {
+            (Group::Own, Containment::Tree) => match Cgroup::create(outlives) {
                 Ok(cgroup) => Contained::Cgroup(cgroup),
                 Err(_) => Contained::walk(),
             },

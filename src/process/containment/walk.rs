@@ -2,13 +2,14 @@
 //!
 //! A process belongs to the run when it is in the leader's group, when its parent belongs, when it was seen to belong
 //! before, or when it was adopted by this program and has the run's cookie in its environment. What daemonised and
-//! emptied its environment between two walks is not found; the documentation says so.
+//! emptied its environment between two walks is not found, nor what a `Target::fork` forked and nobody executed: its
+//! environment is that of this program. The documentation says so.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crate::callbacks::Callbacks;
-use crate::process::procfs::{self, Entry};
+use crate::process::procfs::{self, Entry, Snapshot};
 use crate::signal::Signal;
 use crate::sys;
 
@@ -17,14 +18,40 @@ use super::group;
 
 pub(super) const VARIABLE: &str = "PKIT_TREE";
 
-/// So many ancestors of a process are asked for at most: a tree that changes meanwhile could have us go round for ever.
-const DEEPEST: usize = 1024;
+/// So many ancestors of one process are asked for at most. Who talks to us from further down is not heard.
+const DEEPEST: usize = 32;
 
 #[derive(Debug)]
 pub(in crate::process) struct Walk {
     cookie: String,
-    /// Who was seen to belong, by pid; the start time tells it from a later process of that pid. Leaf lock.
-    known: Mutex<BTreeMap<u32, Entry>>,
+    /// Leaf lock.
+    known: Mutex<Known>,
+}
+
+/// Who was seen to belong.
+#[derive(Debug, Default, Clone)]
+struct Known {
+    /// By pid; the start time tells it from a later process of that pid.
+    entries: BTreeMap<u32, Entry>,
+    /// The latest snapshot that went into it.
+    snapshot: u64,
+}
+
+impl Known {
+    fn contains(&self, entry: &Entry) -> bool {
+        self.entries.get(&entry.pid).is_some_and(|seen| seen.started == entry.started)
+    }
+
+    /// A snapshot that was begun earlier than another adds what it saw, and takes nothing away.
+    fn learn(&mut self, members: &[Entry], snapshot: u64) {
+        if snapshot >= self.snapshot {
+            self.entries.clear();
+            self.snapshot = snapshot;
+        }
+        for member in members {
+            self.entries.entry(member.pid).or_insert(*member);
+        }
+    }
 }
 
 impl Walk {
@@ -37,7 +64,7 @@ impl Walk {
         let number = NUMBERS.fetch_add(1, Ordering::Relaxed);
         // The start time tells us from an earlier program with our pid.
         let cookie = format!("{}-{own}-{number}", sys::process::pid());
-        Walk { cookie, known: Mutex::new(BTreeMap::new()) }
+        Walk { cookie, known: Mutex::default() }
     }
 
     pub(super) fn cookie(&self) -> &str {
@@ -64,10 +91,16 @@ impl Walk {
     }
 
     /// Whether anything but the leader lives. Reaps what was adopted and has ended.
-    pub(super) fn is_occupied(&self, leader: &Leader, all: &[Entry]) -> bool {
+    pub(super) fn is_occupied(&self, leader: &Leader, all: &Snapshot) -> bool {
+        // Who was forked while `/proc` was read may have been missed, and its parent too if that ended meanwhile; but not
+        // again.
+        self.is_seen_occupied(leader, all) || self.is_seen_occupied(leader, &procfs::all())
+    }
+
+    fn is_seen_occupied(&self, leader: &Leader, all: &Snapshot) -> bool {
         let own = sys::process::pid();
         let mut occupied = false;
-        for member in self.members(leader, all).iter().filter(|member| member.pid != leader.pid) {
+        for member in self.members(leader, all).iter().filter(|member| !leader.is(member)) {
             if !member.zombie {
                 occupied = true;
             } else if member.parent == own {
@@ -83,7 +116,7 @@ impl Walk {
         let mut next = pid;
         for _ in 0..DEEPEST {
             let Some(entry) = procfs::entry(next) else { return false };
-            if entry.group == leader.pid || self.knows(&entry) {
+            if leader.is(&entry) || self.lock().contains(&entry) {
                 return true;
             }
             if entry.parent == own {
@@ -94,48 +127,94 @@ impl Walk {
         false
     }
 
-    fn knows(&self, entry: &Entry) -> bool {
-        self.lock().get(&entry.pid).is_some_and(|seen| seen.started == entry.started)
-    }
-
     fn variable(&self) -> String {
         format!("{VARIABLE}={}", self.cookie)
     }
 
-    fn members(&self, leader: &Leader, all: &[Entry]) -> Vec<Entry> {
+    fn members(&self, leader: &Leader, all: &Snapshot) -> Vec<Entry> {
         let own = sys::process::pid();
         let variable = self.variable();
-        let mut known = self.lock();
-        let mut belongs: BTreeSet<u32> = BTreeSet::from([leader.pid]);
+        // Not locked while files of other processes are read: those may block.
+        let known = self.lock().clone();
+        // Its number is the group's as long as somebody of the group is there, and was so while `all` were read.
+        let has_group = group::has_its_number(leader);
         // An adopted orphan of ours has the sessions and groups of those we saw: zombies show nothing else.
-        let sessions: BTreeSet<u32> = known.values().map(|entry| entry.session).collect();
+        let sessions: BTreeSet<u32> = known.entries.values().map(|entry| entry.session).collect();
         let own_session = procfs::entry(own).map(|entry| entry.session);
-        for entry in all {
-            let seen = known.get(&entry.pid).is_some_and(|seen| seen.started == entry.started);
+        let belongs = all.entries.iter().filter(|entry| {
             let of_session = sessions.contains(&entry.session) && Some(entry.session) != own_session;
-            let adopted = entry.parent == own
-                && entry.pid != leader.pid
-                && ((entry.zombie && of_session) || procfs::has_variable(entry.pid, &variable));
-            if seen || adopted || entry.group == leader.pid {
-                belongs.insert(entry.pid);
-            }
-        }
+            let adopted =
+                || entry.parent == own && ((entry.zombie && of_session) || procfs::has_variable(entry.pid, &variable));
+            leader.is(entry) || known.contains(entry) || (has_group && entry.group == leader.pid) || adopted()
+        });
+        let mut belongs: BTreeSet<u32> = belongs.map(|entry| entry.pid).collect();
         // Children of those who belong, to any depth.
         loop {
             let before = belongs.len();
-            let children = all.iter().filter(|entry| belongs.contains(&entry.parent));
+            let children = all.entries.iter().filter(|entry| belongs.contains(&entry.parent));
             let children: Vec<u32> = children.map(|entry| entry.pid).collect();
             belongs.extend(children);
             if belongs.len() == before {
                 break;
             }
         }
-        let members: Vec<Entry> = all.iter().filter(|entry| belongs.contains(&entry.pid)).copied().collect();
-        *known = members.iter().map(|entry| (entry.pid, *entry)).collect();
+        let members: Vec<Entry> = all.entries.iter().filter(|entry| belongs.contains(&entry.pid)).copied().collect();
+        self.lock().learn(&members, all.number);
         members
     }
 
-    fn lock(&self) -> MutexGuard<'_, BTreeMap<u32, Entry>> {
+    fn lock(&self) -> MutexGuard<'_, Known> {
         self.known.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::sys::spawn::{Plan, spawn};
+
+    fn entry(pid: u32, parent: u32, group: u32, started: u64) -> Entry {
+        Entry { pid, parent, group, session: group, zombie: false, started }
+    }
+
+    fn snapshot(number: u64, entries: &[Entry]) -> Snapshot {
+        Snapshot { entries: entries.to_vec(), number }
+    }
+
+    /// One that was reaped: its number is anybody's.
+    fn leader(started: u64) -> Leader {
+        let plan = Plan { programs: vec![c"/bin/true".into()], argv: vec![c"true".into()], ..Plan::default() };
+        let child = spawn(&plan).unwrap();
+        sys::spawn::reap(&child.pidfd);
+        Leader { pid: child.pid, pidfd: Arc::new(child.pidfd), started: Some(started) }
+    }
+
+    #[test]
+    fn a_stranger_with_the_leaders_number_is_no_member() {
+        let (walk, leader) = (Walk::new(), leader(5));
+        let (own, other) = (leader.pid, leader.pid + 1);
+        let before = [entry(own, 1, own, 5), entry(other, own, other, 6)];
+        assert_eq!(walk.members(&leader, &snapshot(1, &before)), before);
+        // The child was adopted by someone, and a stranger has the number, as process and as group.
+        let survivor = entry(other, 1, other, 6);
+        let strangers = [entry(own, 1, own, 9), entry(other + 1, own, own, 9), entry(other + 2, other + 1, own, 9)];
+        if sys::pidfd::features().group_signal {
+            let all = [&[survivor][..], &strangers].concat();
+            assert_eq!(walk.members(&leader, &snapshot(2, &all)), [survivor]);
+        }
+        assert_eq!(walk.members(&leader, &snapshot(3, &[entry(other, 1, other, 7)])), [], "a later process");
+    }
+
+    #[test]
+    fn an_earlier_look_takes_nobody_away() {
+        let (walk, leader) = (Walk::new(), leader(5));
+        let pid = leader.pid;
+        let born = entry(pid + 2, pid, pid + 2, 6);
+        walk.members(&leader, &snapshot(8, &[entry(pid, 1, pid, 5), born]));
+        walk.members(&leader, &snapshot(7, &[entry(pid, 1, pid, 5)]));
+        let orphan = Entry { parent: 1, ..born };
+        assert_eq!(walk.members(&leader, &snapshot(9, &[orphan])), [orphan]);
     }
 }

@@ -89,9 +89,7 @@ impl Machine {
     fn become_ready(&self, run: &mut Run, now: Instant, out: &mut Vec<Action>) {
         run.ready = Some(now);
         run.ready_by = None;
-        if !run.announced_stop {
-            run.watchdog_by = self.rules.watchdog.and_then(|limit| now.checked_add(limit));
-        }
+        run.watchdog_by = self.rules.watchdog.and_then(|limit| now.checked_add(limit));
         out.push(Action::Announce(Notice::Ready));
     }
 
@@ -105,7 +103,7 @@ impl Machine {
             Event::Kill => return self.kill_up(run, out),
             Event::Last => self.restarting = false,
             Event::Ready => {
-                if run.ready.is_none() && run.climb.is_none() {
+                if run.ready.is_none() && run.climb.is_none() && !run.announced_stop {
                     self.become_ready(&mut run, now, out);
                 }
             }
@@ -158,6 +156,7 @@ impl Machine {
         } else if is_due(run.watchdog_by) {
             return self.fault(run, Fault::WatchdogMissed, now, out);
         } else if is_due(run.stopped_by) {
+            out.push(Action::Announce(Notice::Stopping));
             self.begin(&mut run, Ladder::Stop, now, out);
         }
         Phase::Up(run)
@@ -317,6 +316,7 @@ impl Machine {
         if run.fault.is_some() {
             return Outcome::Fault { stable };
         }
-        Outcome::Ended { reason, stable, stopped_by_us: run.requested }
+        // Who announced its stop and needed our signal for it was to end, too.
+        Outcome::Ended { reason, stable, stopped_by_us: run.requested || (run.announced_stop && run.climb.is_some()) }
     }
 }

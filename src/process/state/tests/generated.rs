@@ -123,7 +123,7 @@ impl World {
         }
         let acted = self.feed(event);
         let must = match event {
-            Event::Ready => !before.ready && !before.is_climbing(),
+            Event::Ready => !before.ready && !before.is_climbing() && !before.announced,
             Event::WatchdogFailed => !before.is_climbing(),
             Event::Paused => !before.paused,
             Event::Continued => before.paused,

@@ -189,7 +189,9 @@ fn who_announces_its_stop_has_as_long_for_it_as_after_the_first_signal() {
         assert_eq!(life.machine.state(), State::Stopping);
         life.now += S / 2;
         life.feed(Event::AnnouncedStop);
-        assert_eq!(life.tick(), (S / 2, vec![Action::Signal(Signal::INT)]), "said again is said once");
+        assert_eq!(life.feed(Event::Ready), [], "it is about to end");
+        let began = vec![Action::Announce(Notice::Stopping), Action::Signal(Signal::INT)];
+        assert_eq!(life.tick(), (S / 2, began), "said again is said once");
         assert_eq!(life.tick(), (S, vec![Action::Signal(Signal::TERM)]));
         assert_eq!(life.end(0)[0], Action::Conclude(Conclusion { runtime: 2 * S, ..concluded(0) }), "no fault");
     }

@@ -274,7 +274,8 @@ impl World {
                 assert!(!live.ready && live.ladder.is_none() && live.ended.is_none());
                 live.ready = true;
                 live.ready_by = None;
-                live.watchdog_by = if live.announced { None } else { watchdog };
+                assert!(!live.announced);
+                live.watchdog_by = watchdog;
             }
             Notice::Fault(fault @ Fault::NotReady) => {
                 assert!(self.live().ready_by.take().is_some_and(|by| now >= by), "it has time left");
@@ -287,7 +288,11 @@ impl World {
             }
             Notice::Paused => assert!(!std::mem::replace(&mut self.live().paused, true)),
             Notice::Continued => assert!(std::mem::take(&mut self.live().paused)),
-            Notice::Stopping => assert!(self.live().requested && self.live().ladder.is_none()),
+            Notice::Stopping => {
+                let live = self.live();
+                let overdue = live.stopped_by.is_some_and(|by| now >= by);
+                assert!((live.requested || overdue) && live.ladder.is_none());
+            }
             Notice::LeftBehind => {
                 let live = self.live();
                 assert!(live.ended.is_some() && live.others && live.ladder.is_none());
