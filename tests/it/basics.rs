@@ -1,10 +1,8 @@
 //! Start, join, terminate, kill, restart: the life of one process.
 
-use std::time::Duration;
+use pkit::{Command, Process, RestartMode, State, Wait};
 
-use pkit::{Command, Process, RestartMode, Signal, State, Stop, Wait};
-
-use crate::support::{LONG, is_alive, sh, tests};
+use crate::support::{LONG, eventually, is_alive, sh, tests};
 
 tests! {
     fn a_run_from_start_to_end() {
@@ -28,29 +26,6 @@ tests! {
             assert!(process.join().unwrap().success());
             assert_eq!(process.status().generation, generation);
         }
-    }
-
-    fn a_start_of_a_running_process_changes_nothing() {
-        let process = Process::new(Command::new("sleep").arg("1000"));
-        let pid = process.start(true).unwrap();
-        assert!(process.start(true).is_err_and(|error| error.is_running()));
-        assert_eq!(process.pid(), Some(pid));
-        process.kill(true).unwrap();
-        assert!(process.join().unwrap().forced());
-    }
-
-    fn terminate_asks_then_forces() {
-        let stubborn = Process::builder(sh("trap '' TERM; echo up; while :; do sleep 1000; done"))
-            .stop(Stop::signal(Signal::TERM, Duration::from_millis(50)))
-            .ready(pkit::Ready::line("up"))
-            .build()
-            .unwrap();
-        let pid = stubborn.start(true).unwrap();
-        stubborn.terminate(true).unwrap();
-        assert!(!is_alive(pid));
-        let exit = stubborn.join().unwrap();
-        assert_eq!(exit.signal(), Some(Signal::KILL));
-        assert!(exit.requested() && exit.forced());
     }
 
     fn restart_gives_a_new_run() {
@@ -77,11 +52,6 @@ tests! {
         process.start(true).unwrap();
         process.join().unwrap();
         assert_eq!(process.output().stdout(), std.stdout);
-        // What std lets one read is taken over.
-        let taken = Process::builder(build!(std::process::Command)).capture(1024).build().unwrap();
-        taken.start(true).unwrap();
-        taken.join().unwrap();
-        assert_eq!(taken.output().stdout(), std.stdout);
     }
 
     fn the_last_handle_stops_it() {
@@ -91,6 +61,6 @@ tests! {
         drop(process);
         assert!(is_alive(pid));
         drop(other);
-        crate::support::eventually("the child is gone", || !is_alive(pid));
+        eventually("the child is gone", || !is_alive(pid));
     }
 }

@@ -3,7 +3,7 @@
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use pkit::{Backoff, Process, Ready, Restart, RestartMode, Signal, Stdio, Stop, Survivors};
+use pkit::{Backoff, Process, Ready, Restart, RestartMode, Signal, Stdio, Stop};
 
 use crate::support::{LONG, is_alive, say, sh, tests};
 
@@ -75,40 +75,5 @@ tests! {
         say(&mut process.stdin().unwrap(), "up");
         process.wait_until(LONG, |status| status.state == pkit::State::Ready).unwrap();
         assert_eq!(process.join_timeout(2 * limit).unwrap(), None);
-    }
-
-    fn a_back_off_that_was_cut_short_starts_nothing() {
-        let delay = Duration::from_millis(50);
-        let process = Process::builder(sh("exit 1"))
-            .restart(Restart::on_failure().backoff(Backoff::fixed(delay)).unlimited())
-            .build()
-            .unwrap();
-        process.start(true).unwrap();
-        process.wait_until(LONG, |status| status.next_start.is_some()).unwrap();
-        process.terminate(true).unwrap();
-        let late = process.wait_until(3 * delay, |status| status.generation > 1);
-        assert!(late.unwrap_err().is_timeout());
-    }
-
-    fn a_restart_does_not_overlap_what_is_left_of_the_last_run() {
-        // The leader ends; one in its group ignores SIGTERM and holds the output.
-        let script = "(trap '' TERM; echo up; while :; do sleep 1000; done) & echo $!; read x; exit 1";
-        let process = Process::builder(sh(script))
-            .stdin(Stdio::piped())
-            .ready(Ready::line("up"))
-            .survivors(Survivors::stop(Stop::signal(Signal::TERM, Duration::from_millis(20))))
-            .restart(Restart::on_failure().backoff(Backoff::none()).limit(3, LONG))
-            .build()
-            .unwrap();
-        process.start(true).unwrap();
-        for restart in 1..=3 {
-            let left = process.wait_for_line(LONG, |line| line != "up").unwrap().text().parse().unwrap();
-            assert!(is_alive(left));
-            say(&mut process.stdin().unwrap(), "end");
-            let ready = |status: &pkit::Status| status.restarts == restart && status.state == pkit::State::Ready;
-            process.wait_until(LONG, ready).unwrap();
-            assert!(!is_alive(left));
-        }
-        process.kill(true).unwrap();
     }
 }

@@ -85,15 +85,24 @@ tests! {
     }
 
     fn a_stop_cuts_the_back_off_short() {
-        for forced in [false, true] {
-            let process = with(Restart::on_failure().backoff(Backoff::fixed(DELAY)).unlimited(), "exit 1");
+        const BRIEF: Duration = Duration::from_millis(50);
+        for (forced, delay) in [(false, DELAY), (true, DELAY), (false, BRIEF)] {
+            let process = with(Restart::on_failure().backoff(Backoff::fixed(delay)).unlimited(), "exit 1");
             process.start(true).unwrap();
             wait_for(&process, State::Backoff);
             let other = process.clone();
             let waiter = std::thread::spawn(move || other.join());
             if forced { process.kill(true).unwrap() } else { process.terminate(true).unwrap() }
             assert_eq!((process.state(), process.status().next_start), (State::Idle, None));
-            assert_eq!(waiter.join().unwrap().unwrap().code(), Some(1));
+            let exit = waiter.join().unwrap().unwrap();
+            if delay == DELAY {
+                assert_eq!(exit.code(), Some(1));
+            } else {
+                // What was due starts nothing any more.
+                let runs = process.status().generation;
+                let late = process.wait_until(3 * BRIEF, |status| status.generation > runs);
+                assert!(late.unwrap_err().is_timeout());
+            }
         }
     }
 
@@ -151,8 +160,11 @@ tests! {
     fn a_program_that_disappeared_ends_it_at_once() {
         let directory = tempfile::tempdir().unwrap();
         let program = directory.path().join("program");
-        fs::write(&program, "#!/bin/sh\necho up\nread x\nexit 1\n").unwrap();
-        fs::set_permissions(&program, fs::Permissions::from_mode(0o755)).unwrap();
+        let write = || {
+            fs::write(&program, "#!/bin/sh\necho up\nread x\nexit 1\n").unwrap();
+            fs::set_permissions(&program, fs::Permissions::from_mode(0o755)).unwrap();
+        };
+        write();
         let process = Process::builder(Command::new(&program))
             .stdin(Stdio::piped())
             .ready(Ready::line("up"))
@@ -165,8 +177,13 @@ tests! {
         say(&mut process.stdin().unwrap(), "end");
         assert_eq!(process.join().unwrap().code(), Some(1));
         let status = process.status();
-        assert_eq!((status.state, status.restarts, status.next_start), (State::Failed, 1, None));
-        assert_eq!(status.error.unwrap().raw_os_error(), Some(libc::ENOENT));
+        assert_eq!((status.state, status.restarts, status.generation), (State::Failed, 1, 2));
+        assert_eq!((status.error.unwrap().raw_os_error(), status.next_start), (Some(libc::ENOENT), None));
+        // By hand it can be started again, once there is something to start.
+        write();
+        process.start(true).unwrap();
+        assert!(process.status().error.is_none());
+        process.terminate(true).unwrap();
         drop(process);
         assert_eq!(events.filter(|event| matches!(event.kind, EventKind::StartFailed(_))).count(), 1);
     }
@@ -177,7 +194,7 @@ tests! {
             .build()
             .unwrap();
         assert_eq!(process.start(true).unwrap_err().raw_os_error(), Some(libc::ENOENT));
-        assert_eq!((process.state(), process.restarts()), (State::Idle, 0));
+        assert_eq!((process.state(), process.restarts(), process.status().next_start), (State::Idle, 0, None));
         assert!(process.join().unwrap_err().is_never_started());
     }
 

@@ -3,10 +3,10 @@
 use std::fs;
 use std::os::unix::fs::symlink;
 
-use pkit::{Command, Process, Resource, Restart, State};
+use pkit::{Command, Process, Resource};
 
 use super::{refused, refused_with, works, write};
-use crate::support::{LONG, tests};
+use crate::support::tests;
 
 const SCRIPT: &str = "#!/bin/sh\nexit 0\n";
 
@@ -102,29 +102,5 @@ tests! {
         works(&many(16 << 20));
         let variables = Process::builder(Command::new("/bin/true")).env("BIG", "x".repeat(2 << 20)).build().unwrap();
         refused_with(&variables, libc::E2BIG, text);
-    }
-
-    fn a_start_by_hand_is_not_the_policys() {
-        let process = Process::builder(Command::new("/no/such/program")).restart(Restart::always()).build().unwrap();
-        let text = "cannot start `program`: execute `/no/such/program`: No such file or directory (os error 2)";
-        refused_with(&process, libc::ENOENT, text);
-        assert_eq!((process.restarts(), process.status().next_start), (0, None));
-    }
-
-    fn a_policy_does_not_try_what_cannot_succeed() {
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("tool");
-        write(&path, "#!/bin/sh\nrm $0\nexit 1\n", 0o755);
-        let process = Process::builder(Command::new(&path)).restart(Restart::always()).build().unwrap();
-        process.start(true).unwrap();
-        let status = process.wait_until(LONG, |status| status.state == State::Failed).unwrap();
-        assert_eq!((status.restarts, status.generation, status.next_start), (1, 2, None));
-        let text = format!("cannot start `tool`: execute `{}`: No such file or directory (os error 2)", path.display());
-        assert_eq!(status.error.unwrap().to_string(), text);
-        assert_eq!(process.join().unwrap().code(), Some(1));
-        write(&path, SCRIPT, 0o755);
-        process.start(true).unwrap();
-        assert!(process.status().error.is_none());
-        process.terminate(true).unwrap();
     }
 }
