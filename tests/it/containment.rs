@@ -9,7 +9,7 @@ use nix::unistd::Pid;
 use pkit::{Backoff, Builder, Containment, ContainmentLevel, EventKind, Process, Restart, Signal, State, Stop};
 
 use crate::program::{Program, role, say, stay};
-use crate::support::{LONG, children, eventually, is_alive, python, sh, skipped, tests};
+use crate::support::{LONG, children, eventually, is_alive, pid_said_by, python, sh, skipped, tests};
 
 const SHORT: Duration = Duration::from_millis(300);
 
@@ -233,10 +233,6 @@ signal.pause()";
 
 fn tree(script: &str) -> Builder {
     Process::builder(sh(script)).contain(Containment::Tree).stop(Stop::signal(Signal::TERM, SHORT)).capture(1024)
-}
-
-fn pid_said_by(process: &Process) -> u32 {
-    process.wait_for_line(LONG, |_| true).unwrap().text().trim().parse().unwrap()
 }
 
 fn a_tree_is_ended(level: ContainmentLevel) {

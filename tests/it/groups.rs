@@ -6,7 +6,7 @@ use nix::sys::signal::{Signal as Raw, kill};
 use nix::unistd::Pid;
 use pkit::{Backoff, Command, EventKind, Process, Ready, Restart, Signal, State, Stop, Survivors};
 
-use crate::support::{LONG, children, eventually, is_alive, sh, tests};
+use crate::support::{LONG, children, eventually, is_alive, pid_said_by, sh, tests};
 
 const SHORT: Duration = Duration::from_millis(300);
 
@@ -243,10 +243,6 @@ ctypes.CDLL(None).syscall({'x86_64': 60, 'aarch64': 93}[os.uname().machine], 0)
 fn main_thread_is_gone(pid: u32) -> bool {
     let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap();
     stat.rsplit_once(") ").unwrap().1.starts_with('Z')
-}
-
-fn pid_said_by(process: &Process) -> u32 {
-    process.wait_for_line(LONG, |_| true).unwrap().text().trim().parse().unwrap()
 }
 
 /// The leader ends by itself; when the run is over, so is the grandchild.

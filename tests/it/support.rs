@@ -123,6 +123,11 @@ pub(crate) fn is_alive(pid: u32) -> bool {
     !matches!(fields[0], "Z" | "X") || fields[17].parse::<u32>().unwrap() > 1
 }
 
+/// Whether this program may become another user, among other things.
+pub(crate) fn is_root() -> bool {
+    nix::unistd::geteuid().is_root()
+}
+
 /// A shell script as a command.
 pub(crate) fn sh(script: &str) -> Command {
     Command::new("sh").args(["-c", script]).clone()
@@ -142,6 +147,11 @@ def tell(text):
 /// Waits for a state, at most [`LONG`].
 pub(crate) fn wait_for(process: &Process, state: pkit::State) -> pkit::Status {
     process.wait_until(LONG, |status| status.state == state).unwrap()
+}
+
+/// The pid that is its next line.
+pub(crate) fn pid_said_by(process: &Process) -> u32 {
+    process.wait_for_line(LONG, |_| true).unwrap().text().trim().parse().unwrap()
 }
 
 /// Writes a line to the child's piped stdin.

@@ -4,11 +4,7 @@ use nix::unistd::{User, getgrouplist};
 use pkit::{Command, Process};
 
 use super::{both_read, both_refused, field};
-use crate::support::{skipped, tests};
-
-fn is_root() -> bool {
-    nix::unistd::geteuid().is_root()
-}
+use crate::support::{is_root, skipped, tests};
 
 fn quadruple(id: u32) -> String {
     [id.to_string(), id.to_string(), id.to_string(), id.to_string()].join("\t")

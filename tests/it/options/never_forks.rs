@@ -12,7 +12,7 @@ use nix::sys::resource::{UsageWho, getrusage};
 use pkit::{Builder, Command, Containment, Group, Process, Ready, Resource, Signal, Stdio};
 
 use crate::forked::forked;
-use crate::support::{LONG, tests};
+use crate::support::{LONG, is_root, tests};
 
 static FORKS: AtomicUsize = AtomicUsize::new(0);
 
@@ -109,7 +109,7 @@ tests! {
         let mut memory = Memory::new();
         // Both witnesses do see a fork.
         assert_eq!(watched(Process::builder(forked(|| ())), &mut memory), (1, true));
-        let privileged = if nix::unistd::geteuid().is_root() { PRIVILEGED } else { &[] };
+        let privileged = if is_root() { PRIVILEGED } else { &[] };
         let options = || UNPRIVILEGED.iter().chain(privileged);
         for (name, option) in options() {
             let builder = option(Process::builder(Command::new("true")));

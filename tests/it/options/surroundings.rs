@@ -4,7 +4,7 @@ use nix::sys::stat::{Mode, umask};
 use pkit::{Builder, Group, Resource, Signal};
 
 use super::{both_read, both_refused, field, own_status};
-use crate::support::tests;
+use crate::support::{is_root, tests};
 
 /// The child's status. It is the leader itself that reads.
 fn status(options: impl Fn(Builder) -> Builder) -> [String; 2] {
@@ -62,7 +62,7 @@ tests! {
         let own = nice_in(&std::fs::read_to_string("/proc/thread-self/stat").unwrap());
         assert_eq!(nice(|b| b), [own; 2]);
         assert_eq!(nice(|b| b.nice(19)), [19; 2]);
-        if nix::unistd::geteuid().is_root() {
+        if is_root() {
             assert_eq!(nice(|b| b.nice(-5).uid(12345)), [-5; 2]);
         } else {
             let text = "cannot start `it`: set the nice value -5: Permission denied (os error 13)";

@@ -12,9 +12,15 @@ use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
-use pkit::{Error, Process, State};
+use pkit::{Command, Error, Process, State, Target};
 
+use crate::forked::forked;
 use crate::support::children;
+
+/// A command and a forked closure that end well at once.
+fn targets() -> [Target; 2] {
+    [Target::from(Command::new("true")), forked(|| ())]
+}
 
 /// A start that fails, and leaves a hull.
 #[track_caller]

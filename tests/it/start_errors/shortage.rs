@@ -4,11 +4,11 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use nix::sys::resource::{Resource as Limit, getrlimit, setrlimit};
-use pkit::{Backoff, Builder, Command, EventKind, Events, Process, Resource, Restart, State, Stdio, Target};
+use pkit::{Backoff, Builder, Command, EventKind, Events, Process, Resource, Restart, State, Stdio};
 
-use super::{refused, refused_with, works};
+use super::{refused, refused_with, targets, works};
 use crate::forked::{forked, tell};
-use crate::support::{LONG, children, eventually, settle, sh, skipped, tests, thread_names};
+use crate::support::{LONG, children, eventually, is_root, settle, sh, skipped, tests, thread_names};
 
 type Options = fn(Builder) -> Builder;
 
@@ -21,17 +21,9 @@ fn limited<T>(limit: Limit, soft: u64, body: impl FnOnce() -> T) -> T {
     result
 }
 
-fn targets() -> [Target; 2] {
-    [Target::from(Command::new("true")), forked(|| ())]
-}
-
 /// A user whom nobody else is: limits of processes count all of a user's.
 fn a_user() -> u32 {
     1_000_000 + std::process::id()
-}
-
-fn is_root() -> bool {
-    nix::unistd::geteuid().is_root()
 }
 
 fn as_user(user: u32, command: Command) -> Builder {

@@ -5,15 +5,10 @@
 use std::fs::{self, File};
 use std::os::fd::{FromRawFd, OwnedFd};
 
-use pkit::{Command, Process, Stdio, Target};
+use pkit::{Command, Process, Stdio};
 
-use super::{refused, refused_with, works};
-use crate::forked::forked;
+use super::{refused, refused_with, targets, works};
 use crate::support::tests;
-
-fn targets() -> [Target; 2] {
-    [Target::from(Command::new("true")), forked(|| ())]
-}
 
 /// A descriptor whose number nobody else gets once it is closed.
 fn high() -> (OwnedFd, i32) {
