@@ -6,10 +6,14 @@ use std::thread;
 
 use nix::sys::signal::{Signal as Raw, kill};
 use nix::unistd::Pid;
-use pkit::{Backoff, Builder, Command, Process, Restart, Stdio, Target};
+use pkit::{Backoff, Builder, Command, Process, Restart, Signal, Stdio, Target};
 
+use crate::forked::{forked, tell};
 use crate::program::{Program, role, say, stay};
-use crate::support::{LONG, eventually, is_alive, sh, skipped, tests, thread_names};
+use crate::support::{LONG, eventually, is_alive, is_root, sh, skipped, tests, thread_names};
+
+/// Says when it is asked to end.
+const WAITS: &str = "trap 'echo asked; kill $!; exit' TERM; sleep 100 & echo up; wait";
 
 tests! {
     fn the_thread_that_started_it_may_end() {
@@ -33,8 +37,8 @@ tests! {
         starter_is_gone();
         assert_ne!(first, second);
         // A signal that it had been sent by now would show before ours.
-        process.signal(pkit::Signal::USR1).unwrap();
-        assert_eq!(process.join().unwrap().signal(), Some(pkit::Signal::USR1));
+        process.signal(Signal::USR1).unwrap();
+        assert_eq!(process.join().unwrap().signal(), Some(Signal::USR1));
     }
 
     fn a_fork_outlives_the_thread_that_started_it() {
@@ -58,6 +62,42 @@ tests! {
         for (kind, child) in children.iter().enumerate() {
             eventually(&format!("child number {kind} is gone"), || !is_alive(*child));
         }
+    }
+
+    fn a_child_dies_when_its_parent_returns() {
+        let child = Command::new("sleep").arg("100").clone();
+        let parent = forked(move || {
+            let child = Process::new(child.clone());
+            tell(&format!("pid {}\n", child.start(true).unwrap()));
+            std::mem::forget(child);
+        });
+        let parent = Process::builder(parent).capture(100).build().unwrap();
+        parent.start(true).unwrap();
+        let child = child_of(&parent);
+        assert!(parent.join().unwrap().success());
+        eventually("the child has died", || !is_alive(child));
+    }
+
+    fn another_signal_may_be_asked_for() {
+        let parent = parent_of(sh(WAITS).into(), |b| b.on_parent_death(Signal::TERM));
+        let child = child_of(&parent);
+        is_up(&parent);
+        parent.kill(false).unwrap();
+        parent.join().unwrap();
+        eventually("the child has ended", || !is_alive(child));
+        assert_eq!(parent.output().stdout_text().lines().last(), Some("asked"));
+    }
+
+    fn the_parents_death_is_noticed_after_a_change_of_user() {
+        if !is_root() {
+            skipped("only root may become another user");
+            return;
+        }
+        // The kernel forgets the signal when the credentials change (prctl(2)).
+        let parent = parent_of(Command::new("sleep").arg("100").into(), |b| b.uid(12345).gid(12345));
+        let child = child_of(&parent);
+        parent.kill(true).unwrap();
+        eventually("the child has died", || !is_alive(child));
     }
 
     fn who_may_outlive_a_killed_program_does() {
@@ -106,6 +146,15 @@ tests! {
         first.kill(true).unwrap();
     }
 
+    fn a_fork_may_outlive_its_parent() {
+        let parent = parent_of(endless_fork(), |b| b.outlive_parent().stdout(Stdio::null()));
+        let child = child_of(&parent);
+        parent.kill(true).unwrap();
+        assert!(is_alive(child));
+        kill(Pid::from_raw(child as i32), Raw::SIGKILL).unwrap();
+        eventually("the child is gone", || !is_alive(child));
+    }
+
     fn a_detached_process_outlives_its_handles() {
         let directory = tempfile::tempdir().unwrap();
         let fifo = directory.path().join("end");
@@ -126,6 +175,29 @@ tests! {
     }
 }
 
+/// A parent, a forked closure, that starts `child` with these options, says its pid, and stays.
+fn parent_of(child: Target, options: impl Fn(Builder) -> Builder + Send + Sync + 'static) -> Process {
+    let parent = forked(move || {
+        let child = options(Process::builder(child.clone())).build().unwrap();
+        let pid = child.start(true).unwrap();
+        tell(&format!("pid {pid}\n"));
+        child.join().unwrap();
+    });
+    // The child may hold our pipe for longer than its parent lives.
+    let parent = Process::builder(parent).stdout(Stdio::captured()).drain(LONG).build().unwrap();
+    parent.start(true).unwrap();
+    parent
+}
+
+fn child_of(parent: &Process) -> u32 {
+    let line = parent.wait_for_line(LONG, |line| line.starts_with("pid ")).unwrap();
+    line.text().strip_prefix("pid ").unwrap().trim().parse().unwrap()
+}
+
+fn is_up(parent: &Process) {
+    parent.wait_for_line(LONG, |line| line == "up").unwrap();
+}
+
 fn on_a_thread_that_ends(process: &Process) {
     let process = process.clone();
     let starter = thread::Builder::new().name("starter".into());
@@ -139,20 +211,15 @@ fn starter_is_gone() {
 }
 
 /// A fork that ends with 5 when descriptor `fd` says that there is nothing more.
-#[allow(unsafe_code)]
 fn wait_for_end_of(fd: i32) -> Target {
-    let body = move || {
+    forked(move || {
         let read = std::fs::read(format!("/proc/self/fd/{fd}"));
         std::process::ExitCode::from(if read.is_ok() { 5 } else { 6 })
-    };
-    // SAFETY: it reads one descriptor that it was passed; malloc works after a fork.
-    unsafe { Target::fork(body) }
+    })
 }
 
-#[allow(unsafe_code)]
 fn endless_fork() -> Target {
-    // SAFETY: it waits, and does nothing else.
-    unsafe { Target::fork(|| -> () { stay() }) }
+    forked(|| -> () { stay() })
 }
 
 const KINDS: usize = 8;

@@ -5,7 +5,6 @@ mod environment;
 mod identity;
 mod limits;
 mod never_forks;
-mod parent_death;
 mod signals;
 mod streams;
 mod surroundings;
