@@ -73,19 +73,16 @@ pub struct Usage {
 
 impl Usage {
     /// Processor time spent in the program.
-    #[must_use]
     pub fn user(&self) -> Duration {
         self.user
     }
 
     /// Processor time spent in the kernel on its behalf.
-    #[must_use]
     pub fn system(&self) -> Duration {
         self.system
     }
 
     /// The most memory it held at one time, in bytes: of the largest process, not of the sum.
-    #[must_use]
     pub fn max_rss(&self) -> u64 {
         self.max_rss
     }
@@ -137,7 +134,6 @@ impl From<ExitFacts> for Exit {
 
 impl Exit {
     /// The exit code, 0 to 255; `None` when a signal ended it or the status was lost.
-    #[must_use]
     pub fn code(&self) -> Option<i32> {
         match self.0.reason {
             ExitReason::Exited(code) => Some(code),
@@ -146,7 +142,6 @@ impl Exit {
     }
 
     /// The signal that ended it; `None` when it ended by itself or the status was lost.
-    #[must_use]
     pub fn signal(&self) -> Option<Signal> {
         match self.0.reason {
             ExitReason::Signaled(signal) => Some(signal),
@@ -155,64 +150,54 @@ impl Exit {
     }
 
     /// The signal made it dump core (`CLD_DUMPED`, sigaction(2)).
-    #[must_use]
     pub fn core_dumped(&self) -> bool {
         self.0.core_dumped
     }
 
     /// It ended by itself with exit code 0.
-    #[must_use]
     pub fn success(&self) -> bool {
         self.0.reason == ExitReason::Exited(0)
     }
 
     /// Why it ended.
-    #[must_use]
     pub fn reason(&self) -> ExitReason {
         self.0.reason
     }
 
     /// The process id it had. By now it may be another process's.
-    #[must_use]
     pub fn pid(&self) -> u32 {
         self.0.pid
     }
 
     /// Someone asked for the stop while the leader lived; else it ended of its own accord, by another's hand, or
     /// because of a [`fault`](Exit::fault).
-    #[must_use]
     pub fn requested(&self) -> bool {
         self.0.requested
     }
 
     /// SIGKILL was sent to it or to what it left behind: a ladder came to its end, or someone asked for
     /// [`kill`](crate::Process::kill).
-    #[must_use]
     pub fn forced(&self) -> bool {
         self.0.forced
     }
 
     /// Why it was stopped though nobody asked; `None` when it ended of its own accord, or as asked.
-    #[must_use]
     pub fn fault(&self) -> Option<Fault> {
         self.0.fault
     }
 
     /// From the start to the end of the leader, by the monotonic clock.
-    #[must_use]
     pub fn runtime(&self) -> Duration {
         self.0.runtime
     }
 
     /// What this run used of processor and memory.
-    #[must_use]
     pub fn usage(&self) -> Usage {
         self.0.usage
     }
 
     /// When its output was no longer waited for, another process still held one of its output pipes: what
     /// that one writes later is not seen.
-    #[must_use]
     pub fn output_leaked(&self) -> bool {
         self.0.output_leaked
     }

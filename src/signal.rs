@@ -110,13 +110,11 @@ impl Signal {
     const LAST: i32 = 64;
 
     /// The signal of that number; `None` outside 1 to 64. Zero is no signal: it is kill(2)'s question.
-    #[must_use]
     pub const fn from_raw(number: i32) -> Option<Self> {
         if number >= 1 && number <= Self::LAST { Some(Self(number)) } else { None }
     }
 
     /// Its number, 1 to 64.
-    #[must_use]
     pub const fn as_raw(self) -> i32 {
         self.0
     }
@@ -124,7 +122,6 @@ impl Signal {
     /// Its name: `SIGTERM`, `SIGRTMIN+3`; `SIG32` for those that the C library keeps to itself.
     ///
     /// Where the real-time signals begin is the C library's choice: 34 in glibc, 35 in musl.
-    #[must_use]
     pub fn name(self) -> Cow<'static, str> {
         if let Some((_, name)) = NAMES.iter().find(|(signal, _)| *signal == self) {
             return Cow::Borrowed(name);

@@ -25,6 +25,7 @@ use crate::signal::Signal;
 /// assert_eq!(Stop::signal(Signal::KILL, Duration::from_secs(1)), Stop::kill());
 /// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[must_use = "a ladder does nothing until it is given to a builder"]
 pub struct Stop {
     /// What is sent before SIGKILL; SIGKILL itself is never among them.
     steps: Vec<(Signal, Duration)>,
@@ -38,13 +39,11 @@ impl Stop {
     /// A ladder whose first step is `signal`; who is still there after `grace` gets the next one.
     ///
     /// `grace` may be zero: then the next signal follows at once.
-    #[must_use]
     pub fn signal(signal: Signal, grace: Duration) -> Self {
         Self { steps: Vec::new(), closed: false }.then(signal, grace)
     }
 
     /// One more step after those so far. A step after SIGKILL is never reached, so it is left out.
-    #[must_use]
     pub fn then(mut self, signal: Signal, grace: Duration) -> Self {
         if signal == Signal::KILL {
             self.closed = true;
@@ -56,7 +55,6 @@ impl Stop {
     }
 
     /// SIGKILL at once: the process gets no chance to clean up.
-    #[must_use]
     pub fn kill() -> Self {
         Self { steps: Vec::new(), closed: true }
     }
@@ -94,20 +92,19 @@ impl Default for Stop {
 /// assert_eq!(Survivors::stop(Stop::signal(Signal::TERM, Duration::from_secs(2))), Survivors::default());
 /// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[must_use = "it does nothing until it is given to a builder"]
 pub struct Survivors(Option<Stop>);
 
 impl Survivors {
     const GRACE: Duration = Duration::from_secs(2);
 
     /// They are stopped with this ladder.
-    #[must_use]
     pub fn stop(ladder: Stop) -> Self {
         Self(Some(ladder))
     }
 
     /// They are left alone: the run is over when its leader has ended, and a next run may find
     /// processes of the one before it still at work.
-    #[must_use]
     pub fn leave() -> Self {
         Self(None)
     }

@@ -30,6 +30,7 @@ const MOST_DOUBLINGS: u32 = 900;
 /// # let _ = restart;
 /// ```
 #[derive(Clone, Debug, PartialEq)]
+#[must_use = "a back-off does nothing until it is given to a policy"]
 pub struct Backoff {
     first: Duration,
     growth: Growth,
@@ -47,13 +48,11 @@ impl Backoff {
     /// No delay: every restart at once. Together with
     /// [`unlimited`](crate::Restart::unlimited) a program that cannot work is restarted as fast as the
     /// machine can.
-    #[must_use]
     pub fn none() -> Self {
         Self::fixed(Duration::ZERO)
     }
 
     /// Always the same delay, the first restart included. Jitter: none, unless asked for.
-    #[must_use]
     pub fn fixed(delay: Duration) -> Self {
         Self { first: delay, growth: Growth::Fixed(delay), jitter: (1.0, 1.0) }
     }
@@ -61,14 +60,12 @@ impl Backoff {
     /// The first restart at once, then `base`, doubling with each restart in a row, at most `max`.
     ///
     /// Jitter: a factor from 0.75 to 1.25.
-    #[must_use]
     pub fn exponential(base: Duration, max: Duration) -> Self {
         Self { first: Duration::ZERO, growth: Growth::Exponential { base, max }, jitter: (0.75, 1.25) }
     }
 
     /// The delay of the first restart in a row, in place of none (exponential) or the fixed one. The delays
     /// after it stay as they are. It is jittered like them.
-    #[must_use]
     pub fn first(mut self, delay: Duration) -> Self {
         self.first = delay;
         self
@@ -76,7 +73,6 @@ impl Backoff {
 
     /// Multiplies each delay with a random factor, evenly spread from `low` to `high`, before the maximum of
     /// an exponential back-off is applied. Range: finite, `0 <= low <= high`.
-    #[must_use]
     pub fn jitter(mut self, low: f64, high: f64) -> Self {
         self.jitter = (low, high);
         self

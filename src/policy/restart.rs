@@ -54,6 +54,7 @@ const SHORTAGE_PAUSE: Duration = Duration::from_millis(100);
 /// # let _ = restart;
 /// ```
 #[derive(Clone, Debug, PartialEq)]
+#[must_use = "a policy does nothing until it is given to a builder"]
 pub struct Restart {
     when: When,
     success_codes: Vec<i32>,
@@ -99,25 +100,21 @@ impl Restart {
     }
 
     /// No restart, whatever happens. The other options have no effect then.
-    #[must_use]
     pub fn never() -> Self {
         Self::new(When::Never)
     }
 
     /// After a failure; not after a clean end.
-    #[must_use]
     pub fn on_failure() -> Self {
         Self::new(When::OnFailure)
     }
 
     /// After every end, clean ones too.
-    #[must_use]
     pub fn always() -> Self {
         Self::new(When::Always)
     }
 
     /// Exit codes that are no failure, besides 0. Range: 0 to 255. Default: none. Replaces those given before.
-    #[must_use]
     pub fn success_codes(mut self, codes: impl IntoIterator<Item = i32>) -> Self {
         self.success_codes = codes.into_iter().collect();
         self
@@ -125,14 +122,12 @@ impl Restart {
 
     /// Exit codes after which no restart can help: the process has failed at once. Range: 1 to 255.
     /// Default: none. Replaces those given before.
-    #[must_use]
     pub fn permanent_codes(mut self, codes: impl IntoIterator<Item = i32>) -> Self {
         self.permanent_codes = codes.into_iter().collect();
         self
     }
 
     /// The delays before restarts. Default: [`Backoff::exponential`] from 100 ms to 30 s.
-    #[must_use]
     pub fn backoff(mut self, backoff: Backoff) -> Self {
         self.backoff = backoff;
         self
@@ -143,14 +138,12 @@ impl Restart {
     /// Zero restarts: the first failure is the last. Default: 8 in 60 s. `within` must be longer than zero,
     /// and long enough for `restarts` + 1 restarts at the shortest delays of the back-off: a limit that can
     /// never be reached is an error when the process is built.
-    #[must_use]
     pub fn limit(mut self, restarts: u32, within: Duration) -> Self {
         self.limit = Some(Limit { restarts, within });
         self
     }
 
     /// Restarts for ever, however often it fails. Permanent failures still end it.
-    #[must_use]
     pub fn unlimited(mut self) -> Self {
         self.limit = None;
         self
@@ -158,7 +151,6 @@ impl Restart {
 
     /// A run that was ready (or up, where it has no readiness) for so long clears the count of restarts and
     /// the delay. Longer than zero; default: 10 s.
-    #[must_use]
     pub fn reset_after(mut self, stable: Duration) -> Self {
         self.reset_after = stable;
         self

@@ -25,6 +25,7 @@ use super::stdio::Stdio;
 /// # Ok::<(), pkit::Error>(())
 /// ```
 #[derive(Debug, Clone)]
+#[must_use = "a command does nothing until it is started"]
 pub struct Command {
     pub(super) program: OsString,
     pub(super) arg0: Option<OsString>,

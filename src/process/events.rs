@@ -152,6 +152,7 @@ impl fmt::Display for EventKind {
 /// # })?;
 /// # Ok::<(), pkit::Error>(())
 /// ```
+#[must_use = "dropped at once, it ends the subscription"]
 pub struct Events(Arc<Queue>);
 
 #[derive(Default)]

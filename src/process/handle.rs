@@ -49,6 +49,7 @@ use crate::line::Output;
 /// }
 /// # Ok::<(), pkit::Error>(())
 /// ```
+#[must_use = "the last handle dropped stops the process"]
 pub struct Process {
     pub(super) inner: Arc<Inner>,
     /// A user's. One that is lent to a callback keeps nothing from being stopped.

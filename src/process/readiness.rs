@@ -26,6 +26,7 @@ use super::handle::Process;
 /// # Ok::<(), pkit::Error>(())
 /// ```
 #[derive(Clone)]
+#[must_use = "a readiness does nothing until it is given to a builder"]
 pub struct Ready {
     pub(super) kind: Kind,
     pub(super) watchdog: Option<Duration>,
@@ -115,7 +116,6 @@ impl Ready {
     /// With [`notify`](Ready::notify): once ready, it has to send `WATCHDOG=1` at least every `interval`, else the run
     /// has failed and is stopped. The child finds the interval in `WATCHDOG_USEC`. With anything but
     /// `notify` it is refused by [`Builder::build`](crate::Builder::build).
-    #[must_use]
     pub fn watchdog(self, interval: Duration) -> Ready {
         Ready { watchdog: Some(interval), ..self }
     }

@@ -22,7 +22,7 @@ fn links(options: impl Fn(Builder) -> Builder) -> [[String; 3]; 2] {
         fs::write(&path, [link(0), link(1), link(2)].join("\n")).unwrap();
     });
     [command, closure].map(|target| {
-        run(options(Process::builder(target)));
+        drop(run(options(Process::builder(target))));
         let lines = fs::read_to_string(&report).unwrap();
         let lines: Vec<String> = lines.lines().map(str::to_owned).collect();
         lines.try_into().unwrap()
