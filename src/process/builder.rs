@@ -121,10 +121,10 @@ impl Builder {
         self
     }
 
-    /// Called for each line of output; stdout and stderr are captured unless something else was said for them.
+    /// Called for each line of output; stdout and stderr are [captured](Stdio::captured) unless something else was said
+    /// for them.
     ///
-    /// What is captured does not appear on the terminal any more, unless the callback prints it. A slow callback makes
-    /// the child wait once its buffer and pipe are full. Nothing is lost.
+    /// A slow callback makes the child wait once its buffer and pipe are full. Nothing is lost.
     pub fn on_line(mut self, call: impl Fn(&Line) + Send + Sync + 'static) -> Builder {
         self.config.calls.on_line = Some(Arc::new(call));
         self
@@ -149,9 +149,9 @@ impl Builder {
         self
     }
 
-    /// Captures stdout and stderr, unless something else was said for them, and keeps the last `bytes` of each for
-    /// [`Process::output`] (default 64 KiB where they are captured). The buffer takes 32 KiB at least once that much was
-    /// written: lines of up to 16 KiB come whole. What is captured does not appear on the terminal any more.
+    /// [Captures](Stdio::captured) stdout and stderr, unless something else was said for them, and keeps the last
+    /// `bytes` of each for [`Process::output`] (default 64 KiB where they are captured). The buffer takes 32 KiB at least
+    /// once that much was written: lines of up to 16 KiB come whole.
     pub fn capture(mut self, bytes: usize) -> Builder {
         self.config.capture = Some(bytes);
         self

@@ -75,11 +75,7 @@ impl Ready {
     }
 
     /// It prints a line that contains `text`, on stdout or stderr; those of the two that have no other place are
-    /// captured.
-    ///
-    /// What is captured does not appear on the terminal any more. To see it print it in
-    /// [`on_line`](crate::Builder::on_line), or ask for [`output`](Process::output) or the log
-    /// ([`Stdio::captured`](crate::Stdio::captured)).
+    /// [captured](crate::Stdio::captured).
     pub fn line(text: impl Into<String>) -> Ready {
         Ready::of(Kind::Line(text.into().into()))
     }

@@ -44,6 +44,9 @@ impl Stdio {
     /// debug, if that was enabled when the process was built) and to
     /// [`Process::wait_for_line`](crate::Process::wait_for_line). For stdout and stderr only.
     ///
+    /// What is captured does not appear on the terminal any more. To see it, print it in
+    /// [`Builder::on_line`](crate::Builder::on_line), or ask for [`Process::output`](crate::Process::output) or the log.
+    ///
     /// The order of the lines of one stream is kept, that between the two streams is not.
     pub fn captured() -> Stdio {
         Stdio(Kind::Captured)

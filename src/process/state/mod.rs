@@ -6,9 +6,7 @@
 //!
 //! The phases, what is true in each and what it is left by are told in `docs/architecture.md`, "The life of a process".
 //!
-//! At most one run lives; no signal is sent when no process of a run can be there; every run that was created is
-//! concluded exactly once; in `Idle` and `Failed` nothing is scheduled. These and more are listed, and checked, in
-//! `tests`.
+//! What always holds is listed in the documentation of `tests`, and checked there.
 
 mod between_runs;
 mod ladder;
