@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use pkit::{Command, Process, Ready};
 
-/// A web server for one test. Dropped, it is stopped: also when the test panics.
+/// A web server for one test.
 struct Server {
     process: Process,
     port: u16,
@@ -29,6 +29,13 @@ impl Server {
     }
 }
 
+/// Also when the test panics. (The last handle dropped stops the process as well, but does not wait for its end.)
+impl Drop for Server {
+    fn drop(&mut self) {
+        let _ = self.process.terminate(true);
+    }
+}
+
 fn free_port() -> u16 {
     let listener = TcpListener::bind("127.0.0.1:0").expect("a port is free");
     listener.local_addr().expect("it is bound").port()
@@ -45,7 +52,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     // What the server logged is at hand when an assertion fails.
     server.process.wait_for_line(Duration::from_secs(10), |line| line.contains("GET / HTTP/1.0"))?;
     let pid = server.process.pid().expect("it runs");
-    server.process.terminate(true)?;
+    drop(server);
     assert!(!std::path::Path::new(&format!("/proc/{pid}")).exists(), "nothing is left");
     println!("the server answered, logged the request, and is gone");
     Ok(())

@@ -5,17 +5,16 @@
 use std::thread::{JoinHandle, scope, spawn};
 use std::time::{Duration, SystemTime};
 
-use pkit::{Builder, Command, Event, Process, Ready, Restart, Signal, State, Status};
+use pkit::{Builder, Command, Event, Events, Process, Ready, Restart, Signal, State, Status};
 use signal_hook::{consts::SIGINT, consts::SIGTERM, iterator::Signals};
 
 fn service(name: &str, script: &str) -> Builder {
-    let policy = Restart::always().limit(4, Duration::from_secs(30));
-    let script = format!("exec {script}");
-    Process::builder(Command::new("sh").args(["-c", &script])).name(name).restart(policy).capture(64 * 1024)
+    let (policy, who) = (Restart::always().limit(4, Duration::from_secs(30)), name.to_owned());
+    let command = Command::new("sh").args(["-c", &format!("exec {script}")]).clone();
+    Process::builder(command).name(name).restart(policy).on_line(move |line| println!("{:12}{who}: {line}", ""))
 }
 
-fn narrate((process, began): (&Process, SystemTime)) -> JoinHandle<()> {
-    let events = process.subscribe();
+fn narrate(events: Events, began: SystemTime) -> JoinHandle<()> {
     let since = move |event: &Event| event.at.duration_since(began).unwrap_or_default().as_secs_f64();
     spawn(move || events.for_each(|event| println!("{:>8.3} s  {event}", since(&event))))
 }
@@ -37,7 +36,8 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         builders.push(service("flaky", "sh -c 'sleep 0.1; exit 3'"));
     }
     let services = builders.into_iter().map(Builder::build).collect::<Result<Vec<_>, _>>()?;
-    let narrators: Vec<_> = services.iter().zip(std::iter::repeat(SystemTime::now())).map(narrate).collect();
+    let began = SystemTime::now();
+    let narrators: Vec<_> = services.iter().map(|process| narrate(process.subscribe(), began)).collect();
     services.iter().try_for_each(|process| process.start(true).map(drop))?;
     if let ([_, worker, flaky], true) = (&services[..], given.is_empty()) {
         worker.signal(Signal::KILL)?; // As a crash would: its policy brings it back.
