@@ -82,16 +82,17 @@ impl Ready {
 
     /// It accepts connections at `address`, `host:port`; a host name is looked up at each start.
     ///
-    /// Whoever listens there is taken for it. If another program, or an older instance, has the address already, this
-    /// one is ready at once, though it is about to fail for want of it. Choose a free port for each run: bind
-    /// port 0, read its number, close it, and pass it on. Or use what nobody else can answer: [`notify`](Ready::notify),
-    /// [`fd`](Ready::fd), [`line`](Ready::line).
+    /// Whoever answers there is taken for it. So if somebody does before it is created, another program or an older
+    /// instance, the start is refused (`EADDRINUSE`), unless descriptors are passed to it
+    /// ([`pass_fd`](crate::Builder::pass_fd)), one of which may be the listening socket. Who comes between is not told
+    /// from it. Choose a free port for each run: bind port 0, read its number, close it, and pass it on. Or use what
+    /// nobody else can answer: [`notify`](Ready::notify), [`fd`](Ready::fd), [`line`](Ready::line).
     pub fn tcp(address: impl Into<String>) -> Ready {
         Ready::of(Kind::Tcp(address.into().into()))
     }
 
     /// It accepts connections on the unix stream socket at `path`. A relative path is relative to this program's
-    /// directory.
+    /// directory. Who listens there already is an error of the start, as for [`tcp`](Ready::tcp).
     pub fn unix(path: impl Into<PathBuf>) -> Ready {
         Ready::of(Kind::Unix(path.into()))
     }
