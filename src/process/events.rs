@@ -122,32 +122,21 @@ impl fmt::Display for EventKind {
 /// # Ok::<(), pkit::Error>(())
 /// ```
 ///
-/// In async code, to await that a process is ready; `start(true)` would block:
+/// In async code (readiness alone is awaited by [`Process::ready`](crate::Process::ready)):
 ///
 /// ```
-/// use pkit::{Command, EventKind, Events, Process, Ready};
+/// use pkit::{Command, Process};
 /// use std::future::poll_fn;
 ///
-/// async fn is_ready(events: &mut Events) -> bool {
-///     while let Some(event) = poll_fn(|context| events.poll_next(context)).await {
-///         match event.kind {
-///             EventKind::Ready => return true,
-///             EventKind::Exited(_) => return false, // of this run; a restart policy may begin another
-///             _ => {}
-///         }
-///     }
-///     false
-/// }
-///
 /// # smol::block_on(async {
-/// let server = Process::builder(Command::new("sh").args(["-c", "echo listening; exec sleep 1000"]))
-///     .ready(Ready::line("listening"))
-///     .build()?;
-/// let mut events = server.subscribe(); // before the start, so that nothing is missed
-/// server.start(false)?; // blocks only until its program executes
-/// assert!(is_ready(&mut events).await);
-/// server.terminate(false)?;
-/// server.exited().await?;
+/// let process = Process::new(Command::new("true"));
+/// let mut events = process.subscribe();
+/// process.start(false)?;
+/// process.exited().await?;
+/// drop(process); // so that the events end
+/// while let Some(event) = poll_fn(|context| events.poll_next(context)).await {
+///     println!("{event}");
+/// }
 /// # Ok::<(), pkit::Error>(())
 /// # })?;
 /// # Ok::<(), pkit::Error>(())

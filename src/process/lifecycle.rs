@@ -191,6 +191,23 @@ impl Process {
     ///
     /// [`Error::is_not_running`], also when the leader has ended and others of its run have not; or what
     /// `pidfd_send_signal(2)` says, EPERM when the process changed its user.
+    ///
+    /// # Example
+    ///
+    /// SIGKILL sent like this is a crash, which the restart policy answers:
+    ///
+    /// ```
+    /// use pkit::{Command, Process, Restart, Signal, State};
+    /// use std::time::Duration;
+    ///
+    /// let service = Process::builder(Command::new("sleep").arg("1000")).restart(Restart::on_failure()).build()?;
+    /// service.start(true)?;
+    /// let before = service.status().generation;
+    /// service.signal(Signal::KILL)?;
+    /// let limit = Duration::from_secs(10);
+    /// service.wait_until(limit, |status| status.generation > before && status.state == State::Ready)?;
+    /// # Ok::<(), pkit::Error>(())
+    /// ```
     pub fn signal(&self, signal: Signal) -> Result<()> {
         const OPERATION: &str = "signal";
         self.inner.check_owner(OPERATION)?;
@@ -269,6 +286,9 @@ impl Process {
     }
 
     /// Waits for a line of captured output, beginning with what is kept of the current run's.
+    ///
+    /// It has no memory: the next call begins there again, and may find the same line. For each line once and in order
+    /// there is [`Builder::on_line`](crate::Builder::on_line).
     ///
     /// `matches` runs on this thread with no lock held. Lines wait for it: none is missed, and a child that writes
     /// more meanwhile waits too. Other consumers see the lines as well.
