@@ -16,8 +16,9 @@
 //!
 //! What it does for you, unless you say otherwise:
 //!
-//! - **Nothing is left behind.** A run is over when its leader has ended *and* its process group is empty; the last
-//!   handle dropped stops it; it dies with your program, even if that is killed; it inherits no descriptor by accident.
+//! - **Nothing is left behind** while your program lives. A run is over when its leader has ended *and* its process
+//!   group is empty; the last handle dropped stops it; it inherits no descriptor by accident. The leader dies with your
+//!   program, even if that is killed; processes that it started itself may live on.
 //! - **Every exit is reported once, and truthfully**, beside other code that waits for children, whatever is done to
 //!   SIGCHLD.
 //! - **A start costs what a start costs**: it does not grow with your memory, as `fork` does, whichever options are
