@@ -33,6 +33,9 @@ tests! {
     }
 
     fn a_walk_for_what_a_leader_left_signals_no_stranger() {
+        if crate::OLD_KERNEL {
+            return; // There the leader keeps its number, as a zombie, until the run is over.
+        }
         pkit::testing::pretend_no_cgroups();
         in_a_pid_namespace(|| {
             // Outside of the group, and deaf to SIGTERM: it is looked for until its SIGKILL.
