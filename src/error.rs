@@ -39,6 +39,8 @@ pub(crate) enum Kind {
     Running,
     #[error("it is not running")]
     NotRunning,
+    #[error("its last handle was dropped, so nobody could stop it")]
+    Dropped,
     #[error("it was never started")]
     NeverStarted,
     /// `missing` is what did not come: "not ready", say.
@@ -130,6 +132,11 @@ impl Error {
     /// The operation needs a running process, and there is none.
     pub fn is_not_running(&self) -> bool {
         matches!(self.0.kind, Kind::NotRunning)
+    }
+
+    /// A callback wanted to start a process whose last handle was dropped: that had stopped it.
+    pub fn is_dropped(&self) -> bool {
+        matches!(self.0.kind, Kind::Dropped)
     }
 
     /// Someone waited for the end of a process that was never started.

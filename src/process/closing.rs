@@ -1,11 +1,11 @@
 //! Closing what others passed to us.
 //!
 //! To close a descriptor of a stranger's making may block for as long as that likes: a socket with `SO_LINGER`, a file of a
-//! file system that does not answer. So it is done on a callback thread, by one of them for all, and what is still to be
-//! closed is bounded: who listens to a socket waits while it [`is_behind`].
+//! file system that does not answer. So it is done on a callback thread, by one for each run, and what is still to be closed is
+//! bounded: the run's socket waits while it [`is_behind`](Closing::is_behind). No other run does.
 
 use std::os::fd::OwnedFd;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crate::callbacks::Callbacks;
 use crate::sys;
@@ -14,43 +14,50 @@ use crate::sys;
 const MOST: usize = 64;
 
 #[derive(Default)]
-struct Closing {
+pub(super) struct Closing {
+    /// Leaf lock, but for the callback queue.
+    queue: Mutex<Queue>,
+}
+
+#[derive(Default)]
+struct Queue {
     waiting: Vec<OwnedFd>,
     /// A callback thread is closing, or on its way.
     busy: bool,
 }
 
-pub(super) fn close(passed: Vec<OwnedFd>) {
-    if passed.is_empty() {
-        return;
+impl Closing {
+    pub(super) fn close(self: &Arc<Self>, passed: Vec<OwnedFd>) {
+        if passed.is_empty() {
+            return;
+        }
+        let mut queue = self.lock();
+        queue.waiting.extend(passed);
+        if !queue.busy {
+            queue.busy = true;
+            let closing = Arc::clone(self);
+            Callbacks::get().run(move || while closing.close_one() {});
+        }
     }
-    let mut closing = lock();
-    closing.waiting.extend(passed);
-    if !closing.busy {
-        closing.busy = true;
-        Callbacks::get().run(|| while close_one() {});
+
+    /// Nothing more should be taken in.
+    pub(super) fn is_behind(&self) -> bool {
+        self.lock().waiting.len() >= MOST
     }
-}
 
-/// Nothing more should be taken in.
-pub(super) fn is_behind() -> bool {
-    lock().waiting.len() >= MOST
-}
-
-/// False: nothing was left.
-fn close_one() -> bool {
-    let mut closing = lock();
-    let next = closing.waiting.pop();
-    closing.busy = next.is_some();
-    drop(closing);
-    if let Some(fd) = &next {
-        sys::socket::forget_linger(fd);
+    /// False: nothing was left.
+    fn close_one(&self) -> bool {
+        let mut queue = self.lock();
+        let next = queue.waiting.pop();
+        queue.busy = next.is_some();
+        drop(queue);
+        if let Some(fd) = &next {
+            sys::socket::forget_linger(fd);
+        }
+        next.is_some()
     }
-    next.is_some()
-}
 
-fn lock() -> MutexGuard<'static, Closing> {
-    /// Leaf lock, but for the callback queue.
-    static CLOSING: sys::PerProcess<Mutex<Closing>> = sys::PerProcess::new();
-    CLOSING.get_or_init(Mutex::default).lock().unwrap_or_else(PoisonError::into_inner)
+    fn lock(&self) -> MutexGuard<'_, Queue> {
+        self.queue.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }

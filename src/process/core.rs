@@ -58,12 +58,20 @@ pub(super) struct Core {
     pub(super) detached: bool,
 }
 
+/// Why a run will not be ready.
+#[derive(Clone)]
+pub(super) enum NeverReady {
+    Ended(End),
+    /// It could not be created.
+    Refused(Error),
+}
+
 /// Someone who waits until a run is ready.
 pub(super) struct Awaited {
     id: u64,
     generation: u64,
     /// Its pid, or how it ended before.
-    answer: Option<Result<u32, End>>,
+    answer: Option<Result<u32, NeverReady>>,
 }
 
 /// The user's ends of piped streams, until they are taken.
@@ -205,13 +213,13 @@ impl Core {
 
     /// What those are told who wait for run number `generation`. The first answer holds: a later run says nothing about
     /// it, however soon that one is ready.
-    pub(super) fn answer(&mut self, generation: u64, answer: &Result<u32, End>) {
+    pub(super) fn answer(&mut self, generation: u64, answer: &Result<u32, NeverReady>) {
         for awaited in self.awaited.iter_mut().filter(|awaited| awaited.generation == generation) {
             awaited.answer.get_or_insert_with(|| answer.clone());
         }
     }
 
-    pub(super) fn answer_of(&self, id: u64) -> Option<Result<u32, End>> {
+    pub(super) fn answer_of(&self, id: u64) -> Option<Result<u32, NeverReady>> {
         self.awaited.iter().find(|awaited| awaited.id == id)?.answer.clone()
     }
 

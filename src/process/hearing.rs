@@ -4,7 +4,6 @@ use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::closing;
 use super::core::Inner;
 use super::events::EventKind;
 use super::gate::{Gate, Probe};
@@ -18,7 +17,7 @@ use crate::reaper::{Reaper, Watcher};
 use crate::sys;
 use crate::sys::event::Interest;
 use crate::sys::pidfd::Pidfd;
-use crate::sys::socket::{Connecting, Datagram};
+use crate::sys::socket::Connecting;
 
 /// Longer than anything `sd_notify(3)` defines.
 const LONGEST_MESSAGE: usize = 8 * 1024;
@@ -67,17 +66,21 @@ impl Turn<'_> {
     fn read_notifications(&mut self, at_most: Duration) {
         let mut bytes = [0; LONGEST_MESSAGE];
         let began = Instant::now();
-        while began.elapsed() < at_most && !closing::is_behind() {
+        while began.elapsed() < at_most {
             let Some(run) = &self.core.run else { return };
+            // What it said before its end is in a queue that the kernel bounds.
+            if run.closing.is_behind() && at_most < LAST_LISTENING {
+                break;
+            }
             let Gate::Notify(channel) = &run.gate else { return };
             let Ok(Some(datagram)) = sys::socket::receive(channel.socket.as_fd(), &mut bytes) else { return };
             let said = if datagram.truncated { &[] } else { &bytes[..datagram.len] };
-            match run.sender(&datagram) {
+            run.closing.close(datagram.passed);
+            match run.sender(datagram.pid) {
                 Sender::Stranger => self.ignored_stranger(datagram.pid),
                 Sender::Member => self.heard(said, false),
                 Sender::Main => self.heard(said, true),
             }
-            closing::close(datagram.passed);
         }
         if let Some(run) = &mut self.core.run {
             run.pause_gate(self.now + PAUSE);
@@ -85,11 +88,11 @@ impl Turn<'_> {
     }
 
     /// `main`: from the leader, or from what it named as its main process. Others of the run say what helps it, a shell's
-    /// `systemd-notify` above all; but that they stop, or are broken, is not said of the run.
+    /// `systemd-notify` above all; but who is the main process, that they stop, or are broken, is not said of the run.
     fn heard(&mut self, said: &[u8], main: bool) {
         for message in notify::parse(said) {
             match message {
-                Message::Stopping | Message::WatchdogTrigger if !main => {}
+                Message::Stopping | Message::WatchdogTrigger | Message::MainPid(_) if !main => {}
                 message => self.notified(message),
             }
         }
@@ -217,8 +220,8 @@ impl Run {
         (pid == self.pid() && self.ended.is_none()) || self.contained.owns(&self.leader, pid)
     }
 
-    fn sender(&self, datagram: &Datagram) -> Sender {
-        match datagram.pid {
+    fn sender(&self, pid: Option<u32>) -> Sender {
+        match pid {
             None => Sender::Stranger,
             Some(pid) if self.main_pid() == Some(pid) || (pid == self.pid() && self.ended.is_none()) => Sender::Main,
             Some(pid) if self.is_member(pid) => Sender::Member,

@@ -45,6 +45,7 @@ impl Process {
     /// # Errors
     ///
     /// - [`Error::is_running`]: a run is there, and nothing changes. Of concurrent starts exactly one wins.
+    /// - [`Error::is_dropped`]: in a callback, after the last handle was dropped.
     /// - [`Error::is_not_created`]: it could not be created; step and cause are in the text, nothing is left, and it may be
     ///   tried again. The restart policy leaves that to the caller.
     /// - [`Error::is_ended`]: it ended before it was ready; [`Error::exit`] says how, the text also what its last captured
@@ -179,9 +180,13 @@ impl Process {
         // A later run was started by hand after the end of this one: the policy is off.
         let is_gone = |core: &Core| self.inner.is_over(core, since) || core.machine.generation() > since;
         let gone = |core: &Core| is_gone(core).then_some(());
-        self.inner
-            .wait_end(at, gone)
-            .ok_or_else(|| self.inner.timeout(&self.inner.lock(), operation, "not gone", limit))
+        self.inner.wait_end(at, gone).ok_or_else(|| {
+            if event == Event::Last {
+                // Nobody waits for its end any more: the process is left as it was, with its policy.
+                self.inner.turn(|turn| turn.feed_of(since, Event::NotLast));
+            }
+            self.inner.timeout(&self.inner.lock(), operation, "not gone", limit)
+        })
     }
 
     /// Sends a signal to everything that the stop ladder would reach: the group, by default. Nothing else: a stopped

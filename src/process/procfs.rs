@@ -4,6 +4,7 @@
 //! machine, so from kernel 6.9 on nothing on the way of an ordinary exit comes here.
 
 use std::fs;
+use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -31,16 +32,26 @@ pub(super) struct Snapshot {
     pub(super) number: u64,
 }
 
-pub(super) fn all() -> Snapshot {
+/// # Errors
+/// When some cannot be read that are perhaps there, for want of descriptors or memory: they are not to be taken for gone.
+pub(super) fn all() -> io::Result<Snapshot> {
     static NUMBERS: AtomicU64 = AtomicU64::new(0);
     let number = NUMBERS.fetch_add(1, Ordering::Relaxed);
-    let names = fs::read_dir("/proc").into_iter().flatten().flatten().map(|entry| entry.file_name());
-    let entries = names.filter_map(|name| entry(name.to_str()?.parse().ok()?)).collect();
-    Snapshot { entries, number }
+    let mut entries = Vec::new();
+    let directory = match fs::read_dir("/proc") {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => None,
+        directory => Some(directory?),
+    };
+    for name in directory.into_iter().flatten() {
+        if let Some(pid) = name?.file_name().to_str().and_then(|name| name.parse().ok()) {
+            entries.extend(read(pid)?);
+        }
+    }
+    Ok(Snapshot { entries, number })
 }
 
 /// Someone who wants to see all processes.
-type Ask = Box<dyn FnOnce(&Snapshot) + Send>;
+type Ask = Box<dyn FnOnce(&io::Result<Snapshot>) + Send>;
 
 /// Shows all processes, as they are after this call, to `ask`, on a callback thread.
 ///
@@ -89,8 +100,17 @@ fn answer_all() -> bool {
 }
 
 pub(super) fn entry(pid: u32) -> Option<Entry> {
-    // A name is bytes of the process's own choice, or a file name that was cut at 15 bytes: not always UTF-8.
-    parse(pid, &String::from_utf8_lossy(&fs::read(format!("/proc/{pid}/stat")).ok()?))
+    read(pid).ok().flatten()
+}
+
+/// `None`: it is gone.
+fn read(pid: u32) -> io::Result<Option<Entry>> {
+    match fs::read(format!("/proc/{pid}/stat")) {
+        // A name is bytes of the process's own choice, or a file name that was cut at 15 bytes: not always UTF-8.
+        Ok(stat) => Ok(parse(pid, &String::from_utf8_lossy(&stat))),
+        Err(error) if matches!(error.raw_os_error(), Some(libc::ENOENT | libc::ESRCH)) => Ok(None),
+        Err(error) => Err(error),
+    }
 }
 
 /// Whether `variable` (`NAME=value`) was in the environment with which the process was executed.
@@ -131,7 +151,7 @@ mod tests {
         let own = entry(std::process::id()).unwrap();
         assert_eq!(own.parent, std::os::unix::process::parent_id());
         assert!(!own.zombie);
-        assert!(all().entries.contains(&own));
+        assert!(all().unwrap().entries.contains(&own));
         assert!(open(&own).is_some());
         assert!(open(&Entry { started: own.started + 1, ..own }).is_none());
     }

@@ -5,6 +5,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
+use super::closing::Closing;
 use super::containment::{Contained, Leader};
 use super::core::{Inner, Streams};
 use super::gate::Gate;
@@ -58,6 +59,8 @@ pub(super) struct Run {
     pub(super) contained: Contained,
     /// What it named by `MAINPID=`.
     pub(super) main: Option<Main>,
+    /// What came with its notifications.
+    pub(super) closing: Arc<Closing>,
     /// A stranger has sent to its notify socket.
     pub(super) had_strangers: bool,
     /// SIGKILL was sent to all of it.
@@ -127,6 +130,7 @@ impl Run {
             try_at: None,
             contained: launched.contained,
             main: None,
+            closing: Arc::default(),
             had_strangers: false,
             killed: false,
             looks: 0,

@@ -13,18 +13,22 @@ use std::time::{Instant, SystemTime};
 
 use super::calls::Call;
 use super::containment::Occupancy;
-use super::core::{Core, Inner, let_go};
+use super::core::{Core, Inner, NeverReady, let_go};
 use super::events::{Event as PublicEvent, EventKind, Queue};
 use super::monitor::{self, Guard};
 use super::procfs;
 use super::run::Run;
 use super::state::{Action, Conclusion, Event, Notice};
 use crate::callbacks::Callbacks;
-use crate::error::{End, Error};
+use crate::error::{Error, Kind};
 use crate::exit::{Exit, ExitFacts};
 use crate::reaper::{Reaper, Watcher};
 use crate::signal::Signal;
 use crate::spawners::Spawners;
+use crate::sys;
+
+/// The step of a start that found no thread to be created on.
+pub(super) const NO_THREAD: &str = "start a thread that creates it";
 
 /// One stay under the lock of a process.
 pub(super) struct Turn<'a> {
@@ -110,7 +114,13 @@ impl<'a> Turn<'a> {
         };
         match Spawners::get().run(job) {
             Ok(()) => None,
-            Err(error) => Some(Event::SpawnFailed(error.raw_os_error().unwrap_or(libc::EAGAIN))),
+            Err(source) => {
+                let errno = source.raw_os_error().unwrap_or(libc::EAGAIN);
+                let step = NO_THREAD.to_owned();
+                let error = Error::new(self.inner.who(None), "start", Kind::Start { step, source });
+                self.tell_refused(generation, &error);
+                Some(Event::SpawnFailed(errno))
+            }
         }
     }
 
@@ -141,14 +151,19 @@ impl<'a> Turn<'a> {
     }
 
     pub(super) fn refused(&mut self, generation: u64, errno: i32, error: &Error) {
+        self.tell_refused(generation, error);
+        self.feed_of(generation, Event::SpawnFailed(errno));
+    }
+
+    fn tell_refused(&mut self, generation: u64, error: &Error) {
         self.core.error = Some(error.clone());
         self.emit(EventKind::StartFailed(error.clone()));
-        self.feed_of(generation, Event::SpawnFailed(errno));
+        self.answer(generation, &Err(NeverReady::Refused(error.clone())));
     }
 
     fn signal_all(&mut self, signal: Signal) {
         let Some(run) = &self.core.run else { return };
-        let Some(note) = run.contained.note(&run.leader) else { return self.signal_now(signal) };
+        let Some(note) = run.contained.note(&run.leader, run.reaped) else { return self.signal_now(signal) };
         let (inner, generation) = (Arc::clone(self.inner), run.generation);
         // If no thread comes to it in time, the SIGKILL that ends the ladder does not wait for one.
         Callbacks::get().run(move || {
@@ -211,7 +226,9 @@ impl<'a> Turn<'a> {
             Occupancy::Survey(is_occupied) => {
                 let (inner, generation) = (Arc::clone(self.inner), run.generation);
                 procfs::survey(Box::new(move |all| {
-                    let answer = if is_occupied(all) { Event::Occupied } else { Event::Empty };
+                    // What cannot be looked at is not taken for empty: it is looked at again.
+                    let occupied = all.as_ref().map_or(true, is_occupied);
+                    let answer = if occupied { Event::Occupied } else { Event::Empty };
                     inner.turn(|turn| turn.feed_of(generation, answer));
                 }));
                 None
@@ -249,7 +266,7 @@ impl<'a> Turn<'a> {
         self.deliver_lines();
         if self.core.is_awaited(run.generation) {
             let end = self.core.end_of(exit.clone());
-            self.answer(run.generation, &Err(end));
+            self.answer(run.generation, &Err(NeverReady::Ended(end)));
         }
         self.core.exit = Some((run.generation, exit.clone()));
         if self.core.machine.reports() {
@@ -259,7 +276,7 @@ impl<'a> Turn<'a> {
     }
 
     /// Who waits for that run to be ready is told of it, futures too.
-    fn answer(&mut self, generation: u64, answer: &Result<u32, End>) {
+    fn answer(&mut self, generation: u64, answer: &Result<u32, NeverReady>) {
         if self.core.is_awaited(generation) {
             self.core.answer(generation, answer);
             self.answered = true;
@@ -337,12 +354,12 @@ impl<'a> Turn<'a> {
     }
 }
 
-/// Between 0 and 1, for the jitter of a back-off. It needs to differ between processes, not to be unpredictable.
+/// Between 0 and 1, for the jitter of a back-off. It needs to differ between processes, not to be unpredictable. It takes no
+/// lock: a fork could copy one that is held.
 fn random() -> f64 {
-    use std::hash::{BuildHasher, RandomState};
-    use std::sync::LazyLock;
-    static KEYS: LazyLock<RandomState> = LazyLock::new(RandomState::new);
+    use std::hash::{DefaultHasher, Hash, Hasher};
     static DRAWN: AtomicUsize = AtomicUsize::new(0);
-    let drawn = KEYS.hash_one(DRAWN.fetch_add(1, Ordering::Relaxed));
-    drawn as f64 / u64::MAX as f64
+    let mut hasher = DefaultHasher::new();
+    (sys::process::pid(), SystemTime::now(), DRAWN.fetch_add(1, Ordering::Relaxed)).hash(&mut hasher);
+    hasher.finish() as f64 / u64::MAX as f64
 }

@@ -1,15 +1,17 @@
 //! How callers wait for a process: on its monitor, which every turn tells.
 
 use std::os::fd::AsFd;
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, mpsc};
 use std::time::{Duration, Instant};
 
 use super::captured::Cursors;
-use super::core::{Core, Inner};
+use super::core::{Core, Inner, NeverReady};
 use super::run::Run;
 use super::state::{Event, State};
 use super::status::Status;
-use crate::error::{End, Error, Kind, Result};
+use super::turn::NO_THREAD;
+use crate::error::{Error, Kind, Result};
 use crate::exit::{Exit, Fault};
 use crate::line::Line;
 use crate::spawners::Spawners;
@@ -27,7 +29,7 @@ impl Inner {
 
     /// Before a signal by hand. (Before those of a ladder it is done elsewhere: see `Turn::signal_all`.)
     pub(super) fn note_tree(&self) {
-        let note = self.lock().run.as_ref().and_then(|run| run.contained.note(&run.leader));
+        let note = self.lock().run.as_ref().and_then(|run| run.contained.note(&run.leader, run.reaped));
         if let Some(note) = note {
             note();
         }
@@ -49,6 +51,10 @@ impl Inner {
     /// gets it.
     pub(super) fn begin_start(self: &Arc<Self>) -> Result<(u64, u64)> {
         self.turn(|turn| {
+            if self.handles.load(Ordering::Acquire) == 0 && !turn.core.detached {
+                // A callback has only lent a handle: what it starts now, nobody would ever stop.
+                return Err(Error::new(self.who(None), "start", Kind::Dropped));
+            }
             if turn.core.machine.is_alive() {
                 return Err(Error::new(self.who(turn.core.pid()), "start", Kind::Running));
             }
@@ -61,7 +67,11 @@ impl Inner {
     }
 
     /// The error of who waited until it is ready.
-    pub(super) fn not_ready(&self, end: End) -> Error {
+    pub(super) fn not_ready(&self, why: NeverReady) -> Error {
+        let end = match why {
+            NeverReady::Ended(end) => end,
+            NeverReady::Refused(error) => return error,
+        };
         let who = self.who(Some(end.exit.pid()));
         let kind = match end.exit.fault() {
             Some(Fault::NotReady) => {
@@ -86,14 +96,15 @@ impl Inner {
             let _ = result.send(inner.launch(generation));
         };
         let lost = |source| {
-            let step = "start a thread that creates it".to_owned();
-            Error::new(self.who(None), "start", Kind::Start { step, source })
+            let step = NO_THREAD.to_owned();
+            let error = Error::new(self.who(None), "start", Kind::Start { step, source });
+            self.turn(|turn| turn.refused(generation, libc::EAGAIN, &error));
+            Err(error)
         };
-        if let Err(source) = Spawners::get().run(job) {
-            self.turn(|turn| turn.feed_of(generation, Event::SpawnFailed(libc::EAGAIN)));
-            return Err(lost(source));
+        match Spawners::get().run(job) {
+            Ok(()) => answer.recv().unwrap_or_else(|_| lost(std::io::Error::other("it panicked"))),
+            Err(source) => lost(source),
         }
-        answer.recv().unwrap_or_else(|_| Err(lost(std::io::Error::other("it panicked"))))
     }
 
     /// Waits for something that comes only with or after the end of the current run; `None` when the time passed.

@@ -3,7 +3,7 @@
 use std::io;
 use std::mem::MaybeUninit;
 use std::net::SocketAddr;
-use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::path::Path;
 
 use nix::errno::Errno;
@@ -136,17 +136,31 @@ pub(crate) fn connect_unix(path: &Path) -> io::Result<Connecting> {
 fn connect(family: AddressFamily, address: &dyn SockaddrLike) -> io::Result<Connecting> {
     let fd = socket::socket(family, SockType::Stream, SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK, None)?;
     match socket::connect(fd.as_raw_fd(), address) {
-        Ok(()) => Ok(Connecting::Done),
+        Ok(()) => is_answered(&fd).map(|()| Connecting::Done),
         // Interrupted, it goes on all the same.
         Err(Errno::EINPROGRESS | Errno::EINTR) => Ok(Connecting::Pending(fd)),
         Err(error) => Err(error.into()),
     }
 }
 
+/// Who asks for a port that the kernel may choose from is sometimes given that very port, and is connected to himself (RFC 9293,
+/// 3.5, simultaneous open): nobody answered then.
+fn is_answered(fd: &impl AsFd) -> io::Result<()> {
+    let fd = fd.as_fd();
+    let own: SockaddrStorage = getsockname(fd.as_raw_fd())?;
+    let peer: SockaddrStorage = socket::getpeername(fd.as_raw_fd())?;
+    if own == peer && own.family() != Some(AddressFamily::Unix) {
+        // Closed so, it leaves no trace of itself (TIME_WAIT) on the port.
+        let _ = socket::setsockopt(&fd, sockopt::Linger, &libc::linger { l_onoff: 1, l_linger: 0 });
+        return Err(Errno::ECONNREFUSED.into());
+    }
+    Ok(())
+}
+
 /// How a pending connection came out; to be asked when it is writable.
 pub(crate) fn connected(fd: BorrowedFd<'_>) -> io::Result<()> {
     match socket::getsockopt(&fd, sockopt::SocketError)? {
-        0 => Ok(()),
+        0 => is_answered(&fd),
         errno => Err(io::Error::from_raw_os_error(errno)),
     }
 }
@@ -156,9 +170,20 @@ const _: () = assert!(align_of::<Control>() >= align_of::<libc::cmsghdr>());
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::os::fd::AsFd;
     use std::os::linux::net::SocketAddrExt;
     use std::os::unix::net::{SocketAddr as UnixName, UnixDatagram, UnixListener};
+
+    #[test]
+    fn to_be_connected_to_oneself_is_no_answer() {
+        let fd = socket::socket(AddressFamily::Inet, SockType::Stream, SockFlag::SOCK_CLOEXEC, None).unwrap();
+        socket::bind(fd.as_raw_fd(), &socket::SockaddrIn::new(127, 0, 0, 1, 0)).unwrap();
+        let own: SockaddrStorage = getsockname(fd.as_raw_fd()).unwrap();
+        socket::connect(fd.as_raw_fd(), &own).unwrap();
+        assert!(connected(fd.as_fd()).is_err());
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let client = std::net::TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        connected(client.as_fd()).unwrap();
+    }
 
     fn client(name: &[u8]) -> UnixDatagram {
         let client = UnixDatagram::unbound().unwrap();

@@ -1,15 +1,16 @@
 //! `exited()`, under any runtime.
 
+use std::os::unix::fs::PermissionsExt;
 use std::pin::pin;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, Weak};
 use std::task::{Context, Poll, Wake, Waker};
 use std::time::Duration;
 
-use pkit::{Backoff, BecomesReady, Exited, Process, Ready, Restart, Stdio};
+use pkit::{Backoff, BecomesReady, Command, Exited, Process, Ready, Restart, State, Stdio};
 use smol::future::{FutureExt, block_on, poll_once};
 
-use crate::support::{LONG, say, sh, tests};
+use crate::support::{LONG, say, sh, tests, wait_for};
 
 fn tokio_threads() -> tokio::runtime::Runtime {
     tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_time().build().unwrap()
@@ -143,6 +144,25 @@ tests! {
         assert!(error.is_ended() && error.exit().unwrap().code() == Some(3), "{error}");
         assert!(error.to_string().ends_with("; its restart policy goes on"), "{error}");
         drop(process);
+    }
+
+    fn a_readiness_that_cannot_come_is_an_error() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("busy");
+        std::fs::copy("/bin/true", &path).unwrap();
+        let writer = std::fs::OpenOptions::new().append(true).open(&path).unwrap();
+        let busy = Process::builder(Command::new(&path)).retry_text_busy(LONG).build().unwrap();
+        let starting = std::thread::spawn({
+            let busy = busy.clone();
+            move || busy.start(false)
+        });
+        wait_for(&busy, State::Starting);
+        let ready = busy.ready();
+        // The next try finds it neither busy nor executable.
+        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o600)).unwrap();
+        drop(writer);
+        let (started, ready) = (starting.join().unwrap().unwrap_err(), block_on(ready).unwrap_err());
+        assert!(ready.is_not_created() && ready.to_string() == started.to_string(), "{ready}");
     }
 
     fn a_readiness_that_nobody_awaits_any_more_keeps_no_waker() {

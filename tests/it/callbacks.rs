@@ -66,6 +66,19 @@ impl Drop for PanicsInDrop {
 }
 
 tests! {
+    fn what_nobody_holds_is_not_started_again() {
+        let (result, tried) = mpsc::channel();
+        let process = Process::builder(sh("exec sleep 1000"))
+            .on_exit(move |process, _| result.send(process.start(false)).unwrap())
+            .build()
+            .unwrap();
+        process.start(true).unwrap();
+        drop(process);
+        let error = tried.recv().unwrap().unwrap_err();
+        assert!(error.is_dropped(), "{error}");
+        assert_eq!(error.to_string(), "cannot start `sh`: its last handle was dropped, so nobody could stop it");
+    }
+
     fn one_that_blocks_keeps_nothing_from_being_stopped() {
         let (entered, is_in) = mpsc::channel();
         let (release, blocked) = mpsc::channel::<()>();

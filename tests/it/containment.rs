@@ -135,6 +135,17 @@ signal.pause()";
         assert_eq!(own_cgroups(std::process::id()), Vec::<PathBuf>::new());
     }
 
+    fn without_descriptors_nothing_is_taken_for_gone_by_cgroup() {
+        if has_cgroups() {
+            nothing_is_taken_for_gone();
+        }
+    }
+
+    fn without_descriptors_nothing_is_taken_for_gone_by_walking() {
+        pkit::testing::pretend_no_cgroups();
+        nothing_is_taken_for_gone();
+    }
+
     fn who_may_live_on_is_not_swept_away() {
         if role().is_some() {
             // Another program that makes a cgroup beside ours.
@@ -258,6 +269,24 @@ fn a_tree_is_killed(level: ContainmentLevel) {
         process.kill(LONG).unwrap();
         assert!(!is_alive(escaped), "{script}");
         assert!(!process.join().unwrap().output_leaked());
+    }
+}
+
+fn nothing_is_taken_for_gone() {
+    use nix::sys::resource::{Resource, getrlimit, setrlimit};
+    let (soft, hard) = getrlimit(Resource::RLIMIT_NOFILE).unwrap();
+    type End = fn(&Process, Duration) -> pkit::Result<()>;
+    let ends: [End; 2] = [|process, limit| process.kill(limit), |process, limit| process.terminate(limit)];
+    for end in ends {
+        let process = tree(TREE).stop(Stop::signal(Signal::TERM, SHORT)).build().unwrap();
+        process.start(true).unwrap();
+        let escaped = pid_said_by(&process);
+        setrlimit(Resource::RLIMIT_NOFILE, 3, hard).unwrap();
+        let ended = end(&process, 3 * SHORT);
+        setrlimit(Resource::RLIMIT_NOFILE, soft, hard).unwrap();
+        assert!(ended.is_err() || !is_alive(escaped));
+        end(&process, LONG).unwrap();
+        assert!(!is_alive(escaped));
     }
 }
 

@@ -131,6 +131,20 @@ sys.stdin.readline()";
         assert!(process.join().unwrap().success());
     }
 
+    fn ready_counts_behind_any_number_of_descriptors() {
+        let script = "
+s.connect('\\0' + os.environ['NOTIFY_SOCKET'][1:])
+read, write = os.pipe()
+for _ in range(4): socket.send_fds(s, [b'STATUS=take these'], [read] * 50)
+s.send(b'READY=1')
+os._exit(0)";
+        for _ in 0..10 {
+            let process = Process::builder(python(script)).ready(Ready::notify()).build().unwrap();
+            process.start(true).unwrap();
+            assert!(process.join().unwrap().success());
+        }
+    }
+
     fn what_is_passed_to_the_socket_is_closed() {
         let script = "
 server = socket.create_server(('127.0.0.1', 0), backlog=1000)

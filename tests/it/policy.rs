@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use nix::sys::signal::{Signal as Number, kill};
 use nix::unistd::Pid;
-use pkit::{Backoff, Command, EventKind, Process, Ready, Restart, Signal, State, Stdio};
+use pkit::{Backoff, Command, EventKind, Process, Ready, Restart, RestartMode, Signal, State, Stdio};
 
 use crate::support::{LONG, say, sh, tests, wait_for};
 
@@ -28,6 +28,25 @@ fn quick(restart: Restart) -> Restart {
 }
 
 tests! {
+    fn a_restart_given_up_leaves_the_policy_on() {
+        let always = Restart::always().backoff(Backoff::none()).unlimited();
+        let process = Process::builder(sh("exec sleep 1000")).restart(always).build().unwrap();
+        process.start(true).unwrap();
+        let error = process.restart(RestartMode::Join, Duration::from_millis(10)).unwrap_err();
+        assert!(error.is_timeout(), "{error}");
+        process.signal(Signal::SEGV).unwrap();
+        process.wait_until(LONG, |status| status.restarts == 1 && status.state == State::Ready).unwrap();
+        // But a stop that was asked for meanwhile holds.
+        std::thread::scope(|scope| {
+            let restart = scope.spawn(|| process.restart(RestartMode::Join, LONG));
+            process.terminate(true).unwrap();
+            // Whichever came first: it waits no more, and starts the next.
+            let _ = restart.join().unwrap();
+        });
+        process.kill(true).unwrap();
+        assert_eq!(process.state(), State::Idle);
+    }
+
     fn never_never() {
         for script in ["exit 0", "exit 1", "kill -9 $$"] {
             assert_eq!(fate(&with(Restart::never(), script)), (State::Idle, 0));

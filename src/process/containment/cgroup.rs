@@ -8,11 +8,11 @@
 
 use std::collections::BTreeSet;
 use std::fs::{self, File};
-use std::io::{self, Write};
+use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
-use std::sync::Once;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use crate::callbacks::Callbacks;
 use crate::signal::Signal;
@@ -28,6 +28,10 @@ pub(in crate::process) struct Cgroup {
     /// Its name in `/proc/<pid>/cgroup`, as this program sees it.
     name: String,
     procs: File,
+    /// Open from the beginning: to be out of descriptors must not make it look empty, nor keep it from being killed.
+    events: File,
+    /// `None` before 5.14.
+    kill: Option<File>,
     /// Held for its lock.
     _directory: File,
 }
@@ -36,9 +40,13 @@ impl Cgroup {
     /// `outlives`: nobody empties it when we are gone.
     pub(super) fn create(outlives: bool) -> io::Result<Cgroup> {
         static NUMBERS: AtomicU64 = AtomicU64::new(0);
-        static SWEEP: Once = Once::new();
+        // Of one process: a fork could copy it while the sweep goes on.
+        static SWEPT: sys::PerProcess<AtomicBool> = sys::PerProcess::new();
         let (parent, own) = own_directory()?;
-        SWEEP.call_once(|| sweep(&parent, false));
+        // Two that sweep side by side do no harm: each takes what the other has not locked.
+        if !SWEPT.get_or_init(AtomicBool::default).swap(true, Ordering::Relaxed) {
+            sweep(&parent, false);
+        }
         sweep(&parent, true);
         loop {
             let number = NUMBERS.fetch_add(1, Ordering::Relaxed);
@@ -61,11 +69,18 @@ impl Cgroup {
     fn claim(path: PathBuf, name: String) -> io::Result<Option<Cgroup>> {
         let opened = File::open(&path).and_then(|directory| {
             let locked = sys::process::lock_directory(directory.as_fd())?;
-            let procs = File::options().write(true).open(path.join("cgroup.procs"))?;
-            Ok(locked.then_some((directory, procs)))
+            let write = |name| File::options().write(true).open(path.join(name));
+            let kill = match write(kill_file()) {
+                Err(error) if error.kind() == io::ErrorKind::NotFound => None,
+                other => Some(other?),
+            };
+            let (procs, events) = (write("cgroup.procs")?, File::open(path.join("cgroup.events"))?);
+            Ok(locked.then_some((procs, events, kill, directory)))
         });
         match opened {
-            Ok(Some((directory, procs))) => Ok(Some(Cgroup { path, name, procs, _directory: directory })),
+            Ok(Some((procs, events, kill, _directory))) => {
+                Ok(Some(Cgroup { path, name, procs, events, kill, _directory }))
+            }
             Ok(None) => Ok(None),
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
             Err(error) => {
@@ -80,12 +95,12 @@ impl Cgroup {
     }
 
     pub(super) fn is_populated(&self) -> bool {
-        is_populated(&self.path)
+        is_populated(&self.events)
     }
 
     /// All of it at once: `cgroup.kill` (kernel 5.14), else one by one. Who forks meanwhile is met by the next round.
     pub(super) fn kill(&self) -> io::Result<()> {
-        kill(&self.path)
+        kill(&self.path, self.kill.as_ref())
     }
 
     /// Takes its directory away, once it is empty.
@@ -156,9 +171,11 @@ fn sweep(parent: &Path, kept: bool) {
         let Ok(directory) = File::open(&path) else { continue };
         if matches!(sys::process::lock_directory(directory.as_fd()), Ok(true)) {
             if !kept {
-                let _ = kill(&path);
+                // Not `fs::write`, which would create it: where it is missing, as before 5.14, that is refused with EACCES.
+                let file = File::options().write(true).open(path.join(kill_file())).ok();
+                let _ = kill(&path, file.as_ref());
             }
-            if !kept || !is_populated(&path) {
+            if !kept || File::open(path.join("cgroup.events")).is_ok_and(|events| !is_populated(&events)) {
                 remove(&path);
             }
         }
@@ -173,20 +190,18 @@ fn is_a_runs(name: &str) -> bool {
     numbers.is_some_and(|(pid, number)| is_number(pid) && is_number(number))
 }
 
-fn kill(path: &Path) -> io::Result<()> {
-    // Not `fs::write`, which would create it: where it is missing, as before 5.14, that is refused with EACCES.
-    let file = File::options().write(true).open(path.join(kill_file()));
-    match file.and_then(|mut file| file.write_all(b"1")) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+fn kill(path: &Path, file: Option<&File>) -> io::Result<()> {
+    match file {
+        Some(file) => file.write_all_at(b"1", 0),
+        None => {
             signal_members(path, members(path).into_iter(), Signal::KILL);
             Ok(())
         }
-        other => other,
     }
 }
 
 #[cfg(feature = "_testing")]
-static NO_KILL: std::sync::atomic::AtomicBool = std::sync::atomic::AtomicBool::new(false);
+static NO_KILL: AtomicBool = AtomicBool::new(false);
 
 /// From now on `cgroup.kill` is missing, in the whole program.
 #[cfg(feature = "_testing")]
@@ -202,8 +217,13 @@ fn kill_file() -> &'static str {
     "cgroup.kill"
 }
 
-fn is_populated(path: &Path) -> bool {
-    fs::read_to_string(path.join("cgroup.events")).is_ok_and(|events| events.lines().any(|line| line == "populated 1"))
+/// What cannot be read has somebody in it, unless it is gone.
+fn is_populated(events: &File) -> bool {
+    let mut buffer = [0; 256];
+    match events.read_at(&mut buffer, 0) {
+        Ok(length) => String::from_utf8_lossy(&buffer[..length]).lines().any(|line| line == "populated 1"),
+        Err(error) => error.raw_os_error() != Some(libc::ENODEV),
+    }
 }
 
 /// The processes in it and in the cgroups that they made below it.

@@ -18,7 +18,7 @@ use crate::process::procfs::{self, Entry, Snapshot};
 pub(super) fn signal(leader: &Leader, leader_reaped: bool, signal: Signal) -> io::Result<()> {
     if features().group_signal {
         leader.pidfd.signal_group(signal.as_raw())
-    } else if leader_reaped {
+    } else if leader_reaped || !is_ours(leader) {
         // Someone else reaped it: its number may be a stranger's.
         Err(io::Error::from_raw_os_error(libc::ESRCH))
     } else {
@@ -27,9 +27,14 @@ pub(super) fn signal(leader: &Leader, leader_reaped: bool, signal: Signal) -> io
 }
 
 /// Whether the leader's number still belongs to its group, and not to a stranger. From 6.9 on the leader may have been
-/// reaped; before that it is a zombie until the run is over.
-pub(super) fn has_its_number(leader: &Leader) -> bool {
-    !features().group_signal || may_be_occupied(leader)
+/// reaped; before that it is a zombie until the run is over, unless someone else takes it.
+pub(super) fn has_its_number(leader: &Leader, leader_reaped: bool) -> bool {
+    if features().group_signal { may_be_occupied(leader) } else { !leader_reaped && is_ours(leader) }
+}
+
+/// Whether the leader is still there, alive or as the zombie that we left.
+fn is_ours(leader: &Leader) -> bool {
+    sys::wait::wait(leader.pidfd.as_fd(), Look::Exit { keep: true }).is_ok()
 }
 
 /// False: the group is empty. True may still mean zombies. To be asked after the leader was reaped.
@@ -48,6 +53,9 @@ pub(super) fn may_be_occupied(leader: &Leader) -> bool {
 /// program are reaped: nobody else can.
 pub(super) fn is_occupied(leader: &Leader, leader_reaped: bool, all: &Snapshot) -> bool {
     let own = sys::process::pid();
+    if !has_its_number(leader, leader_reaped) {
+        return false;
+    }
     let (mut occupied, mut seen) = (false, false);
     for member in all.entries.iter().filter(|entry| entry.group == leader.pid && entry.pid != leader.pid) {
         seen = true;

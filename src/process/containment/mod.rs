@@ -164,11 +164,11 @@ impl Contained {
     }
 
     /// What has to be done before a signal may end any of it. It reads `/proc`: not under a lock.
-    pub(super) fn note(&self, leader: &Leader) -> Option<impl FnOnce() + Send + 'static> {
+    pub(super) fn note(&self, leader: &Leader, leader_reaped: bool) -> Option<impl FnOnce() + Send + 'static> {
         match self {
             Contained::Walk(walk) => {
                 let (walk, leader) = (Arc::clone(walk), leader.clone());
-                Some(move || walk.note(&leader))
+                Some(move || walk.note(&leader, leader_reaped))
             }
             Contained::Leader | Contained::Group | Contained::Cgroup(_) => None,
         }
@@ -186,7 +186,7 @@ impl Contained {
             }
             Contained::Walk(walk) => {
                 let result = group::signal(leader, leader_reaped, signal);
-                walk.signal_beyond_group(leader, signal);
+                walk.signal_beyond_group(leader, leader_reaped, signal);
                 result
             }
         }
@@ -232,7 +232,7 @@ impl Contained {
             Contained::Group => group_occupancy(leader, leader_reaped, looks),
             Contained::Walk(walk) => {
                 let (walk, leader) = (Arc::clone(walk), leader.clone());
-                Occupancy::Survey(Box::new(move |all| walk.is_occupied(&leader, all)))
+                Occupancy::Survey(Box::new(move |all| walk.is_occupied(&leader, leader_reaped, all)))
             }
         }
     }

@@ -73,15 +73,20 @@ impl Walk {
 
     /// Notes who belongs, before a signal ends some of them: an orphan that is a zombie by then would show nothing that
     /// tells it from a stranger's.
-    pub(super) fn note(&self, leader: &Leader) {
-        self.members(leader, &procfs::all());
+    pub(super) fn note(&self, leader: &Leader, leader_reaped: bool) {
+        // What cannot be read is not noted. (There are no descriptors left, say.)
+        if let Ok(all) = procfs::all() {
+            self.members(leader, leader_reaped, &all);
+        }
     }
 
     /// Signals what left the group. It reads `/proc`, so it is done on another thread.
-    pub(super) fn signal_beyond_group(self: &Arc<Self>, leader: &Leader, signal: Signal) {
+    pub(super) fn signal_beyond_group(self: &Arc<Self>, leader: &Leader, leader_reaped: bool, signal: Signal) {
         let (walk, leader) = (Arc::clone(self), leader.clone());
         Callbacks::get().run(move || {
-            for member in walk.members(&leader, &procfs::all()).iter().filter(|member| member.group != leader.pid) {
+            let Ok(all) = procfs::all() else { return };
+            let members = walk.members(&leader, leader_reaped, &all);
+            for member in members.iter().filter(|member| member.group != leader.pid) {
                 if let Some(pidfd) = procfs::open(member) {
                     // ESRCH: it has ended. EPERM: it changed its user, and we may not.
                     let _ = pidfd.signal(signal.as_raw());
@@ -91,16 +96,17 @@ impl Walk {
     }
 
     /// Whether anything but the leader lives. Reaps what was adopted and has ended.
-    pub(super) fn is_occupied(&self, leader: &Leader, all: &Snapshot) -> bool {
+    pub(super) fn is_occupied(&self, leader: &Leader, leader_reaped: bool, all: &Snapshot) -> bool {
         // Who was forked while `/proc` was read may have been missed, and its parent too if that ended meanwhile; but not
         // again.
-        self.is_seen_occupied(leader, all) || self.is_seen_occupied(leader, &procfs::all())
+        let is_seen = |all: &Snapshot| self.is_seen_occupied(leader, leader_reaped, all);
+        is_seen(all) || procfs::all().as_ref().map_or(true, is_seen)
     }
 
-    fn is_seen_occupied(&self, leader: &Leader, all: &Snapshot) -> bool {
+    fn is_seen_occupied(&self, leader: &Leader, leader_reaped: bool, all: &Snapshot) -> bool {
         let own = sys::process::pid();
         let mut occupied = false;
-        for member in self.members(leader, all).iter().filter(|member| !leader.is(member)) {
+        for member in self.members(leader, leader_reaped, all).iter().filter(|member| !leader.is(member)) {
             if !member.zombie {
                 occupied = true;
             } else if member.parent == own {
@@ -131,13 +137,13 @@ impl Walk {
         format!("{VARIABLE}={}", self.cookie)
     }
 
-    fn members(&self, leader: &Leader, all: &Snapshot) -> Vec<Entry> {
+    fn members(&self, leader: &Leader, leader_reaped: bool, all: &Snapshot) -> Vec<Entry> {
         let own = sys::process::pid();
         let variable = self.variable();
         // Not locked while files of other processes are read: those may block.
         let known = self.lock().clone();
         // Its number is the group's as long as somebody of the group is there, and was so while `all` were read.
-        let has_group = group::has_its_number(leader);
+        let has_group = group::has_its_number(leader, leader_reaped);
         // An adopted orphan of ours has the sessions and groups of those we saw: zombies show nothing else.
         let sessions: BTreeSet<u32> = known.entries.values().map(|entry| entry.session).collect();
         let own_session = procfs::entry(own).map(|entry| entry.session);
@@ -196,15 +202,15 @@ mod tests {
         let (walk, leader) = (Walk::new(), leader(5));
         let (own, other) = (leader.pid, leader.pid + 1);
         let before = [entry(own, 1, own, 5), entry(other, own, other, 6)];
-        assert_eq!(walk.members(&leader, &snapshot(1, &before)), before);
+        assert_eq!(walk.members(&leader, true, &snapshot(1, &before)), before);
         // The child was adopted by someone, and a stranger has the number, as process and as group.
         let survivor = entry(other, 1, other, 6);
         let strangers = [entry(own, 1, own, 9), entry(other + 1, own, own, 9), entry(other + 2, other + 1, own, 9)];
         if sys::pidfd::features().group_signal {
             let all = [&[survivor][..], &strangers].concat();
-            assert_eq!(walk.members(&leader, &snapshot(2, &all)), [survivor]);
+            assert_eq!(walk.members(&leader, true, &snapshot(2, &all)), [survivor]);
         }
-        assert_eq!(walk.members(&leader, &snapshot(3, &[entry(other, 1, other, 7)])), [], "a later process");
+        assert_eq!(walk.members(&leader, true, &snapshot(3, &[entry(other, 1, other, 7)])), [], "a later process");
     }
 
     #[test]
@@ -212,9 +218,9 @@ mod tests {
         let (walk, leader) = (Walk::new(), leader(5));
         let pid = leader.pid;
         let born = entry(pid + 2, pid, pid + 2, 6);
-        walk.members(&leader, &snapshot(8, &[entry(pid, 1, pid, 5), born]));
-        walk.members(&leader, &snapshot(7, &[entry(pid, 1, pid, 5)]));
+        walk.members(&leader, true, &snapshot(8, &[entry(pid, 1, pid, 5), born]));
+        walk.members(&leader, true, &snapshot(7, &[entry(pid, 1, pid, 5)]));
         let orphan = Entry { parent: 1, ..born };
-        assert_eq!(walk.members(&leader, &snapshot(9, &[orphan])), [orphan]);
+        assert_eq!(walk.members(&leader, true, &snapshot(9, &[orphan])), [orphan]);
     }
 }

@@ -14,12 +14,18 @@ pub(super) enum Wish {
 }
 
 impl Machine {
+    /// The policy has a say when this run ends.
+    pub(super) fn is_restarted(&self) -> bool {
+        self.restarting && !self.last
+    }
+
     pub(super) fn at_rest(&mut self, phase: Phase, event: Event, out: &mut Vec<Action>) -> Phase {
         match event {
             Event::Start => self.start_by_hand(out),
             Event::Stop
             | Event::Kill
             | Event::Last
+            | Event::NotLast
             | Event::Spawned
             | Event::SpawnFailed(_)
             | Event::Ready
@@ -40,6 +46,7 @@ impl Machine {
     fn start_by_hand(&mut self, out: &mut Vec<Action>) -> Phase {
         self.generation += 1;
         self.restarting = true;
+        self.last = false;
         self.history = History::default();
         out.push(Action::Spawn);
         Phase::Starting { by_hand: true, wish: None }
@@ -64,7 +71,7 @@ impl Machine {
         match event {
             Event::Spawned => self.spawned(wish, now, out),
             // A start by hand tells its caller, who decides; the policy is for what ran once.
-            Event::SpawnFailed(_) if by_hand || !self.restarting => Phase::Idle,
+            Event::SpawnFailed(_) if by_hand || !self.is_restarted() => Phase::Idle,
             Event::SpawnFailed(errno) => {
                 let outcome = Outcome::cannot_start(errno);
                 let verdict = self.rules.restart.decide(&mut self.history, &outcome, now, random);
@@ -78,8 +85,8 @@ impl Machine {
                 self.restarting = false;
                 Phase::Starting { by_hand, wish: Some(Wish::Kill) }
             }
-            Event::Last => {
-                self.restarting = false;
+            Event::Last | Event::NotLast => {
+                self.last = event == Event::Last;
                 Phase::Starting { by_hand, wish }
             }
             Event::Start
@@ -124,7 +131,8 @@ impl Machine {
                     Verdict::GiveUp(why) => Phase::Reporting { verdict: Verdict::GiveUp(why) },
                 }
             }
-            Event::Spawned
+            Event::NotLast
+            | Event::Spawned
             | Event::SpawnFailed(_)
             | Event::Ready
             | Event::Watchdog
@@ -148,7 +156,8 @@ impl Machine {
                 self.restarting = false;
                 Phase::Idle
             }
-            Event::Spawned
+            Event::NotLast
+            | Event::Spawned
             | Event::SpawnFailed(_)
             | Event::Ready
             | Event::Watchdog

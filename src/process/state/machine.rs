@@ -16,6 +16,8 @@ pub(crate) struct Machine {
     pub(super) history: History,
     /// Off from an explicit stop until the next start by hand.
     pub(super) restarting: bool,
+    /// The run that is there, or is being created, is to be the last: somebody waits for its end.
+    pub(super) last: bool,
     pub(super) restarts: u64,
 }
 
@@ -39,6 +41,7 @@ impl Machine {
             generation: 0,
             history: History::default(),
             restarting: false,
+            last: false,
             restarts: 0,
         }
     }

@@ -31,6 +31,8 @@ pub(crate) enum Event {
     Kill,
     /// By hand: let this run end, and do not start another.
     Last,
+    /// By hand: take that back. It says nothing of a stop that was asked for besides.
+    NotLast,
     Spawned,
     /// Creating it failed with this errno.
     SpawnFailed(i32),

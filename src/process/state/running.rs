@@ -101,7 +101,8 @@ impl Machine {
             }
             Event::Stop => return self.stop_up(run, now, out),
             Event::Kill => return self.kill_up(run, out),
-            Event::Last => self.restarting = false,
+            Event::Last => self.last = true,
+            Event::NotLast => self.last = false,
             Event::Ready => {
                 if run.ready.is_none() && run.climb.is_none() && !run.announced_stop {
                     self.become_ready(&mut run, now, out);
@@ -206,7 +207,9 @@ impl Machine {
                 at.look = Some(now + at.pause);
                 at.pause = (at.pause * 2).min(if at.run.forced { SLOW_LOOK } else { LAST_LOOK });
             }
-            Event::Stop | Event::Last => self.restarting = false,
+            Event::Stop => self.restarting = false,
+            Event::Last => self.last = true,
+            Event::NotLast => self.last = false,
             Event::Kill => {
                 self.restarting = false;
                 self.kill(&mut at.run, out);
@@ -261,8 +264,12 @@ impl Machine {
                 out.push(Action::Abandon);
                 self.conclude(at, true, now, random, out)
             }
-            Event::Stop | Event::Kill | Event::Last => {
+            Event::Stop | Event::Kill => {
                 self.restarting = false;
+                Phase::Draining(at)
+            }
+            Event::Last | Event::NotLast => {
+                self.last = event == Event::Last;
                 Phase::Draining(at)
             }
             Event::Start
@@ -299,7 +306,7 @@ impl Machine {
             output_leaked,
             runtime: ended.saturating_duration_since(run.since),
         }));
-        let verdict = if self.restarting {
+        let verdict = if self.is_restarted() {
             let outcome = self.outcome(&run, reason, ended);
             self.rules.restart.decide(&mut self.history, &outcome, now, random)
         } else {

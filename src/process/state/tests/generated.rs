@@ -61,8 +61,11 @@ impl World {
 
     fn by_hand(&mut self, event: Event) {
         let asks = matches!(event, Event::Stop | Event::Kill);
-        if event != Event::Start {
-            self.stopped = true;
+        let in_a_run = matches!(self.scene, Scene::Spawning { .. } | Scene::Live(_));
+        match event {
+            Event::Last | Event::NotLast if in_a_run => self.last = event == Event::Last,
+            Event::Start | Event::NotLast => {}
+            _ => self.stopped = true,
         }
         match &mut self.scene {
             Scene::Spawning { requested, killed, .. } => {
@@ -70,7 +73,7 @@ impl World {
                 *killed |= event == Event::Kill;
             }
             Scene::Live(live) if live.ended.is_none() => live.requested |= asks,
-            Scene::Backoff if event != Event::Start => self.scene = Scene::Idle,
+            Scene::Backoff if !matches!(event, Event::Start | Event::NotLast) => self.scene = Scene::Idle,
             Scene::Live(_) | Scene::Backoff | Scene::Idle | Scene::Failed | Scene::Reporting => {}
         }
         let before = self.scene.clone();

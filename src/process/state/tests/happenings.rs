@@ -36,25 +36,30 @@ const START: Happening = ByHand(Event::Start);
 const STOP: Happening = ByHand(Event::Stop);
 const KILL: Happening = ByHand(Event::Kill);
 const LAST: Happening = ByHand(Event::Last);
+const NOT_LAST: Happening = ByHand(Event::NotLast);
 
 /// What can happen now; what should happen often is there more than once.
 pub(super) fn possible(scene: &Scene) -> &'static [Happening] {
     match scene {
-        Scene::Idle | Scene::Failed => &[START, START, START, START, STOP, KILL, LAST, Late, Stale, Misplaced],
-        Scene::Backoff => &[OnTime, OnTime, OnTime, Late, Early, START, STOP, KILL, LAST, Stale, Misplaced],
-        Scene::Reporting => &[Reported, Reported, Reported, Late, START, STOP, KILL, LAST, Stale, Misplaced],
-        Scene::Spawning { .. } => {
-            &[Created, Created, Created, Created, Created, Refused, Refused, STOP, KILL, LAST, Late, Stale, Misplaced]
+        Scene::Idle | Scene::Failed => {
+            &[START, START, START, START, STOP, KILL, LAST, NOT_LAST, Late, Stale, Misplaced]
         }
+        Scene::Backoff => &[OnTime, OnTime, OnTime, Late, Early, START, STOP, KILL, LAST, NOT_LAST, Stale, Misplaced],
+        Scene::Reporting => &[Reported, Reported, Reported, Late, START, STOP, KILL, LAST, NOT_LAST, Stale, Misplaced],
+        Scene::Spawning { .. } => &[
+            Created, Created, Created, Created, Created, Refused, Refused, STOP, KILL, LAST, NOT_LAST, Late, Stale,
+            Misplaced,
+        ],
         Scene::Live(live) if live.ended.is_none() => &LEADER_LIVES,
-        Scene::Live(live) if !live.draining => {
-            &[Answer, Answer, OthersEnd, OnTime, OnTime, OnTime, Late, Early, STOP, KILL, LAST, PipesClose, Misplaced]
-        }
-        Scene::Live(_) => &[PipesClose, OnTime, Early, Late, STOP, KILL, LAST, Postpone, Stale, Misplaced],
+        Scene::Live(live) if !live.draining => &[
+            Answer, Answer, OthersEnd, OnTime, OnTime, OnTime, Late, Early, STOP, KILL, LAST, NOT_LAST, PipesClose,
+            Misplaced,
+        ],
+        Scene::Live(_) => &[PipesClose, OnTime, Early, Late, STOP, KILL, LAST, NOT_LAST, Postpone, Stale, Misplaced],
     }
 }
 
-const LEADER_LIVES: [Happening; 23] = [
+const LEADER_LIVES: [Happening; 24] = [
     LeaderEnds,
     LeaderEnds,
     LeaderEnds,
@@ -75,6 +80,7 @@ const LEADER_LIVES: [Happening; 23] = [
     STOP,
     KILL,
     LAST,
+    NOT_LAST,
     PipesClose,
     Stale,
     Misplaced,
@@ -92,7 +98,7 @@ pub(super) fn is_misplaced(scene: &Scene, event: Event) -> bool {
     };
     match event {
         Event::Start => spawning || up || clearing || draining,
-        Event::Stop | Event::Kill | Event::Last | Event::Tick => false,
+        Event::Stop | Event::Kill | Event::Last | Event::NotLast | Event::Tick => false,
         Event::Spawned | Event::SpawnFailed(_) => !spawning,
         Event::Ready
         | Event::Watchdog

@@ -28,6 +28,8 @@ pub(super) struct World {
     pub(super) late: Vec<(u64, Event)>,
     /// A stop, a kill or a last run was asked for since the last start by hand.
     pub(super) stopped: bool,
+    /// The run that is there is to be the last.
+    pub(super) last: bool,
     pub(super) spawned: u64,
     pub(super) concluded: u64,
     starts: u64,
@@ -95,6 +97,7 @@ impl World {
             scene: Scene::Idle,
             late: Vec::new(),
             stopped: false,
+            last: false,
             spawned: 0,
             concluded: 0,
             starts: 0,
@@ -168,9 +171,9 @@ impl World {
         let by_hand = cause == Event::Start;
         assert!(!matches!(self.scene, Scene::Live(_) | Scene::Spawning { .. }), "overlaps {:?}", self.scene);
         if by_hand {
-            self.stopped = false;
+            [self.stopped, self.last] = [false, false];
         } else {
-            assert!(!self.stopped, "started again after a stop");
+            assert!(!self.stopped && !self.last, "started again after a stop");
             assert!(self.rules.restart != Restart::never(), "started again by no policy");
             assert!(self.due.is_some_and(|due| self.now >= due), "started before its time");
         }
@@ -256,6 +259,8 @@ impl World {
         assert_eq!(conclusion, Conclusion { reason, requested, forced, output_leaked, runtime, fault });
         assert!(live.abandoned || !live.pipes_open, "pipes forgotten");
         self.concluded += 1;
+        // It was the last: what is taken back now is taken back too late.
+        self.stopped |= self.last;
         self.comes_back = self.restless && !self.stopped && reason != PERMANENT;
         self.due = Some(self.now + self.delay);
         self.late.push((self.starts, Event::Reported));
