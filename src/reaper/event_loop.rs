@@ -162,7 +162,7 @@ fn start() -> io::Result<Arc<Shared>> {
     shared.poller.add(shared.bell.as_fd(), BELL, Interest::READ)?;
     let worker = Arc::clone(&shared);
     // The program's signal handlers have no business on this thread.
-    let _blocked = sys::process::block_all_signals();
+    let _blocked = sys::process::block_program_signals();
     thread::Builder::new().name("pkit-reaper".into()).spawn(move || worker.run())?;
     Ok(shared)
 }

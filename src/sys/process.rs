@@ -113,12 +113,22 @@ pub(crate) struct SavedMask {
     _thread: PhantomData<*const ()>,
 }
 
-/// Blocks every signal on this thread, the two that the C library keeps for itself as well. A thread started
-/// meanwhile inherits that, and will never run a handler of the program; a child started meanwhile runs none in our
-/// memory.
+/// Blocks every signal on this thread, those that the C library keeps for itself as well: a child started meanwhile runs no
+/// handler in our memory.
 pub(crate) fn block_all_signals() -> SavedMask {
     SavedMask { mask: set_mask(u64::MAX), _thread: PhantomData }
 }
+
+/// Blocks every signal but those of the C library. A thread started meanwhile inherits that, and will never run a handler of
+/// the program; but it does take part when the library asks all threads to change their user (`setuid(2)`, nptl(7)), and
+/// would else keep whoever asked waiting for ever.
+pub(crate) fn block_program_signals() -> SavedMask {
+    let of_library = (FIRST_OF_LIBRARY..libc::SIGRTMIN()).fold(0_u64, |mask, signal| mask | 1 << (signal - 1));
+    SavedMask { mask: set_mask(!of_library), _thread: PhantomData }
+}
+
+/// From here to the first real-time signal that it lets programs use.
+const FIRST_OF_LIBRARY: i32 = 32;
 
 impl Drop for SavedMask {
     fn drop(&mut self) {
@@ -157,6 +167,12 @@ mod tests {
         let saved = block_all_signals();
         let unblockable = 1 << (libc::SIGKILL - 1) | 1 << (libc::SIGSTOP - 1);
         assert_eq!(blocked(), !unblockable);
+        drop(saved);
+        assert_eq!(blocked(), before);
+        let saved = block_program_signals();
+        let of_library = 1 << (32 - 1) | 1 << (33 - 1);
+        assert_eq!(blocked() & of_library, 0);
+        assert_eq!(blocked() | of_library, !unblockable);
         drop(saved);
         assert_eq!(blocked(), before);
     }

@@ -41,7 +41,7 @@ impl Pool {
     fn start(&self) -> io::Result<()> {
         let (name, jobs) = (self.name, Arc::clone(&self.jobs));
         // The program's signal handlers have no business on these threads.
-        let _blocked = sys::process::block_all_signals();
+        let _blocked = sys::process::block_program_signals();
         thread::Builder::new().name(name.into()).spawn(move || work(name, &jobs))?;
         Ok(())
     }

@@ -20,6 +20,25 @@ tests! {
         }
     }
 
+    fn this_program_may_change_its_user() {
+        if !is_root() {
+            skipped("only root may become another user");
+            return;
+        }
+        // The C library has every thread take part in it, those of pkit too.
+        let process = Process::builder(Command::new("true")).on_exit(|_, _| ()).build().unwrap();
+        std::thread::scope(|scope| _ = scope.spawn(|| process.start(true).unwrap()));
+        process.join().unwrap();
+        nix::unistd::setgid(65534.into()).unwrap();
+        nix::unistd::setuid(65534.into()).unwrap();
+        for thread in std::fs::read_dir("/proc/self/task").unwrap().flatten() {
+            let status = std::fs::read_to_string(thread.path().join("status")).unwrap();
+            assert_eq!(field(&status, "Uid"), quadruple(65534));
+        }
+        process.start(true).unwrap();
+        assert!(process.join().unwrap().success());
+    }
+
     fn the_childs_user_leaves_this_program_dumpable() {
         if !is_root() {
             skipped("only root may become another user");
