@@ -38,8 +38,9 @@ tests! {
         }
         pkit::testing::pretend_no_cgroups();
         in_a_pid_namespace(|| {
-            // Outside of the group, and deaf to SIGTERM: it is looked for until its SIGKILL.
-            let script = "setsid sh -c 'trap \"\" TERM; while :; do sleep 1000; done' >&- 2>&- & exit 0";
+            // Outside of the group, and deaf to SIGTERM: it is looked for until its SIGKILL. The leader ends when it is both,
+            // and closes what is read here: until then it holds the leader's number, and may be ended by its SIGTERM.
+            let script = "$(setsid sh -c 'trap \"\" TERM; exec sleep 1000 >&-' 2>&- &) exit 0";
             let command = Command::new("sh").args(["-c", script]).clone();
             let grace = std::time::Duration::from_millis(50);
             let survivors = pkit::Survivors::stop(pkit::Stop::signal(Signal::TERM, grace));
