@@ -43,12 +43,12 @@ tests! {
             .restart(Restart::always().backoff(Backoff::fixed(Duration::from_millis(1))).unlimited())
             .build()
             .unwrap();
-        let until = Instant::now() + Duration::from_millis(700);
+        let is_over = |generation: u64| generation >= 30;
         thread::scope(|scope| {
             for _ in 0..2 {
                 scope.spawn(|| {
                     let mut last = 0;
-                    while Instant::now() < until {
+                    while !is_over(last) {
                         let status = process.status();
                         check(&status);
                         assert!(status.generation >= last);
@@ -56,7 +56,7 @@ tests! {
                     }
                 });
             }
-            scope.spawn(|| while Instant::now() < until {
+            scope.spawn(|| while !is_over(process.status().generation) {
                 let _ = process.start(true);
                 let seen = process.status().generation;
                 let _ = process.wait_until(LONG, |status| status.generation > seen);
@@ -64,7 +64,6 @@ tests! {
             });
         });
         process.terminate(true).unwrap();
-        assert!(process.status().generation > 10);
     }
 
     fn join_has_a_limit() {
