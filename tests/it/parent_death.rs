@@ -10,10 +10,14 @@ use pkit::{Backoff, Builder, Command, Process, Restart, Signal, Stdio, Target};
 
 use crate::forked::{forked, tell};
 use crate::program::{Program, role, say, stay};
-use crate::support::{LONG, eventually, is_alive, is_root, sh, skipped, tests, thread_names};
+use crate::support::{LONG, eventually, is_alive, is_root, python, sh, skipped, tests, thread_names};
 
-/// Says when it is asked to end.
-const WAITS: &str = "trap 'echo asked; kill $!; exit' TERM; sleep 100 & echo up; wait";
+/// Says when it is asked to end. (A shell would need a child to wait for, which a signal may miss before its exec.)
+const WAITS: &str = "
+signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM])
+print('up', flush=True)
+signal.sigwait([signal.SIGTERM])
+print('asked', flush=True)";
 
 tests! {
     fn the_thread_that_started_it_may_end() {
@@ -79,7 +83,7 @@ tests! {
     }
 
     fn another_signal_may_be_asked_for() {
-        let parent = parent_of(sh(WAITS).into(), |b| b.on_parent_death(Signal::TERM));
+        let parent = parent_of(python(WAITS).into(), |b| b.on_parent_death(Signal::TERM));
         let child = child_of(&parent);
         is_up(&parent);
         parent.kill(false).unwrap();
