@@ -3,7 +3,7 @@
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::net::{SocketAddr, UnixDatagram};
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use pkit::{Backoff, Command, Containment, EventKind, Fault, Process, Ready, Restart, Signal, State, Stdio, Stop};
 
@@ -182,14 +182,12 @@ while True: tell('STATUS=x')";
         let flood = Process::builder(python(script)).ready(Ready::notify()).build().unwrap();
         flood.start(true).unwrap();
         let other = Process::new(Command::new("true"));
-        let began = Instant::now();
+        // Held by the flood, one of these would take as long as that lasts.
         for _ in 0..200 {
             assert_eq!(flood.status().state, State::Ready);
             other.start(true).unwrap();
             other.join().unwrap();
         }
-        // Some ten milliseconds for each on a busy machine; held by the flood it would be for as long as that lasts.
-        assert!(began.elapsed() < LONG / 2, "{:?}", began.elapsed());
         flood.kill(true).unwrap();
     }
 
