@@ -32,21 +32,24 @@ impl Turn<'_> {
         let Some(run) = &self.core.run else { return };
         match &run.gate {
             Gate::Notify(_) => self.read_notifications(LISTENING),
-            Gate::Fd { .. } => self.read_newline(),
+            Gate::Fd { .. } => _ = self.read_newline(),
             Gate::Open | Gate::Line(_) | Gate::Try { .. } => {}
         }
     }
 
-    fn read_newline(&mut self) {
-        let Some(run) = &mut self.core.run else { return };
-        let Gate::Fd { read, .. } = &run.gate else { return };
+    /// Whether there may be more of it.
+    fn read_newline(&mut self) -> bool {
+        let Some(run) = &mut self.core.run else { return false };
+        let Gate::Fd { read, .. } = &run.gate else { return false };
         let mut bytes = [0; 256];
         match sys::fd::read(read.as_fd(), &mut bytes) {
             Ok(read) if bytes[..read].contains(&b'\n') => self.feed(Event::Ready),
             // Closed without a word: it will never say so, and the limit of `ready_within` ends it.
             Ok(0) => run.close_gate(),
-            Ok(_) | Err(_) => {}
+            Ok(_) => return true,
+            Err(_) => {}
         }
+        false
     }
 
     /// What it said before it ended counts, though its end may be seen first: to be ready above all.
@@ -54,7 +57,10 @@ impl Turn<'_> {
         let Some(run) = &self.core.run else { return };
         match &run.gate {
             Gate::Notify(_) => self.read_notifications(LAST_LISTENING),
-            Gate::Fd { .. } => self.read_newline(),
+            Gate::Fd { .. } => {
+                let began = Instant::now();
+                while self.read_newline() && began.elapsed() < LAST_LISTENING {}
+            }
             Gate::Line(_) => {
                 self.read_output(0);
                 self.read_output(1);

@@ -103,12 +103,15 @@ pub(super) fn entry(pid: u32) -> Option<Entry> {
     read(pid).ok().flatten()
 }
 
-/// `None`: it is gone.
+/// `None`: it is gone, or not shown to us.
 fn read(pid: u32) -> io::Result<Option<Entry>> {
     match fs::read(format!("/proc/{pid}/stat")) {
         // A name is bytes of the process's own choice, or a file name that was cut at 15 bytes: not always UTF-8.
         Ok(stat) => Ok(parse(pid, &String::from_utf8_lossy(&stat))),
-        Err(error) if matches!(error.raw_os_error(), Some(libc::ENOENT | libc::ESRCH)) => Ok(None),
+        // Gone, or hidden (hidepid=1): who is not shown is nobody, as with a /proc that leaves them out.
+        Err(error) if matches!(error.raw_os_error(), Some(libc::ENOENT | libc::ESRCH | libc::EPERM | libc::EACCES)) => {
+            Ok(None)
+        }
         Err(error) => Err(error),
     }
 }

@@ -28,6 +28,8 @@ pub(super) struct Run {
     /// We end it because it did not do what it should: a failure, whatever its exit says.
     fault: Option<Fault>,
     requested: bool,
+    /// When the leader ended, it was by a stop of ours.
+    stopped_by_us: bool,
     pub(super) forced: bool,
     pub(super) climb: Option<Climb>,
 }
@@ -70,6 +72,7 @@ impl Machine {
             stopped_by: None,
             fault: None,
             requested: false,
+            stopped_by_us: false,
             forced: false,
             climb: None,
         };
@@ -96,6 +99,7 @@ impl Machine {
     pub(super) fn up(&mut self, mut run: Run, event: Event, now: Instant, out: &mut Vec<Action>) -> Phase {
         match event {
             Event::LeaderExited(reason) => {
+                run.stopped_by_us = run.requested || (run.announced_stop && run.climb.is_some());
                 out.push(Action::Look);
                 return Phase::Clearing(Clearing { run, reason, ended: now, look: None, pause: FIRST_LOOK });
             }
@@ -324,6 +328,6 @@ impl Machine {
             return Outcome::Fault { stable };
         }
         // Who announced its stop and needed our signal for it was to end, too.
-        Outcome::Ended { reason, stable, stopped_by_us: run.requested || (run.announced_stop && run.climb.is_some()) }
+        Outcome::Ended { reason, stable, stopped_by_us: run.stopped_by_us }
     }
 }

@@ -8,7 +8,7 @@ use pkit::{Backoff, Builder, Command, EventKind, Events, Process, Resource, Rest
 
 use super::{refused, refused_with, targets, works};
 use crate::forked::{forked, tell};
-use crate::support::{LONG, children, eventually, is_root, settle, sh, skipped, tests, thread_names};
+use crate::support::{LONG, children, eventually, is_root, settle, sh, skipped, tests, thread_names, wait_for};
 
 type Options = fn(Builder) -> Builder;
 
@@ -110,7 +110,12 @@ tests! {
         let mut events = process.subscribe();
         limited(Limit::RLIMIT_NOFILE, 3, || {
             drop(process.stdin());
-            expect_shortage(&mut events, libc::EMFILE);
+            if crate::OLD_KERNEL {
+                // To know that the last run is over takes a look at /proc, and so descriptors: it is not taken for over.
+                wait_for(&process, State::Stopping);
+            } else {
+                expect_shortage(&mut events, libc::EMFILE);
+            }
         });
         process.wait_until(LONG, |status| status.state == State::Ready && status.error.is_none()).unwrap();
         process.terminate(true).unwrap();
@@ -151,6 +156,9 @@ tests! {
     }
 
     fn a_stop_ends_the_tries() {
+        if crate::OLD_KERNEL {
+            return; // There are none without descriptors: see the test above.
+        }
         let builder = Process::builder(sh("read line; exit 1")).stdin(Stdio::piped());
         let process = builder.restart(patient()).build().unwrap();
         process.start(true).unwrap();

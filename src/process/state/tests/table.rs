@@ -198,6 +198,21 @@ fn who_announces_its_stop_has_as_long_for_it_as_after_the_first_signal() {
 }
 
 #[test]
+fn a_crash_in_an_announced_stop_is_one_whatever_it_left_behind() {
+    for left in [false, true] {
+        let mut life = Life::running(rules(Restart::on_failure()));
+        life.feed(Event::AnnouncedStop);
+        life.feed(Event::LeaderExited(ExitReason::Signaled(Signal::SEGV)));
+        if left {
+            life.feed(Event::Occupied);
+        }
+        life.feed(Event::Empty);
+        life.feed(Event::Drained);
+        assert_eq!(life.machine.state(), State::Backoff);
+    }
+}
+
+#[test]
 fn a_stop_asked_for_need_not_wait_for_one_that_was_announced() {
     let mut life = Life::running(rules(Restart::always()));
     life.feed(Event::AnnouncedStop);
