@@ -68,7 +68,7 @@ fn is_permanent(errno: i32) -> bool {
 }
 
 /// What next.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Verdict {
     /// Nothing: a clean end, or no policy. The process is idle.
     Done,

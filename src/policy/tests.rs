@@ -28,18 +28,18 @@ fn the_table_of_outcomes() {
     let term = ExitReason::Signaled(Signal::TERM);
     // Outcome, after on_failure, after always.
     let table = [
-        (ended(ExitReason::Exited(0), false), Verdict::Done, again.clone()),
-        (ended(ExitReason::Exited(3), false), Verdict::Done, again.clone()),
-        (ended(term, true), Verdict::Done, again.clone()),
-        (ended(term, false), again.clone(), again.clone()),
-        (ended(ExitReason::Exited(1), false), again.clone(), again.clone()),
-        (ended(ExitReason::Exited(1), true), again.clone(), again.clone()),
-        (ended(ExitReason::Lost, false), again.clone(), again.clone()),
-        (ended(ExitReason::Exited(78), false), permanent.clone(), permanent.clone()),
-        (Outcome::Fault { stable: Duration::ZERO }, again.clone(), again.clone()),
-        (Outcome::CannotStart { permanent: false }, again.clone(), again),
-        (Outcome::CannotStart { permanent: true }, permanent.clone(), permanent),
-        (Outcome::Shortage, later.clone(), later),
+        (ended(ExitReason::Exited(0), false), Verdict::Done, again),
+        (ended(ExitReason::Exited(3), false), Verdict::Done, again),
+        (ended(term, true), Verdict::Done, again),
+        (ended(term, false), again, again),
+        (ended(ExitReason::Exited(1), false), again, again),
+        (ended(ExitReason::Exited(1), true), again, again),
+        (ended(ExitReason::Lost, false), again, again),
+        (ended(ExitReason::Exited(78), false), permanent, permanent),
+        (Outcome::Fault { stable: Duration::ZERO }, again, again),
+        (Outcome::CannotStart { permanent: false }, again, again),
+        (Outcome::CannotStart { permanent: true }, permanent, permanent),
+        (Outcome::Shortage, later, later),
     ];
     let with_codes = |restart: Restart| restart.success_codes([3]).permanent_codes([78]);
     for (outcome, on_failure, always) in table {

@@ -180,12 +180,18 @@ impl Process {
         // A later run was started by hand after the end of this one: the policy is off.
         let is_gone = |core: &Core| self.inner.is_over(core, since) || core.machine.generation() > since;
         let gone = |core: &Core| is_gone(core).then_some(());
-        self.inner.wait_end(at, gone).ok_or_else(|| {
+        if self.inner.wait_end(at, gone).is_some() {
+            return Ok(());
+        }
+        self.inner.turn(|turn| {
+            if is_gone(&turn.core) {
+                return Ok(());
+            }
             if event == Event::Last {
                 // Nobody waits for its end any more: the process is left as it was, with its policy.
-                self.inner.turn(|turn| turn.feed_of(since, Event::NotLast));
+                turn.feed_of(since, Event::NotLast);
             }
-            self.inner.timeout(&self.inner.lock(), operation, "not gone", limit)
+            Err(self.inner.timeout(&turn.core, operation, "not gone", limit))
         })
     }
 

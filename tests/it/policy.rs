@@ -47,6 +47,24 @@ tests! {
         assert_eq!(process.state(), State::Idle);
     }
 
+    fn a_restart_given_up_while_an_end_is_reported_leaves_the_policy_on() {
+        let always = Restart::always().backoff(Backoff::none()).unlimited();
+        let (report, go_on) = std::sync::mpsc::channel::<()>();
+        let go_on = std::sync::Mutex::new(go_on);
+        let process = Process::builder(sh("exec sleep 1000")).restart(always);
+        // The first end is reported for as long as we like.
+        let process = process.on_exit(move |_, _| _ = go_on.lock().unwrap().recv()).build().unwrap();
+        process.start(true).unwrap();
+        process.signal(Signal::SEGV).unwrap();
+        process.wait_until(LONG, |status| status.exit.is_some()).unwrap();
+        let error = process.restart(RestartMode::Join, Duration::from_millis(10)).unwrap_err();
+        assert!(error.is_timeout(), "{error}");
+        assert_eq!(process.state(), State::Backoff);
+        drop(report);
+        process.wait_until(LONG, |status| status.restarts == 1 && status.state == State::Ready).unwrap();
+        process.terminate(true).unwrap();
+    }
+
     fn never_never() {
         for script in ["exit 0", "exit 1", "kill -9 $$"] {
             assert_eq!(fate(&with(Restart::never(), script)), (State::Idle, 0));

@@ -14,9 +14,9 @@ pub(super) enum Wish {
 }
 
 impl Machine {
-    /// The policy has a say when this run ends.
-    pub(super) fn is_restarted(&self) -> bool {
-        self.restarting && !self.last
+    /// What the policy says counts only as long as nobody waits for the last end.
+    pub(super) fn in_force(&self, verdict: Verdict) -> Verdict {
+        if self.last { Verdict::Done } else { verdict }
     }
 
     pub(super) fn at_rest(&mut self, phase: Phase, event: Event, out: &mut Vec<Action>) -> Phase {
@@ -71,7 +71,7 @@ impl Machine {
         match event {
             Event::Spawned => self.spawned(wish, now, out),
             // A start by hand tells its caller, who decides; the policy is for what ran once.
-            Event::SpawnFailed(_) if by_hand || !self.is_restarted() => Phase::Idle,
+            Event::SpawnFailed(_) if by_hand || !self.restarting => Phase::Idle,
             Event::SpawnFailed(errno) => {
                 let outcome = Outcome::cannot_start(errno);
                 let verdict = self.rules.restart.decide(&mut self.history, &outcome, now, random);
@@ -106,7 +106,7 @@ impl Machine {
     }
 
     pub(super) fn proceed(&mut self, verdict: Verdict, now: Instant, out: &mut Vec<Action>) -> Phase {
-        match verdict {
+        match self.in_force(verdict) {
             Verdict::Done => Phase::Idle,
             Verdict::Again { at } if at <= now => self.start_again(out),
             Verdict::Again { at } => {
@@ -124,15 +124,18 @@ impl Machine {
         match event {
             Event::Reported => self.proceed(verdict, now, out),
             Event::Start => self.start_by_hand(out),
-            Event::Stop | Event::Kill | Event::Last => {
+            Event::Last | Event::NotLast => {
+                self.last = event == Event::Last;
+                Phase::Reporting { verdict }
+            }
+            Event::Stop | Event::Kill => {
                 self.restarting = false;
                 match verdict {
                     Verdict::Done | Verdict::Again { .. } => Phase::Reporting { verdict: Verdict::Done },
                     Verdict::GiveUp(why) => Phase::Reporting { verdict: Verdict::GiveUp(why) },
                 }
             }
-            Event::NotLast
-            | Event::Spawned
+            Event::Spawned
             | Event::SpawnFailed(_)
             | Event::Ready
             | Event::Watchdog

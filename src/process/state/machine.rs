@@ -16,7 +16,7 @@ pub(crate) struct Machine {
     pub(super) history: History,
     /// Off from an explicit stop until the next start by hand.
     pub(super) restarting: bool,
-    /// The run that is there, or is being created, is to be the last: somebody waits for its end.
+    /// The run that is there, or whose end is being reported, is to be the last: somebody waits for it to be over.
     pub(super) last: bool,
     pub(super) restarts: u64,
 }
@@ -64,7 +64,7 @@ impl Machine {
             Phase::Up(run) if run.ready.is_some() => State::Ready,
             Phase::Up(_) => State::Running,
             Phase::Clearing(_) | Phase::Draining(_) => State::Stopping,
-            Phase::Reporting { verdict } => match verdict {
+            Phase::Reporting { verdict } => match self.in_force(*verdict) {
                 Verdict::Done => State::Idle,
                 Verdict::Again { .. } => State::Backoff,
                 Verdict::GiveUp(_) => State::Failed,
@@ -109,9 +109,12 @@ impl Machine {
     /// When the next automatic start is due.
     pub(crate) fn next_start(&self) -> Option<Instant> {
         match &self.phase {
-            Phase::Backoff { due } | Phase::Reporting { verdict: Verdict::Again { at: due } } => Some(*due),
-            Phase::Reporting { verdict: Verdict::Done | Verdict::GiveUp(_) }
-            | Phase::Idle
+            Phase::Backoff { due } => Some(*due),
+            Phase::Reporting { verdict } => match self.in_force(*verdict) {
+                Verdict::Again { at } => Some(at),
+                Verdict::Done | Verdict::GiveUp(_) => None,
+            },
+            Phase::Idle
             | Phase::Failed
             | Phase::Starting { .. }
             | Phase::Up(_)

@@ -310,7 +310,7 @@ impl Machine {
             output_leaked,
             runtime: ended.saturating_duration_since(run.since),
         }));
-        let verdict = if self.is_restarted() {
+        let verdict = if self.restarting {
             let outcome = self.outcome(&run, reason, ended);
             self.rules.restart.decide(&mut self.history, &outcome, now, random)
         } else {

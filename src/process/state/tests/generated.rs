@@ -61,7 +61,7 @@ impl World {
 
     fn by_hand(&mut self, event: Event) {
         let asks = matches!(event, Event::Stop | Event::Kill);
-        let in_a_run = matches!(self.scene, Scene::Spawning { .. } | Scene::Live(_));
+        let in_a_run = matches!(self.scene, Scene::Spawning { .. } | Scene::Live(_) | Scene::Reporting);
         match event {
             Event::Last | Event::NotLast if in_a_run => self.last = event == Event::Last,
             Event::Start | Event::NotLast => {}

@@ -265,6 +265,23 @@ fn the_last_run_is_not_disturbed() {
 }
 
 #[test]
+fn a_last_run_that_is_taken_back_while_its_end_is_reported_is_not_the_last() {
+    for told_before in [true, false] {
+        let mut life = Life::running(Rules { reports: true, ..rules(Restart::always()) });
+        if told_before {
+            life.feed(Event::Last);
+        }
+        life.end(1);
+        life.feed(Event::Last);
+        assert_eq!((life.machine.state(), life.machine.next_start()), (State::Idle, None));
+        life.feed(Event::NotLast);
+        let due = life.now + S;
+        assert_eq!((life.machine.state(), life.machine.next_start()), (State::Backoff, Some(due)));
+        assert_eq!(life.feed(Event::Reported), [Action::Announce(Notice::Backoff { due })]);
+    }
+}
+
+#[test]
 fn a_start_by_hand_that_fails_is_its_callers_and_an_automatic_one_the_policys() {
     let mut life = Life::new(rules(Restart::always()));
     life.feed(Event::Start);

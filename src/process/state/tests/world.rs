@@ -133,7 +133,10 @@ impl World {
     /// What the event alone means, before its actions.
     fn after_event(&mut self, event: Event, actions: &[Action]) {
         match event {
-            Event::Reported if matches!(self.scene, Scene::Reporting) => self.scene = Scene::Idle,
+            Event::Reported if matches!(self.scene, Scene::Reporting) => {
+                self.stopped |= self.last;
+                self.scene = Scene::Idle;
+            }
             Event::SpawnFailed(errno) => {
                 let Scene::Spawning { by_hand, .. } = self.scene else { return };
                 // The caller decides what follows.
@@ -260,7 +263,7 @@ impl World {
         assert!(live.abandoned || !live.pipes_open, "pipes forgotten");
         self.concluded += 1;
         // It was the last: what is taken back now is taken back too late.
-        self.stopped |= self.last;
+        self.stopped |= self.last && !reports;
         self.comes_back = self.restless && !self.stopped && reason != PERMANENT;
         self.due = Some(self.now + self.delay);
         self.late.push((self.starts, Event::Reported));
@@ -350,7 +353,7 @@ impl World {
         assert_eq!(self.machine.is_alive(), matches!(self.scene, Scene::Spawning { .. } | Scene::Live(_)));
         assert_eq!(self.machine.is_settled(), matches!(self.scene, Scene::Idle | Scene::Failed));
         assert!(self.spawned - self.concluded == u64::from(matches!(self.scene, Scene::Live(_))));
-        if self.comes_back && !self.stopped {
+        if self.comes_back && !self.stopped && !self.last {
             assert_eq!(state, State::Backoff, "it is to be started again");
         }
         match &self.scene {
@@ -363,6 +366,7 @@ impl World {
             Scene::Reporting => {
                 assert!(self.rules.reports && deadline.is_none());
                 assert!(matches!(state, State::Idle | State::Backoff | State::Failed));
+                assert!(state == State::Idle || !self.last);
                 assert_eq!(state == State::Backoff, self.machine.next_start().is_some());
                 assert!(state != State::Backoff || (self.machine.next_start() == self.due && !self.stopped));
             }
