@@ -1,9 +1,11 @@
 //! Hearing a run say that it is ready, and what else it says.
 
+use std::collections::BTreeMap;
 use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use super::containment::Membership;
 use super::core::Inner;
 use super::events::EventKind;
 use super::gate::{Gate, Probe};
@@ -75,31 +77,67 @@ impl Turn<'_> {
         while began.elapsed() < at_most {
             let Some(run) = &self.core.run else { return };
             // What it said before its end is in a queue that the kernel bounds.
-            if run.closing.is_behind() && at_most < LAST_LISTENING {
+            if at_most < LAST_LISTENING && (run.judging || run.closing.is_behind()) {
                 break;
             }
             let Gate::Notify(channel) = &run.gate else { return };
             let Ok(Some(datagram)) = sys::socket::receive(channel.socket.as_fd(), &mut bytes) else { return };
             let said = if datagram.truncated { &[] } else { &bytes[..datagram.len] };
             run.closing.close(datagram.passed);
-            match run.sender(datagram.pid) {
-                Sender::Stranger => self.ignored_stranger(datagram.pid),
-                Sender::Member => self.heard(said, false),
-                Sender::Main => self.heard(said, true),
-            }
+            self.hear(Said { sender: datagram.pid, messages: notify::parse(said) });
         }
-        if let Some(run) = &mut self.core.run {
-            run.pause_gate(self.now + PAUSE);
+        if let Some(run) = self.core.run.as_mut().filter(|run| !run.judging) {
+            run.pause_gate(Some(self.now + PAUSE));
         }
     }
 
-    /// `main`: from the leader, or from what it named as its main process. Others of the run say what helps it, a shell's
-    /// `systemd-notify` above all; but who is the main process, that they stop, or are broken, is not said of the run.
-    fn heard(&mut self, said: &[u8], main: bool) {
-        for message in notify::parse(said) {
+    /// Does what was said, as soon as it is known who said it and of whom.
+    fn hear(&mut self, said: Said) {
+        let Some(run) = &mut self.core.run else { return };
+        let unknown = said.pids().filter_map(|pid| match run.membership(pid) {
+            Membership::Unknown(judge) => Some((pid, judge)),
+            Membership::Yes | Membership::No => None,
+        });
+        let unknown: Vec<_> = unknown.collect();
+        if unknown.is_empty() {
+            return self.heard(said, BTreeMap::new());
+        }
+        if std::mem::replace(&mut run.judging, true) {
+            // It has ended, or this would not have been read: nobody waits for an answer.
+            return;
+        }
+        run.pause_gate(None);
+        let (inner, generation) = (Arc::clone(self.inner), run.generation);
+        Callbacks::get().run(move || {
+            // Opened first and judged then: once it is open its number stays its own.
+            let open = |pid| Pidfd::open(pid).ok();
+            let found = unknown.into_iter().filter_map(|(pid, judge)| Some((pid, open(pid).filter(|_| judge())?)));
+            let found = found.collect();
+            inner.turn(|turn| turn.judged(generation, said, found));
+        });
+    }
+
+    fn judged(&mut self, generation: u64, said: Said, members: BTreeMap<u32, Pidfd>) {
+        if let Some(run) = self.core.run.as_mut().filter(|run| run.generation == generation && run.ended.is_none()) {
+            run.judging = false;
+            run.resume_gate();
+            self.heard(said, members);
+        }
+    }
+
+    /// `members`: of those of whom it is not seen at once. The leader and what it named as its main process may say
+    /// everything. Others of the run say what helps it, a shell's `systemd-notify` above all; but who is the main process,
+    /// that they stop, or are broken, is not said of the run.
+    fn heard(&mut self, said: Said, mut members: BTreeMap<u32, Pidfd>) {
+        let Some(run) = &self.core.run else { return };
+        let main = said.sender.is_some_and(|pid| run.is_main(pid));
+        if !main && !said.sender.is_some_and(|pid| members.contains_key(&pid) || run.is_member(pid)) {
+            return self.ignored_stranger(said.sender);
+        }
+        for message in said.messages {
             match message {
                 Message::Stopping | Message::WatchdogTrigger | Message::MainPid(_) if !main => {}
-                message => self.notified(message),
+                message => self.notified(message, &mut members),
             }
         }
     }
@@ -114,7 +152,7 @@ impl Turn<'_> {
         }
     }
 
-    fn notified(&mut self, message: Message) {
+    fn notified(&mut self, message: Message, members: &mut BTreeMap<u32, Pidfd>) {
         match message {
             Message::Ready => self.feed(Event::Ready),
             Message::Stopping => self.feed(Event::AnnouncedStop),
@@ -126,12 +164,10 @@ impl Turn<'_> {
                 self.changed = true;
             }
             Message::MainPid(pid) => {
-                // It may only name what is part of the run: the pid is shown to users, who may signal it. Opened first and
-                // asked then: once it is open its number stays its own.
-                if let Some(run) = &mut self.core.run
-                    && let Ok(pidfd) = Pidfd::open(pid)
-                    && run.is_member(pid)
-                {
+                // It may only name what is part of the run: the pid is shown to users, who may signal it.
+                let Some(run) = &mut self.core.run else { return };
+                let seen = || Pidfd::open(pid).ok().filter(|_| run.is_member(pid));
+                if let Some(pidfd) = members.remove(&pid).or_else(seen) {
                     run.main = Some(Main { pid, pidfd });
                     self.changed = true;
                 }
@@ -222,25 +258,35 @@ impl Turn<'_> {
 }
 
 impl Run {
-    fn is_member(&self, pid: u32) -> bool {
-        (pid == self.pid() && self.ended.is_none()) || self.contained.owns(&self.leader, pid)
+    /// Whether it may speak for the run.
+    fn is_main(&self, pid: u32) -> bool {
+        self.main_pid() == Some(pid) || (pid == self.pid() && self.ended.is_none())
     }
 
-    fn sender(&self, pid: Option<u32>) -> Sender {
-        match pid {
-            None => Sender::Stranger,
-            Some(pid) if self.main_pid() == Some(pid) || (pid == self.pid() && self.ended.is_none()) => Sender::Main,
-            Some(pid) if self.is_member(pid) => Sender::Member,
-            Some(_) => Sender::Stranger,
-        }
+    fn membership(&self, pid: u32) -> Membership {
+        if self.is_main(pid) { Membership::Yes } else { self.contained.owns(&self.leader, pid) }
+    }
+
+    fn is_member(&self, pid: u32) -> bool {
+        matches!(self.membership(pid), Membership::Yes)
     }
 }
 
-/// Who sent a notification.
-enum Sender {
-    Main,
-    Member,
-    Stranger,
+/// A notification.
+struct Said {
+    sender: Option<u32>,
+    messages: Vec<Message>,
+}
+
+impl Said {
+    /// Who has to be of the run. (Of several `MAINPID=` the last counts.)
+    fn pids(&self) -> impl Iterator<Item = u32> {
+        let main = self.messages.iter().rev().find_map(|message| match message {
+            Message::MainPid(pid) => Some(*pid),
+            _ => None,
+        });
+        self.sender.into_iter().chain(main)
+    }
 }
 
 impl Inner {

@@ -116,7 +116,9 @@ impl Run {
 
     /// The pidfd stays ready: without this the reaper would spin.
     fn look_again(&mut self, now: Instant, stolen: Option<Instant>) {
-        self.set_leader_interest(Interest::NONE);
+        if self.relook.is_none() {
+            self.set_leader_interest(Interest::NONE);
+        }
         let pause = self.relook.map_or(FIRST_PAUSE, |relook| (relook.pause * 2).min(LAST_PAUSE));
         self.relook = Some(Relook { at: now + pause, pause, stolen });
     }

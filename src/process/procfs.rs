@@ -105,9 +105,13 @@ pub(super) fn entry(pid: u32) -> Option<Entry> {
 
 /// `None`: it is gone, or not shown to us.
 fn read(pid: u32) -> io::Result<Option<Entry>> {
-    match fs::read(format!("/proc/{pid}/stat")) {
-        // A name is bytes of the process's own choice, or a file name that was cut at 15 bytes: not always UTF-8.
-        Ok(stat) => Ok(parse(pid, &String::from_utf8_lossy(&stat))),
+    // A name is bytes of the process's own choice, or a file name that was cut at 15 bytes: not always UTF-8.
+    Ok(read_of(pid, "stat")?.and_then(|stat| parse(pid, &String::from_utf8_lossy(&stat))))
+}
+
+fn read_of(pid: u32, file: &str) -> io::Result<Option<Vec<u8>>> {
+    match fs::read(format!("/proc/{pid}/{file}")) {
+        Ok(bytes) => Ok(Some(bytes)),
         // Gone, or hidden (hidepid=1): who is not shown is nobody, as with a /proc that leaves them out.
         Err(error) if matches!(error.raw_os_error(), Some(libc::ENOENT | libc::ESRCH | libc::EPERM | libc::EACCES)) => {
             Ok(None)
@@ -116,16 +120,23 @@ fn read(pid: u32) -> io::Result<Option<Entry>> {
     }
 }
 
-/// Whether `variable` (`NAME=value`) was in the environment with which the process was executed.
-pub(super) fn has_variable(pid: u32, variable: &str) -> bool {
-    let Ok(environment) = fs::read(format!("/proc/{pid}/environ")) else { return false };
-    environment.split(|byte| *byte == 0).any(|entry| entry == variable.as_bytes())
+/// Whether `variable` (`NAME=value`) was in the environment with which the process was executed. It waits while that
+/// process changes its memory, for ever if a dead file system holds that up: never to be read under a lock.
+pub(super) fn has_variable(pid: u32, variable: &str) -> io::Result<bool> {
+    let environment = read_of(pid, "environ")?.unwrap_or_default();
+    Ok(environment.split(|byte| *byte == 0).any(|entry| entry == variable.as_bytes()))
 }
 
 /// Opens a pidfd of exactly this process, not of one that has its pid by now.
-pub(super) fn open(wanted: &Entry) -> Option<sys::pidfd::Pidfd> {
-    let pidfd = sys::pidfd::Pidfd::open(wanted.pid).ok()?;
-    (entry(wanted.pid)?.started == wanted.started).then_some(pidfd)
+///
+/// # Errors
+/// ESRCH: it is gone.
+pub(super) fn open(wanted: &Entry) -> io::Result<sys::pidfd::Pidfd> {
+    let pidfd = sys::pidfd::Pidfd::open(wanted.pid)?;
+    match read(wanted.pid)? {
+        Some(entry) if entry.started == wanted.started => Ok(pidfd),
+        Some(_) | None => Err(io::Error::from_raw_os_error(libc::ESRCH)),
+    }
 }
 
 fn parse(pid: u32, stat: &str) -> Option<Entry> {
@@ -155,8 +166,9 @@ mod tests {
         assert_eq!(own.parent, std::os::unix::process::parent_id());
         assert!(!own.zombie);
         assert!(all().unwrap().entries.contains(&own));
-        assert!(open(&own).is_some());
-        assert!(open(&Entry { started: own.started + 1, ..own }).is_none());
+        assert!(open(&own).is_ok());
+        let later = open(&Entry { started: own.started + 1, ..own }).unwrap_err();
+        assert_eq!(later.raw_os_error(), Some(libc::ESRCH));
     }
 
     #[test]

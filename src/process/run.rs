@@ -63,6 +63,8 @@ pub(super) struct Run {
     pub(super) closing: Arc<Closing>,
     /// A stranger has sent to its notify socket.
     pub(super) had_strangers: bool,
+    /// Of what it was told last it is being found out whether a member said it; nothing more is read meanwhile.
+    pub(super) judging: bool,
     /// SIGKILL was sent to all of it.
     pub(super) killed: bool,
     /// How often it was asked whether anything is left.
@@ -132,6 +134,7 @@ impl Run {
             main: None,
             closing: Arc::default(),
             had_strangers: false,
+            judging: false,
             killed: false,
             looks: 0,
             relook: None,
@@ -180,8 +183,7 @@ impl Run {
 
     pub(super) fn set_leader_interest(&self, interest: Interest) {
         if let Some(token) = self.pidfd_token {
-            // It is registered, so it can only fail for want of kernel memory; then the relook timer asks again.
-            let _ = Reaper::get().rewatch(token, self.leader.pidfd.as_fd(), interest);
+            Reaper::get().rewatch(token, self.leader.pidfd.as_fd(), interest);
         }
     }
 
@@ -191,10 +193,8 @@ impl Run {
             && let Some(token) = pipe.token
         {
             let interest = if paused { Interest::NONE } else { Interest::READ };
-            // To go on can fail for want of kernel memory; then it is tried again when the next room is made.
-            if Reaper::get().rewatch(token, pipe.fd.as_fd(), interest).is_ok() || paused {
-                pipe.paused = paused;
-            }
+            Reaper::get().rewatch(token, pipe.fd.as_fd(), interest);
+            pipe.paused = paused;
         }
     }
 
@@ -215,10 +215,10 @@ impl Run {
         self.main.as_ref().filter(|main| !sys::event::is_readable(main.pidfd.as_fd())).map(|main| main.pid)
     }
 
-    /// Nobody listens to it until then.
-    pub(super) fn pause_gate(&mut self, until: Instant) {
+    /// Nobody listens to it until then, or until it is resumed.
+    pub(super) fn pause_gate(&mut self, until: Option<Instant>) {
         self.set_gate_interest(Interest::NONE);
-        self.try_at = Some(until);
+        self.try_at = until;
     }
 
     pub(super) fn resume_gate(&mut self) {
@@ -227,8 +227,7 @@ impl Run {
 
     fn set_gate_interest(&self, interest: Interest) {
         if let (Some(token), Some(fd)) = (self.gate_token, self.gate.watched()) {
-            // To go on can fail for want of kernel memory; what it says last is read when it ends.
-            let _ = Reaper::get().rewatch(token, fd, interest);
+            Reaper::get().rewatch(token, fd, interest);
         }
     }
 

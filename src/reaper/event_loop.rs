@@ -83,8 +83,12 @@ impl Reaper {
         }
     }
 
-    pub(crate) fn rewatch(&self, token: Token, fd: BorrowedFd<'_>, interest: Interest) -> io::Result<()> {
-        self.shared()?.poller.modify(fd, token.as_raw(), interest)
+    /// Of a descriptor that is being watched.
+    pub(crate) fn rewatch(&self, token: Token, fd: BorrowedFd<'_>, interest: Interest) {
+        if let Ok(shared) = self.shared() {
+            // It cannot fail for a descriptor that is registered: nothing is allocated.
+            let _ = shared.poller.modify(fd, token.as_raw(), interest);
+        }
     }
 
     /// Forgets a registration. To be called before the descriptor is closed: a copy of it that

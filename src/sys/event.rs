@@ -10,13 +10,14 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags};
 use nix::sys::eventfd::{EfdFlags, EventFd};
 
-/// What to be told about a descriptor; with [`Interest::NONE`] nothing. (`epoll` itself would tell hang-ups even then, again and
-/// again.)
+/// What to be told about a descriptor; with [`Interest::NONE`] nothing but a hang-up, and that once.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Interest(EpollFlags);
 
 impl Interest {
-    pub(crate) const NONE: Interest = Interest(EpollFlags::empty());
+    /// `epoll` tells hang-ups whatever is asked for, without this again and again. To take the descriptor out instead would need
+    /// memory to put it back.
+    pub(crate) const NONE: Interest = Interest(EpollFlags::EPOLLONESHOT);
     pub(crate) const READ: Interest = Interest(EpollFlags::EPOLLIN);
     pub(crate) const WRITE: Interest = Interest(EpollFlags::EPOLLOUT);
 }
@@ -42,14 +43,7 @@ impl Poller {
     }
 
     pub(crate) fn modify(&self, fd: BorrowedFd<'_>, token: u64, interest: Interest) -> io::Result<()> {
-        let mut event = EpollEvent::new(interest.0, token);
-        let result = if interest == Interest::NONE { self.0.delete(fd) } else { self.0.modify(fd, &mut event) };
-        match result {
-            // It was not told of anything until now, and is not to be, or is from now on.
-            Err(Errno::ENOENT) if interest == Interest::NONE => Ok(()),
-            Err(Errno::ENOENT) => Ok(self.0.add(fd, event)?),
-            other => Ok(other?),
-        }
+        Ok(self.0.modify(fd, &mut EpollEvent::new(interest.0, token))?)
     }
 
     /// To be called before the descriptor is closed: as long as a copy is open elsewhere, `epoll` would go on telling.
@@ -186,15 +180,15 @@ mod tests {
         crate::sys::fork::tests::in_fork(|| {
             let (reader, writer) = crate::sys::fd::pipe().unwrap();
             let poller = Poller::new().unwrap();
-            poller.add(reader.as_fd(), 1, Interest::READ).unwrap();
-            poller.remove(reader.as_fd()).unwrap();
-            poller.modify(writer.as_fd(), 1, Interest::NONE).unwrap();
+            poller.add(writer.as_fd(), 1, Interest::NONE).unwrap();
             assert!(look(&poller).is_empty());
             poller.modify(writer.as_fd(), 2, Interest::WRITE).unwrap();
             assert_eq!(look(&poller), [2]);
             poller.modify(writer.as_fd(), 3, Interest::NONE).unwrap();
+            assert!(look(&poller).is_empty());
             drop(reader);
-            assert!(look(&poller).is_empty(), "a hang-up is no news then");
+            assert_eq!(look(&poller), [3], "a hang-up");
+            assert!(look(&poller).is_empty(), "it is no news");
             poller.modify(writer.as_fd(), 4, Interest::WRITE).unwrap();
             assert_eq!(look(&poller), [4]);
             poller.remove(writer.as_fd()).unwrap();

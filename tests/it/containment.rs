@@ -146,6 +146,26 @@ signal.pause()";
         nothing_is_taken_for_gone();
     }
 
+    fn a_tree_is_ended_where_the_processes_of_others_are_hidden() {
+        if role().is_some() {
+            // Of those that are hidden every look into /proc is refused, which is no lack of anything.
+            fs::read("/proc/1/stat").unwrap_err();
+            pkit::testing::pretend_no_cgroups();
+            a_tree_is_ended(ContainmentLevel::Walk);
+            say("ended");
+            return;
+        }
+        let hide = "mount -t proc -o hidepid=1 proc /proc && exec setpriv --reuid=65534 --regid=65534 --clear-groups \"$@\"";
+        let program = Program::start_by(&["unshare", "--mount", "sh", "-c", hide, "sh"], "hidden");
+        let (status, said) = program.finish();
+        match status.code() {
+            Some(0) => assert_eq!(said, ["ended"]),
+            // Those of mount(8), unshare(1), and what cannot be executed by everybody.
+            Some(1 | 32 | 126 | 127) if said.is_empty() => skipped("this program may not hide processes, or be another user"),
+            _ => panic!("{status}: {said:?}"),
+        }
+    }
+
     fn who_may_live_on_is_not_swept_away() {
         if role().is_some() {
             // Another program that makes a cgroup beside ours.

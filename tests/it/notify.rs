@@ -5,7 +5,10 @@ use std::os::unix::net::{SocketAddr, UnixDatagram};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use pkit::{Backoff, Command, Containment, EventKind, Fault, Process, Ready, Restart, Signal, State, Stdio, Stop};
+use pkit::{
+    Backoff, Command, Containment, ContainmentLevel, EventKind, Fault, Process, Ready, Restart, Signal, State, Stdio,
+    Stop,
+};
 
 use crate::support::{LONG, python, say, tests, wait_for};
 
@@ -69,6 +72,55 @@ signal.pause()";
         assert_eq!(status.text.unwrap(), main.to_string());
         process.terminate(true).unwrap();
         assert_eq!(process.status().main_pid, None);
+    }
+
+    fn who_left_the_group_is_heard_and_may_be_the_main_process_under_a_walk() {
+        pkit::testing::pretend_no_cgroups();
+        // The child daemonises: its parent ends, and this program adopts it. It speaks first, the leader names it then.
+        let script = "
+ready, done = os.pipe(), os.pipe()
+if os.fork() == 0:
+    os.setsid()
+    if os.fork() == 0:
+        os.read(ready[0], 1)
+        tell(f'STATUS={os.getpid()}\\nMAINPID={os.getpid()}\\nSTOPPING=1')
+        os.write(done[1], str(os.getpid()).encode())
+        signal.pause()
+    os._exit(0)
+os.wait()
+os.write(ready[1], b'x')
+daemon = os.read(done[0], 100).decode()
+tell(f'MAINPID=1\\nMAINPID={daemon}\\nREADY=1')
+signal.pause()";
+        let process = Process::builder(python(script)).ready(Ready::notify()).contain(Containment::Tree);
+        let process = process.stop(Stop::kill()).build().unwrap();
+        let pid = process.start(true).unwrap();
+        let status = process.status();
+        assert_eq!((status.containment, status.state), (Some(ContainmentLevel::Walk), State::Ready));
+        let main = status.main_pid.unwrap();
+        assert_ne!(main, pid);
+        assert_eq!(status.text, Some(main.to_string()));
+        process.terminate(true).unwrap();
+    }
+
+    fn a_stranger_is_not_heard_under_a_walk() {
+        pkit::testing::pretend_no_cgroups();
+        let script = "
+tell('STATUS=' + os.environ['NOTIFY_SOCKET'][1:])
+while True: signal.pause()";
+        let process = Process::builder(python(script)).ready(Ready::notify()).contain(Containment::Tree);
+        let process = process.stop(Stop::kill()).build().unwrap();
+        process.start(false).unwrap();
+        let status = process.wait_until(LONG, |status| status.text.is_some()).unwrap();
+        let (name, stranger) = (status.text.unwrap(), UnixDatagram::unbound().unwrap());
+        let address = SocketAddr::from_abstract_name(name).unwrap();
+        for _ in 0..1_000 {
+            stranger.send_to_addr(b"READY=1\nSTATUS=theirs\nMAINPID=1", &address).unwrap();
+        }
+        process.signal(Signal::KILL).unwrap();
+        process.join().unwrap();
+        let status = process.status();
+        assert!(status.text.is_none_or(|text| text != "theirs"));
     }
 
     fn the_main_pid_ends_with_its_process() {

@@ -98,9 +98,15 @@ impl Cgroup {
         is_populated(&self.events)
     }
 
-    /// All of it at once: `cgroup.kill` (kernel 5.14), else one by one. Who forks meanwhile is met by the next round.
+    /// All of it at once: `cgroup.kill` (kernel 5.14), else one by one, on another thread: how many those are is up to them.
+    /// Who forks meanwhile is met by the next round.
     pub(super) fn kill(&self) -> io::Result<()> {
-        kill(&self.path, self.kill.as_ref())
+        if let Some(file) = &self.kill {
+            return file.write_all_at(b"1", 0);
+        }
+        let path = self.path.clone();
+        Callbacks::get().run(move || kill_members(&path));
+        Ok(())
     }
 
     /// Takes its directory away, once it is empty.
@@ -172,8 +178,10 @@ fn sweep(parent: &Path, kept: bool) {
         if matches!(sys::process::lock_directory(directory.as_fd()), Ok(true)) {
             if !kept {
                 // Not `fs::write`, which would create it: where it is missing, as before 5.14, that is refused with EACCES.
-                let file = File::options().write(true).open(path.join(kill_file())).ok();
-                let _ = kill(&path, file.as_ref());
+                let file = File::options().write(true).open(path.join(kill_file()));
+                if file.and_then(|file| file.write_all_at(b"1", 0)).is_err() {
+                    kill_members(&path);
+                }
             }
             if !kept || File::open(path.join("cgroup.events")).is_ok_and(|events| !is_populated(&events)) {
                 remove(&path);
@@ -190,14 +198,8 @@ fn is_a_runs(name: &str) -> bool {
     numbers.is_some_and(|(pid, number)| is_number(pid) && is_number(number))
 }
 
-fn kill(path: &Path, file: Option<&File>) -> io::Result<()> {
-    match file {
-        Some(file) => file.write_all_at(b"1", 0),
-        None => {
-            signal_members(path, members(path).into_iter(), Signal::KILL);
-            Ok(())
-        }
-    }
+fn kill_members(path: &Path) {
+    signal_members(path, members(path).into_iter(), Signal::KILL);
 }
 
 #[cfg(feature = "_testing")]

@@ -49,31 +49,35 @@ pub(super) fn may_be_occupied(leader: &Leader) -> bool {
     }
 }
 
-/// Whether a living process is left in the group, as `all` processes show. Zombies in it that were reparented to this
-/// program are reaped: nobody else can.
+/// Whether a living process is left in the group, as `all` processes show.
 pub(super) fn is_occupied(leader: &Leader, leader_reaped: bool, all: &Snapshot) -> bool {
-    let own = sys::process::pid();
     if !has_its_number(leader, leader_reaped) {
         return false;
     }
-    let (mut occupied, mut seen) = (false, false);
-    for member in all.entries.iter().filter(|entry| entry.group == leader.pid && entry.pid != leader.pid) {
-        seen = true;
-        if !member.zombie {
-            occupied = true;
-        } else if member.parent == own {
-            reap_adopted(member);
-        }
-    }
+    let mut members =
+        all.entries.iter().filter(|entry| entry.group == leader.pid && entry.pid != leader.pid).peekable();
     // Who sees none of a group that the kernel says is there has no /proc, or one that hides others' processes
     // (hidepid).
-    occupied || (!seen && leader_reaped && may_be_occupied(leader))
+    let hidden = members.peek().is_none() && leader_reaped && may_be_occupied(leader);
+    is_anyone_left(members) || hidden
 }
 
-/// Reaps a descendant of one of our children which became ours by reparenting, because this program is a subreaper or
-/// PID 1.
-pub(super) fn reap_adopted(zombie: &Entry) {
-    if let Some(pidfd) = procfs::open(zombie) {
-        let _ = sys::wait::wait(pidfd.as_fd(), Look::Exit { keep: false });
+/// Whether any of them lives. Zombies that became ours by reparenting, because this program is a subreaper or PID 1, are
+/// reaped: nobody else can.
+pub(super) fn is_anyone_left<'a>(members: impl Iterator<Item = &'a Entry>) -> bool {
+    let own = sys::process::pid();
+    let mut left = false;
+    for member in members {
+        left |= if !member.zombie { true } else { member.parent == own && !reap_adopted(member) };
+    }
+    left
+}
+
+/// False: it is still there.
+fn reap_adopted(zombie: &Entry) -> bool {
+    match procfs::open(zombie) {
+        // ECHILD: somebody else took it meanwhile.
+        Ok(pidfd) => !matches!(sys::wait::wait(pidfd.as_fd(), Look::Exit { keep: false }), Ok(None)),
+        Err(error) => error.raw_os_error() == Some(libc::ESRCH),
     }
 }

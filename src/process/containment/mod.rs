@@ -18,6 +18,7 @@ use std::os::fd::{AsRawFd, RawFd};
 use std::sync::Arc;
 
 use crate::signal::Signal;
+use crate::sys;
 use crate::sys::pidfd::Pidfd;
 
 use super::config::Group;
@@ -88,6 +89,14 @@ impl Leader {
 
 /// Says of all processes whether any of them is part of a run.
 type Judge = Box<dyn FnOnce(&Snapshot) -> bool + Send>;
+
+/// Whether a process is part of a run.
+pub(super) enum Membership {
+    Yes,
+    No,
+    /// It has to be found out without a lock.
+    Unknown(Box<dyn FnOnce() -> bool + Send>),
+}
 
 /// Whether anything of a run is left.
 pub(super) enum Occupancy {
@@ -238,13 +247,18 @@ impl Contained {
     }
 
     /// Whether a process that is not the leader is part of the run.
-    pub(super) fn owns(&self, leader: &Leader, pid: u32) -> bool {
-        let in_group = || crate::sys::process::process_group_of(pid).is_ok_and(|group| group == leader.pid);
+    pub(super) fn owns(&self, leader: &Leader, pid: u32) -> Membership {
+        let in_group = sys::process::process_group_of(pid).is_ok_and(|group| group == leader.pid);
         match self {
-            Contained::Leader => false,
-            Contained::Group => in_group(),
-            Contained::Cgroup(cgroup) => in_group() || cgroup.contains(pid),
-            Contained::Walk(walk) => in_group() || walk.contains(leader, pid),
+            Contained::Leader => Membership::No,
+            _ if in_group => Membership::Yes,
+            Contained::Group => Membership::No,
+            Contained::Cgroup(cgroup) if cgroup.contains(pid) => Membership::Yes,
+            Contained::Cgroup(_) => Membership::No,
+            Contained::Walk(walk) => {
+                let (walk, leader) = (Arc::clone(walk), leader.clone());
+                Membership::Unknown(Box::new(move || walk.contains(&leader, pid)))
+            }
         }
     }
 }

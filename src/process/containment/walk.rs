@@ -6,6 +6,7 @@
 //! environment is that of this program. The documentation says so.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::io;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crate::callbacks::Callbacks;
@@ -75,19 +76,17 @@ impl Walk {
     /// tells it from a stranger's.
     pub(super) fn note(&self, leader: &Leader, leader_reaped: bool) {
         // What cannot be read is not noted. (There are no descriptors left, say.)
-        if let Ok(all) = procfs::all() {
-            self.members(leader, leader_reaped, &all);
-        }
+        let _ = procfs::all().and_then(|all| self.members(leader, leader_reaped, &all));
     }
 
     /// Signals what left the group. It reads `/proc`, so it is done on another thread.
     pub(super) fn signal_beyond_group(self: &Arc<Self>, leader: &Leader, leader_reaped: bool, signal: Signal) {
         let (walk, leader) = (Arc::clone(self), leader.clone());
         Callbacks::get().run(move || {
-            let Ok(all) = procfs::all() else { return };
-            let members = walk.members(&leader, leader_reaped, &all);
-            for member in members.iter().filter(|member| member.group != leader.pid) {
-                if let Some(pidfd) = procfs::open(member) {
+            // Who cannot be read now is signalled by the next step of the ladder, or the next SIGKILL.
+            let all = procfs::all().and_then(|all| walk.members(&leader, leader_reaped, &all));
+            for member in all.iter().flatten().filter(|member| member.group != leader.pid) {
+                if let Ok(pidfd) = procfs::open(member) {
                     // ESRCH: it has ended. EPERM: it changed its user, and we may not.
                     let _ = pidfd.signal(signal.as_raw());
                 }
@@ -104,18 +103,12 @@ impl Walk {
     }
 
     fn is_seen_occupied(&self, leader: &Leader, leader_reaped: bool, all: &Snapshot) -> bool {
-        let own = sys::process::pid();
-        let mut occupied = false;
-        for member in self.members(leader, leader_reaped, all).iter().filter(|member| !leader.is(member)) {
-            if !member.zombie {
-                occupied = true;
-            } else if member.parent == own {
-                group::reap_adopted(member);
-            }
-        }
-        occupied
+        // Who cannot be looked at is not taken for gone.
+        let Ok(members) = self.members(leader, leader_reaped, all) else { return true };
+        group::is_anyone_left(members.iter().filter(|member| !leader.is(member)))
     }
 
+    /// It reads what may block: not under a lock.
     pub(super) fn contains(&self, leader: &Leader, pid: u32) -> bool {
         // Up from that one process: how many there are on the machine is not up to it.
         let own = sys::process::pid();
@@ -126,7 +119,7 @@ impl Walk {
                 return true;
             }
             if entry.parent == own {
-                return procfs::has_variable(entry.pid, &self.variable());
+                return procfs::has_variable(entry.pid, &self.variable()).unwrap_or(false);
             }
             next = entry.parent;
         }
@@ -137,7 +130,9 @@ impl Walk {
         format!("{VARIABLE}={}", self.cookie)
     }
 
-    fn members(&self, leader: &Leader, leader_reaped: bool, all: &Snapshot) -> Vec<Entry> {
+    /// # Errors
+    /// When it cannot be told of some whether they belong; nothing is learnt then.
+    fn members(&self, leader: &Leader, leader_reaped: bool, all: &Snapshot) -> io::Result<Vec<Entry>> {
         let own = sys::process::pid();
         let variable = self.variable();
         // Not locked while files of other processes are read: those may block.
@@ -146,14 +141,19 @@ impl Walk {
         let has_group = group::has_its_number(leader, leader_reaped);
         // An adopted orphan of ours has the sessions and groups of those we saw: zombies show nothing else.
         let sessions: BTreeSet<u32> = known.entries.values().map(|entry| entry.session).collect();
-        let own_session = procfs::entry(own).map(|entry| entry.session);
-        let belongs = all.entries.iter().filter(|entry| {
-            let of_session = sessions.contains(&entry.session) && Some(entry.session) != own_session;
-            let adopted =
-                || entry.parent == own && ((entry.zombie && of_session) || procfs::has_variable(entry.pid, &variable));
-            leader.is(entry) || known.contains(entry) || (has_group && entry.group == leader.pid) || adopted()
-        });
-        let mut belongs: BTreeSet<u32> = belongs.map(|entry| entry.pid).collect();
+        let own_session = all.entries.iter().find(|entry| entry.pid == own).map(|entry| entry.session);
+        let mut belongs = BTreeSet::new();
+        for entry in &all.entries {
+            let seen = || leader.is(entry) || known.contains(entry) || (has_group && entry.group == leader.pid);
+            let of_session = || {
+                // Children of other code have our session.
+                let other = own_session.is_some_and(|own| entry.session != own);
+                entry.zombie && other && sessions.contains(&entry.session)
+            };
+            if seen() || (entry.parent == own && (of_session() || procfs::has_variable(entry.pid, &variable)?)) {
+                belongs.insert(entry.pid);
+            }
+        }
         // Children of those who belong, to any depth.
         loop {
             let before = belongs.len();
@@ -166,7 +166,7 @@ impl Walk {
         }
         let members: Vec<Entry> = all.entries.iter().filter(|entry| belongs.contains(&entry.pid)).copied().collect();
         self.lock().learn(&members, all.number);
-        members
+        Ok(members)
     }
 
     fn lock(&self) -> MutexGuard<'_, Known> {
@@ -185,8 +185,8 @@ mod tests {
         Entry { pid, parent, group, session: group, zombie: false, started }
     }
 
-    fn snapshot(number: u64, entries: &[Entry]) -> Snapshot {
-        Snapshot { entries: entries.to_vec(), number }
+    fn members(walk: &Walk, leader: &Leader, number: u64, entries: &[Entry]) -> Vec<Entry> {
+        walk.members(leader, true, &Snapshot { entries: entries.to_vec(), number }).unwrap()
     }
 
     /// One that was reaped: its number is anybody's.
@@ -202,15 +202,15 @@ mod tests {
         let (walk, leader) = (Walk::new(), leader(5));
         let (own, other) = (leader.pid, leader.pid + 1);
         let before = [entry(own, 1, own, 5), entry(other, own, other, 6)];
-        assert_eq!(walk.members(&leader, true, &snapshot(1, &before)), before);
+        assert_eq!(members(&walk, &leader, 1, &before), before);
         // The child was adopted by someone, and a stranger has the number, as process and as group.
         let survivor = entry(other, 1, other, 6);
         let strangers = [entry(own, 1, own, 9), entry(other + 1, own, own, 9), entry(other + 2, other + 1, own, 9)];
         if sys::pidfd::features().group_signal {
             let all = [&[survivor][..], &strangers].concat();
-            assert_eq!(walk.members(&leader, true, &snapshot(2, &all)), [survivor]);
+            assert_eq!(members(&walk, &leader, 2, &all), [survivor]);
         }
-        assert_eq!(walk.members(&leader, true, &snapshot(3, &[entry(other, 1, other, 7)])), [], "a later process");
+        assert_eq!(members(&walk, &leader, 3, &[entry(other, 1, other, 7)]), [], "a later process");
     }
 
     #[test]
@@ -218,9 +218,9 @@ mod tests {
         let (walk, leader) = (Walk::new(), leader(5));
         let pid = leader.pid;
         let born = entry(pid + 2, pid, pid + 2, 6);
-        walk.members(&leader, true, &snapshot(8, &[entry(pid, 1, pid, 5), born]));
-        walk.members(&leader, true, &snapshot(7, &[entry(pid, 1, pid, 5)]));
+        members(&walk, &leader, 8, &[entry(pid, 1, pid, 5), born]);
+        members(&walk, &leader, 7, &[entry(pid, 1, pid, 5)]);
         let orphan = Entry { parent: 1, ..born };
-        assert_eq!(walk.members(&leader, true, &snapshot(9, &[orphan])), [orphan]);
+        assert_eq!(members(&walk, &leader, 9, &[orphan]), [orphan]);
     }
 }
