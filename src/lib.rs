@@ -36,7 +36,8 @@
 //! # Threads
 //!
 //! One thread, `pkit-reaper`, looks after all children; it starts with the first. Threads `pkit-spawn`, at most one for
-//! each core, create processes for threads that may end. Threads `pkit-callback` run callbacks, on demand; one idle is
+//! each core, and more only while a start holds each of those up (a dead file system, say, or a FIFO that nobody writes
+//! to), create processes for threads that may end. Threads `pkit-callback` run callbacks, on demand; one idle is
 //! kept.
 //!
 //! A child has the affinity, nice value, capabilities, seccomp filters and namespaces of the thread that creates it,

@@ -46,6 +46,8 @@ struct Found {
 #[derive(Debug)]
 pub(crate) struct Ring {
     capacity: usize,
+    /// Room beyond the capacity, until it is cleared.
+    extra: usize,
     bytes: VecDeque<u8>,
     /// The absolute offset of the first byte that is kept.
     start: u64,
@@ -62,6 +64,7 @@ impl Ring {
     pub(crate) fn new(capacity: usize) -> Ring {
         Ring {
             capacity: capacity.max(2),
+            extra: 0,
             bytes: VecDeque::new(),
             start: 0,
             last_newline: None,
@@ -85,7 +88,12 @@ impl Ring {
     pub(crate) fn free(&self) -> usize {
         let slowest = self.cursors.iter().map(|cursor| cursor.at).min();
         let unread = slowest.map_or(0, |at| self.unread(at));
-        self.capacity - unread
+        self.capacity + self.extra - unread
+    }
+
+    /// Keeps so many bytes more, for the rest of this run.
+    pub(crate) fn grow(&mut self, bytes: usize) {
+        self.extra += bytes;
     }
 
     /// Appends bytes, never more than [`free`](Ring::free), and drops the oldest beyond the capacity.
@@ -97,7 +105,7 @@ impl Ring {
             self.last_newline = Some(self.end() + newline as u64);
         }
 
-        let surplus = (self.bytes.len() + bytes.len()).saturating_sub(self.capacity);
+        let surplus = (self.bytes.len() + bytes.len()).saturating_sub(self.capacity + self.extra);
         let old = surplus.min(self.bytes.len());
         self.bytes.drain(..old);
         self.start += surplus as u64;
@@ -255,12 +263,13 @@ impl Ring {
         (&front[from.min(middle)..to.min(middle)], &back[from.saturating_sub(middle)..to.saturating_sub(middle)])
     }
 
-    /// Makes room for `more` bytes that fit the capacity. By doubling, but never beyond the capacity, which a
-    /// `VecDeque` left to itself would pass.
+    /// Makes room for `more` bytes that fit. By doubling, but never beyond what may be kept, which a `VecDeque` left to itself would
+    /// pass.
     fn reserve(&mut self, more: usize) {
         let needed = self.bytes.len() + more;
         if needed > self.bytes.capacity() {
-            let room = needed.checked_next_power_of_two().map_or(self.capacity, |room| room.min(self.capacity));
+            let most = self.capacity + self.extra;
+            let room = needed.checked_next_power_of_two().map_or(most, |room| room.min(most));
             self.bytes.reserve_exact(room - self.bytes.len());
         }
     }

@@ -6,7 +6,7 @@
 //! also take the automatic restarts: an `execve` that hangs on a dead file system holds up one of them,
 //! never the reaper.
 //!
-//! They start on demand, at most one per core, and never end. What a child inherits from its
+//! They start on demand, at most one per core, and more only while all of those are held up. They never end. What a child inherits from its
 //! creating *thread* (affinity, nice value, capabilities, seccomp filters, namespaces) it
 //! inherits from here unless an option sets it.
 
@@ -27,7 +27,7 @@ impl Spawners {
         SPAWNERS.get_or_init(|| {
             let most = thread::available_parallelism().map_or(1, usize::from);
             // All of them stay: the end of one would kill the children that it created.
-            Spawners { pool: Pool::new("pkit-spawn", most, most) }
+            Spawners { pool: Pool::new("pkit-spawn", most, usize::MAX) }
         })
     }
 

@@ -2,7 +2,8 @@
 //!
 //! The ring is the one buffer. Whoever wants lines has a cursor in it: the callback, the readiness line, each
 //! `wait_for_line`. Reading stops while the ring holds bytes that a cursor has not passed, so a slow consumer makes the
-//! child wait, and memory is bounded by the ring whatever the child writes.
+//! child wait, and memory is bounded by the ring whatever the child writes. When the run is over but for its pipes, what is left in
+//! them is taken in besides.
 
 use std::collections::VecDeque;
 use std::os::fd::AsFd;
@@ -253,13 +254,21 @@ impl Turn<'_> {
         self.core.run.as_ref().is_none_or(|run| run.pipes.iter().all(Option::is_none))
     }
 
-    /// The run is over but for what is left in its pipes.
+    /// The run is over but for what is left in its pipes. There is room for that, however slow the consumers are: one may be
+    /// waiting for the end.
     pub(super) fn drain(&mut self) -> Option<Event> {
+        let Core { run, output, .. } = &mut **self.core;
+        let pipes = run.iter().flat_map(|run| &run.pipes);
+        for (pipe, ring) in pipes.zip(&mut output.rings) {
+            if let (Some(pipe), Some(ring)) = (pipe, ring) {
+                ring.grow(sys::fd::pipe_size(pipe.fd.as_fd()).unwrap_or(CHUNK));
+            }
+        }
+        self.resume_reading();
         if self.pipes_are_closed() { Some(Event::Drained) } else { None }
     }
 
-    /// Before a drain is given up: what is there was perhaps not read yet, and a consumer of ours that is slow is no
-    /// leak.
+    /// Before a drain is given up: what is there was perhaps not read yet.
     pub(super) fn read_before_giving_up(&mut self) {
         if !self.core.machine.is_draining() {
             return;
@@ -267,10 +276,6 @@ impl Turn<'_> {
         for index in [0, 1] {
             // To its end: one that had more to say, or whose end alone was not seen yet, is no leak.
             let _ = (0..LAST_ROWS).take_while(|_| self.read_output(index)).count();
-        }
-        let waits_for_us = self.core.run.iter().flat_map(|run| &run.pipes).flatten().any(|pipe| pipe.paused);
-        if waits_for_us {
-            self.core.machine.postpone_drain(self.now);
         }
     }
 
@@ -290,6 +295,15 @@ impl Turn<'_> {
                 run.set_pipe_paused(index, false);
             }
         }
+    }
+
+    /// Nothing more is expected of what the run should say to be ready.
+    pub(super) fn close_gate(&mut self) {
+        if let Some(run) = &mut self.core.run {
+            run.close_gate();
+        }
+        self.core.output.close_gate();
+        self.resume_reading();
     }
 
     pub(super) fn deliver_lines(&mut self) {

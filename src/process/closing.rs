@@ -1,8 +1,8 @@
 //! Closing what others passed to us.
 //!
 //! To close a descriptor of a stranger's making may block for as long as that likes: a socket with `SO_LINGER`, a file of a
-//! file system that does not answer. So it is done on a callback thread, by one for each run, and what is still to be closed is
-//! bounded: the run's socket waits while it [`is_behind`](Closing::is_behind). No other run does.
+//! file system that does not answer. So it is done on callback threads. Of what was received it is one for each run, and what is
+//! still to be closed is bounded: the run's socket waits while it [`is_behind`](Closing::is_behind). No other run does.
 
 use std::os::fd::OwnedFd;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -24,6 +24,15 @@ struct Queue {
     waiting: Vec<OwnedFd>,
     /// A callback thread is closing, or on its way.
     busy: bool,
+}
+
+/// A socket to which anybody could send. What nobody has read closes with it.
+pub(super) fn close(socket: Arc<OwnedFd>) {
+    sys::socket::refuse_more(&socket);
+    if sys::socket::is_empty(&socket) {
+        return;
+    }
+    Callbacks::get().run(move || drop(socket));
 }
 
 impl Closing {

@@ -56,6 +56,8 @@ pub(super) struct Core {
     pub(super) calling: Calling,
     pub(super) subscribers: Vec<Weak<Queue>>,
     pub(super) detached: bool,
+    /// A callback thread is trying whether it can be reached.
+    pub(super) checking: bool,
 }
 
 /// Why a run will not be ready.
@@ -104,6 +106,7 @@ impl Inner {
             calling: Calling::default(),
             subscribers: Vec::new(),
             detached: false,
+            checking: false,
         };
         Arc::new(Inner {
             config,
@@ -252,8 +255,10 @@ impl Watcher for Inner {
 
     fn due(self: Arc<Self>, now: Instant) {
         self.turn(|turn| {
-            // The reaper took it out of its list.
-            turn.core.timer = None;
+            // The reaper took it out of its list, unless it was set anew meanwhile.
+            if turn.core.timer.is_some_and(|at| at <= now) {
+                turn.core.timer = None;
+            }
             let run = turn.core.run.as_ref();
             let relook = run.and_then(|run| run.relook).is_some_and(|relook| now >= relook.at);
             let try_gate = run.and_then(|run| run.try_at).is_some_and(|at| now >= at);

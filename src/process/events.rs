@@ -11,6 +11,7 @@ use crate::exit::{Exit, Fault};
 use crate::policy::GiveUp;
 use crate::readable::Readable;
 use crate::signal::Signal;
+use crate::sys;
 
 /// How many events a subscriber may lag behind before it loses the oldest.
 const CAPACITY: usize = 1024;
@@ -141,8 +142,14 @@ impl fmt::Display for EventKind {
 /// # })?;
 /// # Ok::<(), pkit::Error>(())
 /// ```
+///
+/// In a fork of this program it has ended.
 #[must_use = "dropped at once, it ends the subscription"]
-pub struct Events(Arc<Queue>);
+pub struct Events {
+    queue: Arc<Queue>,
+    /// The process that subscribed.
+    owner: u32,
+}
 
 #[derive(Default)]
 pub(super) struct Queue {
@@ -161,28 +168,34 @@ struct Queued {
 
 impl Events {
     pub(super) fn new() -> Events {
-        Events(Arc::default())
+        Events { queue: Arc::default(), owner: sys::process::incarnation() }
     }
 
     pub(super) fn queue(&self) -> &Arc<Queue> {
-        &self.0
+        &self.queue
+    }
+
+    /// In a fork the lock may be held by a thread that is not there, and nobody adds anything.
+    fn own_queue(&self) -> Option<&Queue> {
+        (self.owner == sys::process::incarnation()).then_some(&*self.queue)
     }
 
     /// The next event if it is there already.
     pub fn try_next(&mut self) -> Option<Event> {
-        self.0.lock().events.pop_front()
+        self.own_queue()?.lock().events.pop_front()
     }
 
     /// The next event; `None` when none came within the limit, or none will ever.
     pub fn next_timeout(&mut self, limit: Duration) -> Option<Event> {
-        self.0.wait(Instant::now().checked_add(limit))
+        self.own_queue()?.wait(Instant::now().checked_add(limit))
     }
 
     /// The next event, for async code: `Ready(None)` when none will ever come. One task waits at a time.
     pub fn poll_next(&mut self, context: &mut Context<'_>) -> Poll<Option<Event>> {
         // To clone or to drop a waker may run anything: not under our lock.
         let waker = context.waker().clone();
-        let mut state = self.0.lock();
+        let Some(queue) = self.own_queue() else { return Poll::Ready(None) };
+        let mut state = queue.lock();
         let event = state.events.pop_front();
         if event.is_some() || state.ended {
             return Poll::Ready(event);
@@ -195,7 +208,7 @@ impl Events {
 
     /// How many events were lost because this subscriber was too slow.
     pub fn missed(&self) -> u64 {
-        self.0.lock().missed
+        self.own_queue().map_or(0, |queue| queue.lock().missed)
     }
 }
 
@@ -203,7 +216,7 @@ impl Iterator for Events {
     type Item = Event;
 
     fn next(&mut self) -> Option<Event> {
-        self.0.wait(None)
+        self.own_queue()?.wait(None)
     }
 }
 

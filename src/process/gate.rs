@@ -42,7 +42,7 @@ pub(super) enum Gate {
 }
 
 pub(super) struct Notify {
-    pub(super) socket: OwnedFd,
+    pub(super) socket: Arc<OwnedFd>,
     name: Vec<u8>,
     watchdog: Option<Duration>,
 }
@@ -71,7 +71,7 @@ impl Gate {
             Kind::Spawned => return Ok(Gate::Open),
             Kind::Notify => {
                 let (socket, name) = sys::socket::datagram_listener()?;
-                return Ok(Gate::Notify(Notify { socket, name, watchdog: ready.watchdog }));
+                return Ok(Gate::Notify(Notify { socket: Arc::new(socket), name, watchdog: ready.watchdog }));
             }
             Kind::Fd(number) => {
                 let (read, write) = sys::fd::pipe()?;

@@ -217,7 +217,9 @@ impl Drop for Process {
         }
         if self.counted && self.inner.handles.fetch_sub(1, Ordering::AcqRel) == 1 {
             self.inner.turn(|turn| {
-                if !turn.core.detached {
+                // A callback may have made a handle of the one that it was lent.
+                let is_last = self.inner.handles.load(Ordering::Acquire) == 0;
+                if is_last && !turn.core.detached {
                     turn.feed(Event::Stop);
                 }
             });

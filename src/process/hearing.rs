@@ -1,6 +1,6 @@
 //! Hearing a run say that it is ready, and what else it says.
 
-use std::collections::BTreeMap;
+use std::io;
 use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -8,18 +8,15 @@ use std::time::{Duration, Instant};
 use super::containment::Membership;
 use super::core::Inner;
 use super::events::EventKind;
-use super::gate::{Gate, Probe};
-use super::handle::Process;
-use super::run::{Channel, Main, Run, key};
+use super::gate::Gate;
+use super::run::{Main, Run};
 use super::state::Event;
 use super::turn::Turn;
 use crate::callbacks::Callbacks;
 use crate::notify::{self, Message};
-use crate::reaper::{Reaper, Watcher};
 use crate::sys;
-use crate::sys::event::Interest;
 use crate::sys::pidfd::Pidfd;
-use crate::sys::socket::Connecting;
+use crate::sys::socket::{Datagram, Received};
 
 /// Longer than anything `sd_notify(3)` defines.
 const LONGEST_MESSAGE: usize = 8 * 1024;
@@ -27,7 +24,9 @@ const LONGEST_MESSAGE: usize = 8 * 1024;
 /// the reaper, and the lock, for as long as it likes.
 const LISTENING: Duration = Duration::from_micros(200);
 const PAUSE: Duration = Duration::from_millis(2);
-/// The same for what it said before its end. No queue of the kernel takes longer to read.
+/// When to judge again what could not be judged.
+const LATER: Duration = Duration::from_millis(20);
+/// As `LISTENING`, for what it said before its end. No queue of the kernel takes longer to read.
 const LAST_LISTENING: Duration = Duration::from_millis(20);
 impl Turn<'_> {
     pub(super) fn read_gate(&mut self) {
@@ -74,70 +73,137 @@ impl Turn<'_> {
     fn read_notifications(&mut self, at_most: Duration) {
         let mut bytes = [0; LONGEST_MESSAGE];
         let began = Instant::now();
+        let last = at_most == LAST_LISTENING;
         while began.elapsed() < at_most {
             let Some(run) = &self.core.run else { return };
-            // What it said before its end is in a queue that the kernel bounds.
-            if at_most < LAST_LISTENING && (run.judging || run.closing.is_behind()) {
+            let Gate::Notify(channel) = &run.gate else { return };
+            if !last && (!matches!(run.hearing, Hearing::Open) || run.closing.is_behind()) {
                 break;
             }
-            let Gate::Notify(channel) = &run.gate else { return };
-            let Ok(Some(datagram)) = sys::socket::receive(channel.socket.as_fd(), &mut bytes) else { return };
-            let said = if datagram.truncated { &[] } else { &bytes[..datagram.len] };
-            run.closing.close(datagram.passed);
-            self.hear(Said { sender: datagram.pid, messages: notify::parse(said) });
+            match sys::socket::receive_without_blocking(channel.socket.as_fd(), &mut bytes) {
+                Ok(Some(Received::Datagram(datagram))) => {
+                    let said = Said::of(&datagram, &bytes);
+                    run.closing.close(datagram.passed);
+                    self.hear(said);
+                }
+                Ok(Some(Received::Blocks(passed))) => {
+                    run.closing.close(passed);
+                    if !last {
+                        self.receive_aside();
+                    }
+                    return;
+                }
+                Ok(None) | Err(_) => return,
+            }
         }
-        if let Some(run) = self.core.run.as_mut().filter(|run| !run.judging) {
+        if let Some(run) = self.core.run.as_mut().filter(|run| matches!(run.hearing, Hearing::Open)) {
             run.pause_gate(Some(self.now + PAUSE));
         }
+    }
+
+    /// What would block is received on a callback thread.
+    fn receive_aside(&mut self) {
+        let Some(run) = &mut self.core.run else { return };
+        let Gate::Notify(channel) = &run.gate else { return };
+        let (socket, closing) = (Arc::clone(&channel.socket), Arc::clone(&run.closing));
+        let (inner, generation) = (Arc::clone(self.inner), run.generation);
+        run.hearing = Hearing::Aside;
+        run.pause_gate(None);
+        Callbacks::get().run(move || {
+            let mut bytes = [0; LONGEST_MESSAGE];
+            let datagram = sys::socket::receive(socket.as_fd(), &mut bytes);
+            let said = datagram.ok().flatten().map(|datagram| {
+                let said = Said::of(&datagram, &bytes);
+                closing.close(datagram.passed);
+                said
+            });
+            inner.turn(|turn| {
+                if turn.resume_hearing(generation)
+                    && let Some(said) = said
+                {
+                    turn.hear(said);
+                }
+            });
+        });
+    }
+
+    /// False: that run is over, or its leader has ended.
+    fn resume_hearing(&mut self, generation: u64) -> bool {
+        let Some(run) = self.core.run.as_mut().filter(|run| run.generation == generation && run.ended.is_none()) else {
+            return false;
+        };
+        run.hearing = Hearing::Open;
+        run.resume_gate();
+        true
     }
 
     /// Does what was said, as soon as it is known who said it and of whom.
     fn hear(&mut self, said: Said) {
         let Some(run) = &mut self.core.run else { return };
-        let unknown = said.pids().filter_map(|pid| match run.membership(pid) {
-            Membership::Unknown(judge) => Some((pid, judge)),
-            Membership::Yes | Membership::No => None,
-        });
-        let unknown: Vec<_> = unknown.collect();
-        if unknown.is_empty() {
-            return self.heard(said, BTreeMap::new());
-        }
-        if std::mem::replace(&mut run.judging, true) {
-            // It has ended, or this would not have been read: nobody waits for an answer.
+        let judge = match run.judge(&said) {
+            Ok(judge) if judge.is_at_once() => match judge.judge() {
+                Ok(judged) => return self.heard(said, judged),
+                Err(_) => return self.hear_again(said),
+            },
+            Ok(judge) => judge,
+            Err(_) => return self.hear_again(said),
+        };
+        if run.ended.is_some() {
+            // It was among its last words: nobody waits until that is found out.
             return;
         }
+        run.hearing = Hearing::Aside;
         run.pause_gate(None);
         let (inner, generation) = (Arc::clone(self.inner), run.generation);
         Callbacks::get().run(move || {
-            // Opened first and judged then: once it is open its number stays its own.
-            let open = |pid| Pidfd::open(pid).ok();
-            let found = unknown.into_iter().filter_map(|(pid, judge)| Some((pid, open(pid).filter(|_| judge())?)));
-            let found = found.collect();
-            inner.turn(|turn| turn.judged(generation, said, found));
+            let judged = judge.judge();
+            inner.turn(|turn| {
+                if turn.resume_hearing(generation) {
+                    match judged {
+                        Ok(judged) => turn.heard(said, judged),
+                        Err(_) => turn.hear_again(said),
+                    }
+                }
+            });
         });
     }
 
-    fn judged(&mut self, generation: u64, said: Said, members: BTreeMap<u32, Pidfd>) {
-        if let Some(run) = self.core.run.as_mut().filter(|run| run.generation == generation && run.ended.is_none()) {
-            run.judging = false;
-            run.resume_gate();
-            self.heard(said, members);
+    /// What could not be judged before is judged again.
+    pub(super) fn go_on_hearing(&mut self) {
+        let Some(run) = &mut self.core.run else { return };
+        if let Hearing::Again(_) = run.hearing
+            && let Hearing::Again(said) = std::mem::replace(&mut run.hearing, Hearing::Open)
+        {
+            self.hear(said);
         }
     }
 
-    /// `members`: of those of whom it is not seen at once. The leader and what it named as its main process may say
-    /// everything. Others of the run say what helps it, a shell's `systemd-notify` above all; but who is the main process,
-    /// that they stop, or are broken, is not said of the run.
-    fn heard(&mut self, said: Said, mut members: BTreeMap<u32, Pidfd>) {
-        let Some(run) = &self.core.run else { return };
-        let main = said.sender.is_some_and(|pid| run.is_main(pid));
-        if !main && !said.sender.is_some_and(|pid| members.contains_key(&pid) || run.is_member(pid)) {
+    /// It cannot be told now who said it, for want of descriptors or memory: later.
+    fn hear_again(&mut self, said: Said) {
+        if let Some(run) = &mut self.core.run {
+            run.hearing = Hearing::Again(said);
+            run.pause_gate(Some(self.now + LATER));
+        }
+    }
+
+    /// The leader and what it named as its main process may say everything. Others of the run say what helps it, a shell's
+    /// `systemd-notify` above all; but who is the main process, that they stop, or are broken, is not said of the run.
+    fn heard(&mut self, said: Said, judged: Judged) {
+        let Judged { sender, mut main } = judged;
+        if matches!(sender, Sender::Stranger) {
             return self.ignored_stranger(said.sender);
         }
         for message in said.messages {
             match message {
-                Message::Stopping | Message::WatchdogTrigger | Message::MainPid(_) if !main => {}
-                message => self.notified(message, &mut members),
+                Message::Stopping | Message::WatchdogTrigger | Message::MainPid(_)
+                    if !matches!(sender, Sender::Main) => {}
+                Message::MainPid(_) => {
+                    if let (Some(run), Some(main)) = (&mut self.core.run, main.take()) {
+                        run.main = Some(main);
+                        self.changed = true;
+                    }
+                }
+                message => self.notified(message),
             }
         }
     }
@@ -152,7 +218,7 @@ impl Turn<'_> {
         }
     }
 
-    fn notified(&mut self, message: Message, members: &mut BTreeMap<u32, Pidfd>) {
+    fn notified(&mut self, message: Message) {
         match message {
             Message::Ready => self.feed(Event::Ready),
             Message::Stopping => self.feed(Event::AnnouncedStop),
@@ -163,15 +229,7 @@ impl Turn<'_> {
                 self.core.text = Some(text);
                 self.changed = true;
             }
-            Message::MainPid(pid) => {
-                // It may only name what is part of the run: the pid is shown to users, who may signal it.
-                let Some(run) = &mut self.core.run else { return };
-                let seen = || Pidfd::open(pid).ok().filter(|_| run.is_member(pid));
-                if let Some(pidfd) = members.remove(&pid).or_else(seen) {
-                    run.main = Some(Main { pid, pidfd });
-                    self.changed = true;
-                }
-            }
+            Message::MainPid(_) => {}
         }
     }
 
@@ -182,78 +240,10 @@ impl Turn<'_> {
         let text = Arc::clone(text);
         while let Some(line) = self.core.output.next_for_gate() {
             if line.text().contains(&*text) {
-                self.core.output.close_gate();
-                self.feed(Event::Ready);
-                break;
+                return self.feed(Event::Ready);
             }
         }
         self.resume_reading();
-    }
-
-    /// It is time to try again whether it can be reached.
-    pub(super) fn try_gate(&mut self) {
-        let Some(run) = &mut self.core.run else { return };
-        run.try_at = None;
-        run.resume_gate();
-        run.stop_connecting();
-        let Gate::Try { probe, .. } = &run.gate else { return };
-        match probe {
-            Probe::Tcp(_) | Probe::Unix(_) => {
-                let connecting = probe.connect();
-                self.connecting(connecting);
-            }
-            Probe::File { .. } | Probe::Check(_) => {
-                let (probe, inner, generation) = (probe.clone(), Arc::clone(self.inner), run.generation);
-                Callbacks::get().run(move || {
-                    // One that panics has not said yes; it is asked again.
-                    let mut passes = false;
-                    inner.guarded("readiness", || passes = probe.passes(&Process::lend(&inner)));
-                    inner.turn(|turn| turn.tried(generation, passes));
-                });
-            }
-        }
-    }
-
-    fn connecting(&mut self, connecting: Option<Connecting>) {
-        let Some(run) = &mut self.core.run else { return };
-        match connecting {
-            Some(Connecting::Done) => self.feed(Event::Ready),
-            Some(Connecting::Pending(fd)) => {
-                let watcher = Arc::clone(self.inner) as Arc<dyn Watcher>;
-                let key = key(run.generation, Channel::Connect);
-                if let Ok(token) = Reaper::get().watch(fd.as_fd(), Interest::WRITE, watcher, key) {
-                    run.connecting = Some((fd, token));
-                }
-                // An answer that does not come in time is no answer: then it is tried anew.
-                run.try_at = run.gate.next_try(self.now);
-            }
-            None => run.try_at = run.gate.next_try(self.now),
-        }
-    }
-
-    /// A connection that was pending has been accepted or refused.
-    pub(super) fn connected(&mut self) {
-        let Some(run) = &mut self.core.run else { return };
-        let Some((fd, _)) = &run.connecting else { return };
-        let accepted = sys::socket::connected(fd.as_fd()).is_ok();
-        run.stop_connecting();
-        if accepted {
-            self.feed(Event::Ready);
-        }
-    }
-
-    fn tried(&mut self, generation: u64, passes: bool) {
-        let now = self.now;
-        match &mut self.core.run {
-            Some(run) if run.generation == generation && run.ended.is_none() => {
-                if passes {
-                    self.feed(Event::Ready);
-                } else {
-                    run.try_at = run.gate.next_try(now);
-                }
-            }
-            Some(_) | None => {}
-        }
     }
 }
 
@@ -263,29 +253,92 @@ impl Run {
         self.main_pid() == Some(pid) || (pid == self.pid() && self.ended.is_none())
     }
 
-    fn membership(&self, pid: u32) -> Membership {
-        if self.is_main(pid) { Membership::Yes } else { self.contained.owns(&self.leader, pid) }
+    fn membership(&self, pid: u32) -> io::Result<Membership> {
+        if self.is_main(pid) { Ok(Membership::Known(true)) } else { self.contained.owns(&self.leader, pid) }
     }
 
-    fn is_member(&self, pid: u32) -> bool {
-        matches!(self.membership(pid), Membership::Yes)
+    fn judge(&self, said: &Said) -> io::Result<Judge> {
+        let sender = said.sender.map_or(Ok(Membership::Known(false)), |pid| self.membership(pid))?;
+        let main = match said.main_pid() {
+            // It may only name what is part of the run: the pid is shown to users, who may signal it. Opened first and judged
+            // then: once it is open its number stays its own.
+            Some(pid) => match Pidfd::open(pid) {
+                Ok(pidfd) => Some((Main { pid, pidfd }, self.membership(pid)?)),
+                Err(error) if error.raw_os_error() == Some(libc::ESRCH) => None,
+                Err(error) => return Err(error),
+            },
+            None => None,
+        };
+        Ok(Judge { speaks: said.sender.is_some_and(|pid| self.is_main(pid)), sender, main })
     }
 }
 
+/// What becomes of the next notification.
+pub(super) enum Hearing {
+    Open,
+    /// It waits: of one it is being found out on a callback thread what it is.
+    Aside,
+    /// It waits: this one has to be judged again.
+    Again(Said),
+}
+
 /// A notification.
-struct Said {
+pub(super) struct Said {
     sender: Option<u32>,
     messages: Vec<Message>,
 }
 
 impl Said {
-    /// Who has to be of the run. (Of several `MAINPID=` the last counts.)
-    fn pids(&self) -> impl Iterator<Item = u32> {
-        let main = self.messages.iter().rev().find_map(|message| match message {
+    fn of(datagram: &Datagram, bytes: &[u8]) -> Said {
+        let said = if datagram.truncated { &[] } else { &bytes[..datagram.len] };
+        Said { sender: datagram.pid, messages: notify::parse(said) }
+    }
+
+    /// Of several the last counts.
+    fn main_pid(&self) -> Option<u32> {
+        self.messages.iter().rev().find_map(|message| match message {
             Message::MainPid(pid) => Some(*pid),
             _ => None,
-        });
-        self.sender.into_iter().chain(main)
+        })
+    }
+}
+
+/// Finds out who said something, and whether whom it named is of the run.
+struct Judge {
+    /// It may speak for the run.
+    speaks: bool,
+    sender: Membership,
+    main: Option<(Main, Membership)>,
+}
+
+struct Judged {
+    sender: Sender,
+    main: Option<Main>,
+}
+
+/// Who sent a notification.
+enum Sender {
+    Main,
+    Member,
+    Stranger,
+}
+
+impl Judge {
+    fn is_at_once(&self) -> bool {
+        self.sender.is_known() && self.main.as_ref().is_none_or(|(_, membership)| membership.is_known())
+    }
+
+    fn judge(self) -> io::Result<Judged> {
+        let sender = match self.sender.find_out()? {
+            _ if self.speaks => Sender::Main,
+            true => Sender::Member,
+            false => Sender::Stranger,
+        };
+        let main = match self.main {
+            Some((main, membership)) => membership.find_out()?.then_some(main),
+            None => None,
+        };
+        Ok(Judged { sender, main })
     }
 }
 

@@ -95,7 +95,7 @@ fn launch_contained(config: &Config, detached: bool, contained: Contained) -> Re
     let mut ends = Ends::new(config)?;
     ends.add_passed(config, &gate);
     let mut variables = gate.variables();
-    variables.extend(contained.variable().map(|(name, value)| (name, value.to_owned())));
+    variables.extend(contained.variable());
     let setup = setup(config, detached, &contained, ends.child.clone())?;
     let (started, began) = (SystemTime::now(), Instant::now());
     let child = create(config, setup, &variables)?;

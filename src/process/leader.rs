@@ -60,8 +60,8 @@ impl Turn<'_> {
             let Some(run) = &mut self.core.run else { return };
             run.relook = None;
             run.unwatch_leader();
-            run.close_gate();
             run.ended = Some(ended);
+            self.close_gate();
             self.feed(Event::LeaderExited(ended.reason));
         }
     }

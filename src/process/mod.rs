@@ -26,6 +26,7 @@ pub(crate) mod state;
 mod status;
 mod stdio;
 mod target;
+mod trying;
 mod turn;
 mod waiting;
 

@@ -104,12 +104,13 @@ pub(super) fn entry(pid: u32) -> Option<Entry> {
 }
 
 /// `None`: it is gone, or not shown to us.
-fn read(pid: u32) -> io::Result<Option<Entry>> {
+pub(super) fn read(pid: u32) -> io::Result<Option<Entry>> {
     // A name is bytes of the process's own choice, or a file name that was cut at 15 bytes: not always UTF-8.
     Ok(read_of(pid, "stat")?.and_then(|stat| parse(pid, &String::from_utf8_lossy(&stat))))
 }
 
-fn read_of(pid: u32, file: &str) -> io::Result<Option<Vec<u8>>> {
+/// A file of a process, as [`read`].
+pub(super) fn read_of(pid: u32, file: &str) -> io::Result<Option<Vec<u8>>> {
     match fs::read(format!("/proc/{pid}/{file}")) {
         Ok(bytes) => Ok(Some(bytes)),
         // Gone, or hidden (hidepid=1): who is not shown is nobody, as with a /proc that leaves them out.
@@ -120,11 +121,12 @@ fn read_of(pid: u32, file: &str) -> io::Result<Option<Vec<u8>>> {
     }
 }
 
-/// Whether `variable` (`NAME=value`) was in the environment with which the process was executed. It waits while that
-/// process changes its memory, for ever if a dead file system holds that up: never to be read under a lock.
-pub(super) fn has_variable(pid: u32, variable: &str) -> io::Result<bool> {
+/// The value of a variable in the environment with which the process was executed. It waits while that process changes its
+/// memory, for ever if a dead file system holds that up: never to be read under a lock.
+pub(super) fn variable(pid: u32, name: &str) -> io::Result<Option<Vec<u8>>> {
     let environment = read_of(pid, "environ")?.unwrap_or_default();
-    Ok(environment.split(|byte| *byte == 0).any(|entry| entry == variable.as_bytes()))
+    let mut entries = environment.split(|byte| *byte == 0);
+    Ok(entries.find_map(|entry| entry.strip_prefix(name.as_bytes())?.strip_prefix(b"=")).map(<[u8]>::to_vec))
 }
 
 /// Opens a pidfd of exactly this process, not of one that has its pid by now.

@@ -5,10 +5,11 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
-use super::closing::Closing;
+use super::closing::{self, Closing};
 use super::containment::{Contained, Leader};
 use super::core::{Inner, Streams};
 use super::gate::Gate;
+use super::hearing::Hearing;
 use super::launch::Launched;
 use crate::exit::{ExitReason, Usage};
 use crate::reaper::{Reaper, Token, Watcher};
@@ -63,8 +64,7 @@ pub(super) struct Run {
     pub(super) closing: Arc<Closing>,
     /// A stranger has sent to its notify socket.
     pub(super) had_strangers: bool,
-    /// Of what it was told last it is being found out whether a member said it; nothing more is read meanwhile.
-    pub(super) judging: bool,
+    pub(super) hearing: Hearing,
     /// SIGKILL was sent to all of it.
     pub(super) killed: bool,
     /// How often it was asked whether anything is left.
@@ -134,7 +134,7 @@ impl Run {
             main: None,
             closing: Arc::default(),
             had_strangers: false,
-            judging: false,
+            hearing: Hearing::Open,
             killed: false,
             looks: 0,
             relook: None,
@@ -247,7 +247,9 @@ impl Run {
         if let (Some(token), Some(fd)) = (self.gate_token.take(), self.gate.watched()) {
             Reaper::get().unwatch(token, fd);
         }
-        self.gate = Gate::Open;
+        if let Gate::Notify(notify) = std::mem::replace(&mut self.gate, Gate::Open) {
+            closing::close(notify.socket);
+        }
     }
 }
 

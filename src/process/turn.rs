@@ -291,9 +291,8 @@ impl<'a> Turn<'a> {
             }
             Notice::Ready => {
                 let generation = self.core.machine.generation();
-                if let Some(run) = &mut self.core.run {
-                    let pid = run.pid();
-                    run.close_gate();
+                self.close_gate();
+                if let Some(pid) = self.core.run.as_ref().map(Run::pid) {
                     self.answer(generation, &Ok(pid));
                 }
                 self.call(Call::Ready);

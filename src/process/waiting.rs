@@ -6,7 +6,7 @@ use std::sync::{Arc, mpsc};
 use std::time::{Duration, Instant};
 
 use super::captured::Cursors;
-use super::core::{Core, Inner, NeverReady};
+use super::core::{Core, Inner, NeverReady, let_go};
 use super::run::Run;
 use super::state::{Event, State};
 use super::status::Status;
@@ -92,8 +92,11 @@ impl Inner {
         let (result, answer) = mpsc::sync_channel(1);
         let inner = Arc::clone(self);
         let job = move || {
+            let launched = inner.launch(generation);
+            // Before the caller goes on, who has a handle: what a user's closures captured is never dropped here.
+            let_go(inner);
             // Nobody listens only if the caller's thread was torn down.
-            let _ = result.send(inner.launch(generation));
+            let _ = result.send(launched);
         };
         let lost = |source| {
             let step = NO_THREAD.to_owned();

@@ -47,6 +47,12 @@ pub(crate) fn null() -> io::Result<BorrowedFd<'static>> {
     Ok(null.get().expect("it was set just now").as_fd())
 }
 
+/// How many bytes fit into a pipe (`F_GETPIPE_SZ`).
+pub(crate) fn pipe_size(fd: BorrowedFd<'_>) -> io::Result<usize> {
+    let size = fcntl(fd, FcntlArg::F_GETPIPE_SZ)?;
+    usize::try_from(size).map_err(io::Error::other)
+}
+
 /// Whether the number is in use in this process.
 #[cfg(test)]
 pub(crate) fn is_open(fd: std::os::fd::RawFd) -> bool {

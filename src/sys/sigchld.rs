@@ -1,15 +1,16 @@
 //! Hearing SIGCHLD beside everyone else who does.
 //!
-//! By signal-hook, which leaves other handlers their turn. But not in a process that [`super::fork`] made of one
-//! that had done so: there every handler is back at its default, while the copied registry of signal-hook takes its own
-//! for installed, knows descriptors that belong to the parent, and may wait for ever for a thread that was running
-//! the handler when the copy was made. There a handler of our own takes the empty place.
+//! By signal-hook, which leaves other handlers their turn. But not in a fork of a process that had done so: there the copied
+//! registry of signal-hook takes its handler for installed though [`super::fork`] put all of them back to their default, knows
+//! descriptors that belong to the parent, and may wait for ever for a thread that was running the handler when the copy was
+//! made. There a handler of our own takes the place, and calls the one that it found.
 
+use std::ffi::c_void;
 use std::io;
 use std::mem::MaybeUninit;
 use std::ptr;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicPtr, Ordering};
+use std::sync::{Arc, OnceLock};
 
 use super::event::Bell;
 use libc::c_int;
@@ -37,6 +38,8 @@ struct Ear {
     owner: u32,
     flag: Arc<Flag>,
     bell: Arc<Bell>,
+    /// The handler that was there before ours.
+    before: Option<libc::sigaction>,
 }
 
 impl Ear {
@@ -49,8 +52,8 @@ impl Ear {
     }
 }
 
-/// signal-hook was asked, by this process or by one of which it is a fork.
-static REGISTERED: AtomicBool = AtomicBool::new(false);
+/// The incarnation in which signal-hook was asked: this one, or one of which it is a fork.
+static REGISTERED: OnceLock<u32> = OnceLock::new();
 
 /// For our own handler. What it points to is never freed: the handler may be running.
 static OWN: AtomicPtr<Ear> = AtomicPtr::new(ptr::null_mut());
@@ -60,29 +63,29 @@ static OWN: AtomicPtr<Ear> = AtomicPtr::new(ptr::null_mut());
 /// Handlers that were there before are called too, and where it is ignored it stays ignored: stops and continues are
 /// not seen then. One that replaces ours later takes it from us, until the program ends.
 pub(crate) fn hear(flag: Arc<Flag>, bell: Arc<Bell>) -> io::Result<()> {
-    let ear = Ear { owner: super::process::incarnation(), flag, bell };
-    let disposition = disposition()?;
-    if disposition == libc::SIG_IGN {
+    let owner = super::process::incarnation();
+    let before = disposition()?;
+    if before.sa_sigaction == libc::SIG_IGN {
         // The program wants its children reaped by the kernel, those of other code among them. Exits come by pidfd.
         return Ok(());
     }
-    if REGISTERED.load(Ordering::Relaxed) && disposition == libc::SIG_DFL {
+    let mut ear = Ear { owner, flag, bell, before: None };
+    if *REGISTERED.get_or_init(|| owner) != owner {
+        ear.before = Some(before).filter(|before| before.sa_sigaction != libc::SIG_DFL);
         OWN.store(Box::into_raw(Box::new(ear)), Ordering::Release);
-        install(SigHandler::Handler(handle))?;
-        return Ok(());
+        return install(SigHandler::SigAction(handle));
     }
-    REGISTERED.store(true, Ordering::Relaxed);
     // SAFETY: the action is async-signal-safe, and signal-hook saves errno around it.
     unsafe { signal_hook::low_level::register(libc::SIGCHLD, move || ear.hear()) }?;
     Ok(())
 }
 
-fn disposition() -> io::Result<libc::sighandler_t> {
+fn disposition() -> io::Result<libc::sigaction> {
     let mut action = MaybeUninit::<libc::sigaction>::zeroed();
     // SAFETY: sigaction(2) writes one action and reads none.
     Errno::result(unsafe { libc::sigaction(libc::SIGCHLD, ptr::null(), action.as_mut_ptr()) })?;
     // SAFETY: it was all zero, which is valid, before the call filled it.
-    Ok(unsafe { action.assume_init() }.sa_sigaction)
+    Ok(unsafe { action.assume_init() })
 }
 
 fn install(handler: SigHandler) -> io::Result<()> {
@@ -92,13 +95,32 @@ fn install(handler: SigHandler) -> io::Result<()> {
     Ok(())
 }
 
-extern "C" fn handle(_: c_int) {
+extern "C" fn handle(signal: c_int, info: *mut libc::siginfo_t, context: *mut c_void) {
     let errno = Errno::last();
     // SAFETY: it is null, or was made by Box::into_raw and is never freed.
     if let Some(ear) = unsafe { OWN.load(Ordering::Acquire).as_ref() } {
         ear.hear();
+        if let Some(before) = &ear.before {
+            errno.set();
+            call(before, signal, info, context);
+            return;
+        }
     }
     errno.set();
+}
+
+/// Calls a handler as the kernel would have.
+fn call(handler: &libc::sigaction, signal: c_int, info: *mut libc::siginfo_t, context: *mut c_void) {
+    if handler.sa_flags & libc::SA_SIGINFO != 0 {
+        type Handler = extern "C" fn(c_int, *mut libc::siginfo_t, *mut c_void);
+        // SAFETY: it was installed as a handler of this kind.
+        let function = unsafe { std::mem::transmute::<usize, Handler>(handler.sa_sigaction) };
+        function(signal, info, context);
+    } else {
+        // SAFETY: as above.
+        let function = unsafe { std::mem::transmute::<usize, extern "C" fn(c_int)>(handler.sa_sigaction) };
+        function(signal);
+    }
 }
 
 #[cfg(test)]
@@ -107,7 +129,7 @@ mod tests {
 
     #[test]
     fn only_its_owner_hears() {
-        let ear = |owner| Ear { owner, flag: Arc::default(), bell: Arc::new(Bell::new().unwrap()) };
+        let ear = |owner| Ear { owner, flag: Arc::default(), bell: Arc::new(Bell::new().unwrap()), before: None };
         let (own, copied) = (ear(super::super::process::incarnation()), ear(super::super::process::incarnation() + 1));
         own.hear();
         copied.hear();

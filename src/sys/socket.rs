@@ -6,6 +6,7 @@ use std::net::SocketAddr;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::path::Path;
 
+use libc::c_int;
 use nix::errno::Errno;
 use nix::sys::socket::{
     self, AddressFamily, SockFlag, SockType, SockaddrLike, SockaddrStorage, UnixAddr, getsockname, sockopt,
@@ -17,6 +18,8 @@ pub(crate) struct Datagram {
     pub(crate) len: usize,
     /// There was more than fitted.
     pub(crate) truncated: bool,
+    /// Some of the descriptors that came along found no place.
+    incomplete: bool,
     /// The sender as the kernel vouches for it; `None` if it is in a pid namespace that we do not see.
     pub(crate) pid: Option<u32>,
     /// What came with it. To close one may block for as long as its maker likes.
@@ -49,9 +52,45 @@ pub(crate) fn datagram_listener() -> io::Result<(OwnedFd, Vec<u8>)> {
 /// add to it. `u64` for the alignment of `cmsghdr`.
 type Control = [u64; 192];
 
+/// From now on nobody can send to it (`EPIPE`).
+pub(crate) fn refuse_more(socket: &OwnedFd) {
+    // ENOTCONN: it does it all the same, and says that nobody was connected.
+    let _ = socket::shutdown(socket.as_raw_fd(), socket::Shutdown::Read);
+}
+
+/// Whether nothing is left in it to be received.
+pub(crate) fn is_empty(socket: &OwnedFd) -> bool {
+    let flags = socket::MsgFlags::MSG_PEEK | socket::MsgFlags::MSG_DONTWAIT;
+    socket::recv(socket.as_raw_fd(), &mut [], flags) == Err(Errno::EAGAIN)
+}
+
 /// Receives one datagram; `None` when there is none. To close the descriptors that come with it is the answer to systemd's
 /// `BARRIER=1`.
+///
+/// It may block, as long as a sender likes: descriptors that find no place, there being too many, are closed on the way.
 pub(crate) fn receive(socket: BorrowedFd<'_>, buffer: &mut [u8]) -> io::Result<Option<Datagram>> {
+    receive_with(socket, buffer, 0)
+}
+
+/// What [`receive_without_blocking`] found.
+#[derive(Debug)]
+pub(crate) enum Received {
+    Datagram(Datagram),
+    /// It is still there, since it would block: some of its descriptors find no place. These are copies of the others.
+    Blocks(Vec<OwnedFd>),
+}
+
+/// The same, without closing anything: what comes along is copied first, so that it is not the last that goes with the datagram.
+pub(crate) fn receive_without_blocking(socket: BorrowedFd<'_>, buffer: &mut [u8]) -> io::Result<Option<Received>> {
+    let Some(datagram) = receive_with(socket, buffer, libc::MSG_PEEK)? else { return Ok(None) };
+    if datagram.incomplete {
+        return Ok(Some(Received::Blocks(datagram.passed)));
+    }
+    let _ = socket::recv(socket.as_raw_fd(), &mut [], socket::MsgFlags::MSG_DONTWAIT);
+    Ok(Some(Received::Datagram(datagram)))
+}
+
+fn receive_with(socket: BorrowedFd<'_>, buffer: &mut [u8], flags: c_int) -> io::Result<Option<Datagram>> {
     let mut control: Control = [0; 192];
     let mut part = libc::iovec { iov_base: buffer.as_mut_ptr().cast(), iov_len: buffer.len() };
     // nix's recvmsg gives up the control messages of a truncated list, and would leak the descriptors in it.
@@ -62,7 +101,7 @@ pub(crate) fn receive(socket: BorrowedFd<'_>, buffer: &mut [u8]) -> io::Result<O
     message.msg_control = (&raw mut control).cast();
     message.msg_controllen = size_of::<Control>();
     let len = loop {
-        let flags = libc::MSG_CMSG_CLOEXEC | libc::MSG_DONTWAIT;
+        let flags = flags | libc::MSG_CMSG_CLOEXEC | libc::MSG_DONTWAIT;
         // SAFETY: `message` points to `part` and `control`, and `part` to `buffer`, with the lengths of each.
         match Errno::result(unsafe { libc::recvmsg(socket.as_raw_fd(), &raw mut message, flags) }) {
             Ok(len) => break len as usize,
@@ -72,10 +111,11 @@ pub(crate) fn receive(socket: BorrowedFd<'_>, buffer: &mut [u8]) -> io::Result<O
         }
     };
     let truncated = message.msg_flags & libc::MSG_TRUNC != 0;
+    let incomplete = message.msg_flags & libc::MSG_CTRUNC != 0;
     // SAFETY: the kernel filled `message` and `control` just now.
     let (sender, passed) = unsafe { take_control(&message) };
     let pid = sender.and_then(|sender| u32::try_from(sender.pid).ok()).filter(|&pid| pid != 0);
-    Ok(Some(Datagram { len, truncated, pid, passed }))
+    Ok(Some(Datagram { len, truncated, incomplete, pid, passed }))
 }
 
 /// The credentials and the descriptors.

@@ -15,7 +15,7 @@ pub(crate) struct Jobs<J> {
     /// Leaf lock: nothing else is taken while it is held.
     queue: Mutex<Queue<J>>,
     work: Condvar,
-    /// There are never more threads than this.
+    /// There are never more threads than this, but those that [`relieve`](Jobs::relieve) adds.
     most: usize,
     /// So many may sleep; who finds them asleep already ends.
     keep: usize,
@@ -26,11 +26,14 @@ struct Queue<J> {
     jobs: VecDeque<J>,
     threads: usize,
     idle: usize,
+    /// How many were ever taken, and how many of them when it was looked for the last time whether any are.
+    taken: u64,
+    looked: u64,
 }
 
 impl<J> Jobs<J> {
     pub(crate) fn new(most: usize, keep: usize) -> Jobs<J> {
-        let queue = Queue { jobs: VecDeque::new(), threads: 0, idle: 0 };
+        let queue = Queue { jobs: VecDeque::new(), threads: 0, idle: 0, taken: 0, looked: 0 };
         Jobs { queue: Mutex::new(queue), work: Condvar::new(), most, keep }
     }
 
@@ -44,21 +47,40 @@ impl<J> Jobs<J> {
         Ok(())
     }
 
-    /// Brings a job. It comes back when there is no thread and none can be started.
-    pub(crate) fn push<E>(&self, job: J, start: impl FnOnce() -> Result<(), E>) -> Result<(), (J, E)> {
+    /// Brings a job. It comes back when there is no thread and none can be started. True: no thread is free for it, and
+    /// [`relieve`](Jobs::relieve) is to be called in a while.
+    pub(crate) fn push<E>(&self, job: J, start: impl FnOnce() -> Result<(), E>) -> Result<bool, (J, E)> {
         let mut queue = self.lock();
-        if queue.idle <= queue.jobs.len() && queue.threads < self.most {
+        let mut waits = queue.idle <= queue.jobs.len();
+        if waits && queue.threads < self.most {
             match start() {
-                Ok(()) => queue.threads += 1,
+                Ok(()) => {
+                    queue.threads += 1;
+                    waits = false;
+                }
                 Err(error) if queue.threads == 0 => return Err((job, error)),
-                // Those that are there will come to it.
+                // Those that are there may come to it.
                 Err(_) => {}
             }
         }
         queue.jobs.push_back(job);
         drop(queue);
         self.work.notify_one();
-        Ok(())
+        Ok(waits)
+    }
+
+    /// Starts one more thread if jobs wait and none was taken since the last call: all that are there are held up. True: to be
+    /// called again in a while.
+    pub(crate) fn relieve<E>(&self, start: impl FnOnce() -> Result<(), E>) -> bool {
+        let mut queue = self.lock();
+        if queue.jobs.is_empty() {
+            return false;
+        }
+        if (queue.threads == 0 || queue.taken == queue.looked) && start().is_ok() {
+            queue.threads += 1;
+        }
+        queue.looked = queue.taken;
+        true
     }
 
     /// Leaves a job to a thread that will be started some time.
@@ -72,6 +94,7 @@ impl<J> Jobs<J> {
         let mut queue = self.lock();
         loop {
             if let Some(job) = queue.jobs.pop_front() {
+                queue.taken += 1;
                 return Some(job);
             }
             if queue.idle >= self.keep {

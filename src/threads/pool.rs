@@ -2,39 +2,72 @@
 
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
+use std::time::{Duration, Instant};
 
 use super::jobs::Jobs;
+use crate::reaper::{Reaper, Watcher};
 use crate::sys;
 
 type Job = Box<dyn FnOnce() + Send>;
 
-pub(crate) struct Pool {
+/// How long jobs wait for threads that are all held up before there is one more.
+const PATIENCE: Duration = Duration::from_millis(100);
+
+pub(crate) struct Pool(Arc<Threads>);
+
+struct Threads {
     name: &'static str,
     jobs: Arc<Jobs<Job>>,
+    /// In the reaper, which calls when jobs have waited for a while.
+    id: u64,
+    /// Leaf lock, but for the reaper's timers.
+    relief: Mutex<Option<Instant>>,
 }
 
 impl Pool {
-    /// At most `most` threads called `name`, of which `keep` stay when there is nothing to do.
+    /// At most `most` threads called `name`, and more only while all of those are held up; `keep` of them stay when there is nothing
+    /// to do.
     pub(crate) fn new(name: &'static str, most: usize, keep: usize) -> Pool {
-        Pool { name, jobs: Arc::new(Jobs::new(most, keep)) }
+        let (jobs, id) = (Arc::new(Jobs::new(most, keep)), Reaper::get().new_id());
+        Pool(Arc::new(Threads { name, jobs, id, relief: Mutex::default() }))
     }
 
     /// Makes sure that there is a thread.
     pub(crate) fn ensure(&self) -> io::Result<()> {
-        self.jobs.ensure(|| self.start())
+        self.0.jobs.ensure(|| self.0.start())
     }
 
     /// Runs `job` on one of the threads. It fails, and the job is dropped, when there is none and none can be started.
     pub(crate) fn run(&self, job: impl FnOnce() + Send + 'static) -> io::Result<()> {
-        self.jobs.push(Box::new(job), || self.start()).map_err(|(_, error)| error)
+        let waits = self.0.jobs.push(Box::new(job), || self.0.start()).map_err(|(_, error)| error)?;
+        if waits {
+            self.0.look_later();
+        }
+        Ok(())
     }
 
     /// The same, but where it would fail the job waits for the first thread that there will be.
     pub(crate) fn run_some_time(&self, job: impl FnOnce() + Send + 'static) {
-        if let Err((job, _)) = self.jobs.push(Box::new(job), || self.start()) {
-            self.jobs.leave(job);
+        match self.0.jobs.push(Box::new(job), || self.0.start()) {
+            Ok(false) => {}
+            Ok(true) => self.0.look_later(),
+            Err((job, _)) => {
+                self.0.jobs.leave(job);
+                self.0.look_later();
+            }
+        }
+    }
+}
+
+impl Threads {
+    fn look_later(self: &Arc<Self>) {
+        let mut relief = self.relief.lock().unwrap_or_else(PoisonError::into_inner);
+        if relief.is_none() {
+            let at = Instant::now() + PATIENCE;
+            *relief = Some(at);
+            Reaper::get().set_timer(self.id, None, Some(at), self);
         }
     }
 
@@ -45,6 +78,19 @@ impl Pool {
         thread::Builder::new().name(name.into()).spawn(move || work(name, &jobs))?;
         Ok(())
     }
+}
+
+impl Watcher for Threads {
+    fn ready(self: Arc<Self>, _key: u64) {}
+
+    fn due(self: Arc<Self>, _now: Instant) {
+        *self.relief.lock().unwrap_or_else(PoisonError::into_inner) = None;
+        if self.jobs.relieve(|| self.start()) {
+            self.look_later();
+        }
+    }
+
+    fn look(self: Arc<Self>) {}
 }
 
 fn work(name: &'static str, jobs: &Jobs<Job>) {

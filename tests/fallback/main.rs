@@ -24,6 +24,8 @@ mod generations;
 mod groups;
 #[path = "../it/handles.rs"]
 mod handles;
+#[path = "../it/held_up.rs"]
+mod held_up;
 #[path = "../it/lines.rs"]
 mod lines;
 #[path = "../it/notify.rs"]

@@ -166,6 +166,25 @@ signal.pause()";
         }
     }
 
+    fn what_a_tree_within_a_tree_left_is_ended_with_the_outer_one() {
+        pkit::testing::pretend_no_cgroups();
+        let inner = crate::forked::forked(|| {
+            let inner = tree(TREE).stdout(pkit::Stdio::inherit()).build().unwrap();
+            inner.start(true).unwrap();
+            loop {
+                std::thread::park();
+            }
+        });
+        let outer = Process::builder(inner).contain(Containment::Tree).capture(1024).build().unwrap();
+        let leader = outer.start(true).unwrap();
+        let escaped = pid_said_by(&outer);
+        kill(Pid::from_raw(leader as i32), Raw::SIGKILL).unwrap();
+        outer.join_timeout(LONG).unwrap().unwrap();
+        assert!(!is_alive(escaped));
+        // What died with the inner program, before any walk had seen it, cannot be told from a stranger's zombie.
+        while nix::sys::wait::wait().is_ok() {}
+    }
+
     fn who_may_live_on_is_not_swept_away() {
         if role().is_some() {
             // Another program that makes a cgroup beside ours.

@@ -4,6 +4,7 @@
 #![allow(unsafe_code, reason = "`Target::fork` is what is tested")]
 
 use std::process::Termination;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use pkit::Target;
 
@@ -20,4 +21,23 @@ pub(crate) fn tell(text: &str) {
         let written = nix::unistd::write(std::io::stdout(), left).unwrap();
         left = &left[written..];
     }
+}
+
+/// Forks in the middle of a handler of SIGCHLD, which this raises; the child runs `function`, still in there, and ends.
+pub(crate) fn fork_in_a_handler(function: fn()) {
+    static FORK: AtomicBool = AtomicBool::new(false);
+    let handler = move || {
+        if FORK.swap(false, Ordering::SeqCst) {
+            // SAFETY: this thread raised the signal, and holds no lock.
+            if let Ok(nix::unistd::ForkResult::Child) = unsafe { nix::unistd::fork() } {
+                function();
+                // SAFETY: it ends the process, and nothing else.
+                unsafe { libc::_exit(0) };
+            }
+        }
+    };
+    // SAFETY: signal-hook saves errno; for the rest see above.
+    unsafe { signal_hook::low_level::register(libc::SIGCHLD, handler) }.unwrap();
+    FORK.store(true, Ordering::SeqCst);
+    nix::sys::signal::raise(nix::sys::signal::Signal::SIGCHLD).unwrap();
 }

@@ -15,6 +15,7 @@ mod forked;
 mod generations;
 mod groups;
 mod handles;
+mod held_up;
 mod lines;
 mod notify;
 mod options;

@@ -103,6 +103,39 @@ signal.pause()";
         process.terminate(true).unwrap();
     }
 
+    fn what_is_said_while_there_are_no_descriptors_is_heard_when_there_are() {
+        use nix::sys::resource::{Resource, getrlimit, setrlimit};
+        let script = "
+r, w = os.pipe()
+if os.fork() == 0:
+    os.setsid()
+    os.write(w, b'x')
+    sys.stdin.readline()
+    tell('READY=1')
+    signal.pause()
+os.read(r, 1)
+tell('STATUS=up')
+signal.pause()";
+        for walk in [false, true] {
+            if walk {
+                pkit::testing::pretend_no_cgroups();
+            }
+            let process = Process::builder(python(script)).ready(Ready::notify()).contain(Containment::Tree);
+            let process = process.stdin(Stdio::piped()).ready_within(LONG).build().unwrap();
+            process.start(false).unwrap();
+            let mut stdin = process.stdin().unwrap();
+            process.wait_until(LONG, |status| status.text.is_some()).unwrap();
+            let (soft, hard) = getrlimit(Resource::RLIMIT_NOFILE).unwrap();
+            setrlimit(Resource::RLIMIT_NOFILE, 3, hard).unwrap();
+            say(&mut stdin, "go on");
+            // Not heard, or heard by the group's number: as long as that lasts nothing is lost.
+            let _ = process.wait_until(Duration::from_millis(100), |status| status.state == State::Ready);
+            setrlimit(Resource::RLIMIT_NOFILE, soft, hard).unwrap();
+            wait_for(&process, State::Ready);
+            process.kill(true).unwrap();
+        }
+    }
+
     fn a_stranger_is_not_heard_under_a_walk() {
         pkit::testing::pretend_no_cgroups();
         let script = "

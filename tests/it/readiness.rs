@@ -36,6 +36,37 @@ tests! {
         assert_eq!(process.state(), State::Ready);
     }
 
+    fn who_ends_before_its_line_is_over_though_others_go_on_writing() {
+        // The other one fills everything that is kept, while nobody looks for the line any more.
+        let script = "(trap '' TERM; exec 9>&1; while :; do echo and more of the same; done) & exec sleep 0";
+        let process = Process::builder(sh(script)).ready(Ready::line("ready")).capture(1);
+        let process = process.survivors(pkit::Survivors::stop(pkit::Stop::signal(Signal::TERM, Duration::from_millis(200))));
+        let process = process.build().unwrap();
+        let error = process.start(LONG).unwrap_err();
+        assert!(error.is_ended(), "{error}");
+        assert!(process.join_timeout(LONG).unwrap().unwrap().forced());
+    }
+
+    fn a_check_that_does_not_come_back_costs_one_thread() {
+        let (never, end) = std::sync::mpsc::channel::<()>();
+        let never = Arc::new(std::sync::Mutex::new(Some(never)));
+        let end = std::sync::Mutex::new(end);
+        let begun = Arc::new(AtomicU32::new(0));
+        let count = Arc::clone(&begun);
+        let ready = Ready::check(move |_| {
+            count.fetch_add(1, Ordering::Relaxed);
+            _ = end.lock().unwrap().recv();
+            true
+        });
+        let restart = Restart::always().backoff(Backoff::none()).unlimited();
+        let process = Process::builder(sh("sleep 0.1")).ready(ready).restart(restart).build().unwrap();
+        process.start(false).unwrap();
+        process.wait_until(LONG, |status| status.restarts > 5).unwrap();
+        assert_eq!(begun.load(Ordering::Relaxed), 1);
+        process.kill(true).unwrap();
+        drop(never.lock().unwrap().take());
+    }
+
     fn a_newline_on_a_descriptor() {
         let script = "printf almost >&5; echo not yet; read x; echo >&5; exec sleep 1000";
         ready_when_told(Process::builder(sh(script)).ready(Ready::fd(5)), "not yet");

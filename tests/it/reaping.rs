@@ -109,6 +109,21 @@ os.execv(sys.argv[1], sys.argv[1:])";
         a_thief_is_about();
     }
 
+    fn a_fork_in_the_middle_of_a_sigchld_hears_its_own() {
+        // Another handler forks. The child is still in it: what it copied says that a handler is being run, for ever.
+        fn listen() {
+            let process = Process::new(Command::new("true"));
+            let events = process.subscribe();
+            process.start(true).unwrap();
+            process.join().unwrap();
+            drop(process);
+            assert!(events.count() > 2);
+        }
+        listen();
+        crate::forked::fork_in_a_handler(listen);
+        assert!(matches!(nix::sys::wait::wait().unwrap(), nix::sys::wait::WaitStatus::Exited(_, 0)));
+    }
+
     fn a_core_dump_is_told() {
         let (_, hard) = getrlimit(Limit::RLIMIT_CORE).unwrap();
         if hard == 0 {

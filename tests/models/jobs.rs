@@ -19,6 +19,8 @@ mod sync {
 #[derive(Debug)]
 enum Job {
     Work,
+    /// Lasts until another has been done.
+    Held,
     /// Ends a thread, so that the model can end. The crate's threads that stay stay for ever.
     Quit,
 }
@@ -36,6 +38,7 @@ struct Seen {
     started: usize,
     ended: usize,
     done: usize,
+    held: bool,
 }
 
 /// Why a thread is not started.
@@ -59,8 +62,17 @@ impl Pool {
     }
 
     fn work(&self) {
-        while let Some(Job::Work) = self.jobs.next() {
-            self.seen.lock().unwrap().done += 1;
+        while let Some(job @ (Job::Work | Job::Held)) = self.jobs.next() {
+            let mut seen = self.seen.lock().unwrap();
+            if let Job::Held = job {
+                seen.held = true;
+                self.changed.notify_all();
+                while seen.done == 0 {
+                    seen = self.changed.wait(seen).unwrap();
+                }
+            }
+            seen.done += 1;
+            drop(seen);
             self.changed.notify_all();
         }
         self.seen.lock().unwrap().ended += 1;
@@ -68,7 +80,7 @@ impl Pool {
     }
 
     fn push(self: &Arc<Self>) {
-        self.jobs.push(Job::Work, || self.start()).unwrap();
+        _ = self.jobs.push(Job::Work, || self.start()).unwrap();
     }
 
     /// Waits for all jobs, for ever if one is forgotten; then ends the threads.
@@ -165,6 +177,25 @@ fn a_thread_that_cannot_be_started_costs_no_job() {
         for _ in 0..2 {
             pool.jobs.push(Job::Work, || Err(Refused)).unwrap();
         }
+        pool.finish(2);
+    });
+}
+
+#[test]
+fn a_job_behind_one_that_is_held_up_gets_a_thread() {
+    explore(2, || {
+        let pool = Arc::new(Pool { jobs: Jobs::new(1, 2), most: 2, seen: Mutex::default(), changed: Condvar::new() });
+        pool.jobs.push(Job::Held, || pool.start()).unwrap();
+        let mut seen = pool.seen.lock().unwrap();
+        while !seen.held {
+            seen = pool.changed.wait(seen).unwrap();
+        }
+        drop(seen);
+        assert!(!pool.jobs.relieve(|| pool.start()), "nothing waits");
+        assert!(pool.jobs.push(Job::Work, || pool.start()).unwrap(), "there may be one");
+        // One was taken since it was looked for the last time, and then none.
+        assert!(pool.jobs.relieve::<Refused>(|| unreachable!()));
+        assert!(pool.jobs.relieve(|| pool.start()));
         pool.finish(2);
     });
 }

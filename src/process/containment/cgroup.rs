@@ -15,6 +15,7 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use crate::callbacks::Callbacks;
+use crate::process::procfs;
 use crate::signal::Signal;
 use crate::sys;
 use crate::sys::pidfd::Pidfd;
@@ -124,11 +125,12 @@ impl Cgroup {
         });
     }
 
-    pub(super) fn contains(&self, pid: u32) -> bool {
+    pub(super) fn contains(&self, pid: u32) -> io::Result<bool> {
         // Of one process alone: how many are in the cgroup is up to them.
-        let Ok(cgroups) = fs::read_to_string(format!("/proc/{pid}/cgroup")) else { return false };
+        let cgroups = procfs::read_of(pid, "cgroup")?.unwrap_or_default();
+        let cgroups = String::from_utf8_lossy(&cgroups);
         let rest = v2_name(&cgroups).and_then(|name| name.strip_prefix(&self.name));
-        rest.is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+        Ok(rest.is_some_and(|rest| rest.is_empty() || rest.starts_with('/')))
     }
 }
 

@@ -92,10 +92,23 @@ type Judge = Box<dyn FnOnce(&Snapshot) -> bool + Send>;
 
 /// Whether a process is part of a run.
 pub(super) enum Membership {
-    Yes,
-    No,
+    Known(bool),
     /// It has to be found out without a lock.
-    Unknown(Box<dyn FnOnce() -> bool + Send>),
+    Unknown(Box<dyn FnOnce() -> io::Result<bool> + Send>),
+}
+
+impl Membership {
+    /// Without waiting.
+    pub(super) fn is_known(&self) -> bool {
+        matches!(self, Membership::Known(_))
+    }
+
+    pub(super) fn find_out(self) -> io::Result<bool> {
+        match self {
+            Membership::Known(known) => Ok(known),
+            Membership::Unknown(find_out) => find_out(),
+        }
+    }
 }
 
 /// Whether anything of a run is left.
@@ -165,9 +178,9 @@ impl Contained {
     }
 
     /// What the child's environment has to contain.
-    pub(super) fn variable(&self) -> Option<(&'static str, &str)> {
+    pub(super) fn variable(&self) -> Option<(&'static str, String)> {
         match self {
-            Contained::Walk(walk) => Some((walk::VARIABLE, walk.cookie())),
+            Contained::Walk(walk) => Some((walk::VARIABLE, walk.cookies())),
             Contained::Leader | Contained::Group | Contained::Cgroup(_) => None,
         }
     }
@@ -247,19 +260,21 @@ impl Contained {
     }
 
     /// Whether a process that is not the leader is part of the run.
-    pub(super) fn owns(&self, leader: &Leader, pid: u32) -> Membership {
+    ///
+    /// # Errors
+    /// It cannot be told now, for want of descriptors or memory.
+    pub(super) fn owns(&self, leader: &Leader, pid: u32) -> io::Result<Membership> {
         let in_group = sys::process::process_group_of(pid).is_ok_and(|group| group == leader.pid);
-        match self {
-            Contained::Leader => Membership::No,
-            _ if in_group => Membership::Yes,
-            Contained::Group => Membership::No,
-            Contained::Cgroup(cgroup) if cgroup.contains(pid) => Membership::Yes,
-            Contained::Cgroup(_) => Membership::No,
+        Ok(match self {
+            Contained::Leader => Membership::Known(false),
+            _ if in_group => Membership::Known(true),
+            Contained::Group => Membership::Known(false),
+            Contained::Cgroup(cgroup) => Membership::Known(cgroup.contains(pid)?),
             Contained::Walk(walk) => {
                 let (walk, leader) = (Arc::clone(walk), leader.clone());
                 Membership::Unknown(Box::new(move || walk.contains(&leader, pid)))
             }
-        }
+        })
     }
 }
 

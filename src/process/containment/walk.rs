@@ -18,6 +18,7 @@ use super::Leader;
 use super::group;
 
 pub(super) const VARIABLE: &str = "PKIT_TREE";
+const SEPARATOR: u8 = b':';
 
 /// So many ancestors of one process are asked for at most. Who talks to us from further down is not heard.
 const DEEPEST: usize = 32;
@@ -68,8 +69,11 @@ impl Walk {
         Walk { cookie, known: Mutex::default() }
     }
 
-    pub(super) fn cookie(&self) -> &str {
-        &self.cookie
+    /// What the child's environment has to contain. Where this program is part of a run itself its children are too, whoever
+    /// sees them.
+    pub(super) fn cookies(&self) -> String {
+        let outer = std::env::var(VARIABLE).map(|outer| outer + ":").unwrap_or_default();
+        outer + &self.cookie
     }
 
     /// Notes who belongs, before a signal ends some of them: an orphan that is a zombie by then would show nothing that
@@ -109,32 +113,33 @@ impl Walk {
     }
 
     /// It reads what may block: not under a lock.
-    pub(super) fn contains(&self, leader: &Leader, pid: u32) -> bool {
+    pub(super) fn contains(&self, leader: &Leader, pid: u32) -> io::Result<bool> {
         // Up from that one process: how many there are on the machine is not up to it.
         let own = sys::process::pid();
         let mut next = pid;
         for _ in 0..DEEPEST {
-            let Some(entry) = procfs::entry(next) else { return false };
+            let Some(entry) = procfs::read(next)? else { return Ok(false) };
             if leader.is(&entry) || self.lock().contains(&entry) {
-                return true;
+                return Ok(true);
             }
             if entry.parent == own {
-                return procfs::has_variable(entry.pid, &self.variable()).unwrap_or(false);
+                return self.is_marked(entry.pid);
             }
             next = entry.parent;
         }
-        false
+        Ok(false)
     }
 
-    fn variable(&self) -> String {
-        format!("{VARIABLE}={}", self.cookie)
+    /// Whether it was executed with our cookie in its environment.
+    fn is_marked(&self, pid: u32) -> io::Result<bool> {
+        let cookies = procfs::variable(pid, VARIABLE)?.unwrap_or_default();
+        Ok(cookies.split(|byte| *byte == SEPARATOR).any(|cookie| cookie == self.cookie.as_bytes()))
     }
 
     /// # Errors
     /// When it cannot be told of some whether they belong; nothing is learnt then.
     fn members(&self, leader: &Leader, leader_reaped: bool, all: &Snapshot) -> io::Result<Vec<Entry>> {
         let own = sys::process::pid();
-        let variable = self.variable();
         // Not locked while files of other processes are read: those may block.
         let known = self.lock().clone();
         // Its number is the group's as long as somebody of the group is there, and was so while `all` were read.
@@ -143,14 +148,15 @@ impl Walk {
         let sessions: BTreeSet<u32> = known.entries.values().map(|entry| entry.session).collect();
         let own_session = all.entries.iter().find(|entry| entry.pid == own).map(|entry| entry.session);
         let mut belongs = BTreeSet::new();
-        for entry in &all.entries {
+        // Who has the number of a leader that was reaped is a stranger, though it may have started in the same tick of the clock.
+        for entry in all.entries.iter().filter(|entry| !leader_reaped || entry.pid != leader.pid) {
             let seen = || leader.is(entry) || known.contains(entry) || (has_group && entry.group == leader.pid);
             let of_session = || {
                 // Children of other code have our session.
                 let other = own_session.is_some_and(|own| entry.session != own);
                 entry.zombie && other && sessions.contains(&entry.session)
             };
-            if seen() || (entry.parent == own && (of_session() || procfs::has_variable(entry.pid, &variable)?)) {
+            if seen() || (entry.parent == own && (of_session() || self.is_marked(entry.pid)?)) {
                 belongs.insert(entry.pid);
             }
         }
@@ -185,8 +191,10 @@ mod tests {
         Entry { pid, parent, group, session: group, zombie: false, started }
     }
 
+    /// While the leader is among them it was not reaped.
     fn members(walk: &Walk, leader: &Leader, number: u64, entries: &[Entry]) -> Vec<Entry> {
-        walk.members(leader, true, &Snapshot { entries: entries.to_vec(), number }).unwrap()
+        let reaped = !entries.iter().any(|entry| leader.is(entry));
+        walk.members(leader, reaped, &Snapshot { entries: entries.to_vec(), number }).unwrap()
     }
 
     /// One that was reaped: its number is anybody's.
@@ -211,6 +219,8 @@ mod tests {
             assert_eq!(members(&walk, &leader, 2, &all), [survivor]);
         }
         assert_eq!(members(&walk, &leader, 3, &[entry(other, 1, other, 7)]), [], "a later process");
+        let at_once = Snapshot { entries: vec![entry(own, 1, own, 5)], number: 4 };
+        assert_eq!(walk.members(&leader, true, &at_once).unwrap(), [], "in the same tick of the clock");
     }
 
     #[test]

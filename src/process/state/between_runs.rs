@@ -16,7 +16,11 @@ pub(super) enum Wish {
 impl Machine {
     /// What the policy says counts only as long as nobody waits for the last end.
     pub(super) fn in_force(&self, verdict: Verdict) -> Verdict {
-        if self.last { Verdict::Done } else { verdict }
+        if self.last > 0 { Verdict::Done } else { verdict }
+    }
+
+    pub(super) fn count_last(&mut self, event: Event) {
+        self.last = if event == Event::Last { self.last.saturating_add(1) } else { self.last.saturating_sub(1) };
     }
 
     pub(super) fn at_rest(&mut self, phase: Phase, event: Event, out: &mut Vec<Action>) -> Phase {
@@ -46,7 +50,7 @@ impl Machine {
     fn start_by_hand(&mut self, out: &mut Vec<Action>) -> Phase {
         self.generation += 1;
         self.restarting = true;
-        self.last = false;
+        self.last = 0;
         self.history = History::default();
         out.push(Action::Spawn);
         Phase::Starting { by_hand: true, wish: None }
@@ -86,7 +90,7 @@ impl Machine {
                 Phase::Starting { by_hand, wish: Some(Wish::Kill) }
             }
             Event::Last | Event::NotLast => {
-                self.last = event == Event::Last;
+                self.count_last(event);
                 Phase::Starting { by_hand, wish }
             }
             Event::Start
@@ -125,7 +129,7 @@ impl Machine {
             Event::Reported => self.proceed(verdict, now, out),
             Event::Start => self.start_by_hand(out),
             Event::Last | Event::NotLast => {
-                self.last = event == Event::Last;
+                self.count_last(event);
                 Phase::Reporting { verdict }
             }
             Event::Stop | Event::Kill => {

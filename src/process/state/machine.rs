@@ -16,8 +16,8 @@ pub(crate) struct Machine {
     pub(super) history: History,
     /// Off from an explicit stop until the next start by hand.
     pub(super) restarting: bool,
-    /// The run that is there, or whose end is being reported, is to be the last: somebody waits for it to be over.
-    pub(super) last: bool,
+    /// So many wait for the run that is there, or whose end is being reported, to be over, and want none after it.
+    pub(super) last: u32,
     pub(super) restarts: u64,
 }
 
@@ -41,7 +41,7 @@ impl Machine {
             generation: 0,
             history: History::default(),
             restarting: false,
-            last: false,
+            last: 0,
             restarts: 0,
         }
     }
@@ -153,12 +153,5 @@ impl Machine {
             Phase::Reporting { verdict } => self.reporting(verdict, event, now, out),
             Phase::Backoff { due } => self.backing_off(due, event, now, out),
         };
-    }
-
-    /// Pushes the end of the draining back: a slow reader on our side is not a leak.
-    pub(crate) fn postpone_drain(&mut self, now: Instant) {
-        if let Phase::Draining(draining) = &mut self.phase {
-            draining.until = now.checked_add(self.rules.drain);
-        }
     }
 }

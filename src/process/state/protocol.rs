@@ -29,9 +29,9 @@ pub(crate) enum Event {
     Stop,
     /// By hand: SIGKILL, now.
     Kill,
-    /// By hand: let this run end, and do not start another.
+    /// By hand: let this run end, and do not start another. Several may want that.
     Last,
-    /// By hand: take that back. It says nothing of a stop that was asked for besides.
+    /// By hand: one of those takes it back. It says nothing of a stop that was asked for besides.
     NotLast,
     Spawned,
     /// Creating it failed with this errno.

@@ -105,8 +105,7 @@ impl Machine {
             }
             Event::Stop => return self.stop_up(run, now, out),
             Event::Kill => return self.kill_up(run, out),
-            Event::Last => self.last = true,
-            Event::NotLast => self.last = false,
+            Event::Last | Event::NotLast => self.count_last(event),
             Event::Ready => {
                 if run.ready.is_none() && run.climb.is_none() && !run.announced_stop {
                     self.become_ready(&mut run, now, out);
@@ -212,8 +211,7 @@ impl Machine {
                 at.pause = (at.pause * 2).min(if at.run.forced { SLOW_LOOK } else { LAST_LOOK });
             }
             Event::Stop => self.restarting = false,
-            Event::Last => self.last = true,
-            Event::NotLast => self.last = false,
+            Event::Last | Event::NotLast => self.count_last(event),
             Event::Kill => {
                 self.restarting = false;
                 self.kill(&mut at.run, out);
@@ -273,7 +271,7 @@ impl Machine {
                 Phase::Draining(at)
             }
             Event::Last | Event::NotLast => {
-                self.last = event == Event::Last;
+                self.count_last(event);
                 Phase::Draining(at)
             }
             Event::Start

@@ -91,6 +91,18 @@ tests! {
         assert!(exit.success(), "{exit}: {stderr}");
     }
 
+    fn events_have_ended_in_the_child() {
+        let process = Process::new(Command::new("sleep").arg("1000"));
+        let events = Mutex::new(Some(process.subscribe()));
+        process.start(true).unwrap();
+        let (exit, _, stderr) = run(move || {
+            let mut events = events.lock().unwrap().take().unwrap();
+            assert!(events.try_next().is_none() && events.next().is_none());
+        });
+        assert!(exit.success(), "{exit}: {stderr}");
+        process.kill(true).unwrap();
+    }
+
     fn a_handle_that_is_locked_at_the_fork_answers() {
         let process = Process::builder(sh("exec sleep 1000")).name("parents").capture(100).build().unwrap();
         process.start(true).unwrap();

@@ -50,12 +50,6 @@ impl World {
             Late => self.tick(SECOND / 16 * u32::from(how)),
             Stale => self.stale(how),
             Misplaced => self.misplaced(how),
-            Postpone => {
-                let now = self.now;
-                self.machine.postpone_drain(now);
-                let drain = self.rules.drain;
-                self.live().drained_by = now.checked_add(drain);
-            }
         }
     }
 
@@ -63,7 +57,8 @@ impl World {
         let asks = matches!(event, Event::Stop | Event::Kill);
         let in_a_run = matches!(self.scene, Scene::Spawning { .. } | Scene::Live(_) | Scene::Reporting);
         match event {
-            Event::Last | Event::NotLast if in_a_run => self.last = event == Event::Last,
+            Event::Last if in_a_run => self.last += 1,
+            Event::NotLast if in_a_run => self.last = self.last.saturating_sub(1),
             Event::Start | Event::NotLast => {}
             _ => self.stopped = true,
         }

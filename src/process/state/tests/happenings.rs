@@ -29,7 +29,6 @@ pub(super) enum Happening {
     Stale,
     /// An event that means nothing in this phase.
     Misplaced,
-    Postpone,
 }
 
 const START: Happening = ByHand(Event::Start);
@@ -55,7 +54,7 @@ pub(super) fn possible(scene: &Scene) -> &'static [Happening] {
             Answer, Answer, OthersEnd, OnTime, OnTime, OnTime, Late, Early, STOP, KILL, LAST, NOT_LAST, PipesClose,
             Misplaced,
         ],
-        Scene::Live(_) => &[PipesClose, OnTime, Early, Late, STOP, KILL, LAST, NOT_LAST, Postpone, Stale, Misplaced],
+        Scene::Live(_) => &[PipesClose, OnTime, Early, Late, STOP, KILL, LAST, NOT_LAST, Stale, Misplaced],
     }
 }
 

@@ -273,8 +273,10 @@ fn a_last_run_that_is_taken_back_while_its_end_is_reported_is_not_the_last() {
         }
         life.end(1);
         life.feed(Event::Last);
-        assert_eq!((life.machine.state(), life.machine.next_start()), (State::Idle, None));
-        life.feed(Event::NotLast);
+        for _ in 0..1 + u32::from(told_before) {
+            assert_eq!((life.machine.state(), life.machine.next_start()), (State::Idle, None), "one still wants it");
+            life.feed(Event::NotLast);
+        }
         let due = life.now + S;
         assert_eq!((life.machine.state(), life.machine.next_start()), (State::Backoff, Some(due)));
         assert_eq!(life.feed(Event::Reported), [Action::Announce(Notice::Backoff { due })]);

@@ -28,8 +28,8 @@ pub(super) struct World {
     pub(super) late: Vec<(u64, Event)>,
     /// A stop, a kill or a last run was asked for since the last start by hand.
     pub(super) stopped: bool,
-    /// The run that is there is to be the last.
-    pub(super) last: bool,
+    /// So many want the run that is there to be the last.
+    pub(super) last: u32,
     pub(super) spawned: u64,
     pub(super) concluded: u64,
     starts: u64,
@@ -97,7 +97,7 @@ impl World {
             scene: Scene::Idle,
             late: Vec::new(),
             stopped: false,
-            last: false,
+            last: 0,
             spawned: 0,
             concluded: 0,
             starts: 0,
@@ -134,7 +134,7 @@ impl World {
     fn after_event(&mut self, event: Event, actions: &[Action]) {
         match event {
             Event::Reported if matches!(self.scene, Scene::Reporting) => {
-                self.stopped |= self.last;
+                self.stopped |= self.last > 0;
                 self.scene = Scene::Idle;
             }
             Event::SpawnFailed(errno) => {
@@ -174,9 +174,9 @@ impl World {
         let by_hand = cause == Event::Start;
         assert!(!matches!(self.scene, Scene::Live(_) | Scene::Spawning { .. }), "overlaps {:?}", self.scene);
         if by_hand {
-            [self.stopped, self.last] = [false, false];
+            (self.stopped, self.last) = (false, 0);
         } else {
-            assert!(!self.stopped && !self.last, "started again after a stop");
+            assert!(!self.stopped && self.last == 0, "started again after a stop");
             assert!(self.rules.restart != Restart::never(), "started again by no policy");
             assert!(self.due.is_some_and(|due| self.now >= due), "started before its time");
         }
@@ -263,7 +263,7 @@ impl World {
         assert!(live.abandoned || !live.pipes_open, "pipes forgotten");
         self.concluded += 1;
         // It was the last: what is taken back now is taken back too late.
-        self.stopped |= self.last && !reports;
+        self.stopped |= self.last > 0 && !reports;
         self.comes_back = self.restless && !self.stopped && reason != PERMANENT;
         self.due = Some(self.now + self.delay);
         self.late.push((self.starts, Event::Reported));
@@ -353,7 +353,7 @@ impl World {
         assert_eq!(self.machine.is_alive(), matches!(self.scene, Scene::Spawning { .. } | Scene::Live(_)));
         assert_eq!(self.machine.is_settled(), matches!(self.scene, Scene::Idle | Scene::Failed));
         assert!(self.spawned - self.concluded == u64::from(matches!(self.scene, Scene::Live(_))));
-        if self.comes_back && !self.stopped && !self.last {
+        if self.comes_back && !self.stopped && self.last == 0 {
             assert_eq!(state, State::Backoff, "it is to be started again");
         }
         match &self.scene {
@@ -366,7 +366,7 @@ impl World {
             Scene::Reporting => {
                 assert!(self.rules.reports && deadline.is_none());
                 assert!(matches!(state, State::Idle | State::Backoff | State::Failed));
-                assert!(state == State::Idle || !self.last);
+                assert!(state == State::Idle || self.last == 0);
                 assert_eq!(state == State::Backoff, self.machine.next_start().is_some());
                 assert!(state != State::Backoff || (self.machine.next_start() == self.due && !self.stopped));
             }

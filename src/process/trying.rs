@@ -1,0 +1,89 @@
+//! Trying whether a run can be reached.
+
+use std::os::fd::AsFd;
+use std::sync::Arc;
+
+use super::core::Core;
+use super::gate::{Gate, Probe};
+use super::handle::Process;
+use super::run::{Channel, key};
+use super::state::Event;
+use super::turn::Turn;
+use crate::callbacks::Callbacks;
+use crate::reaper::{Reaper, Watcher};
+use crate::sys;
+use crate::sys::event::Interest;
+use crate::sys::socket::Connecting;
+
+impl Turn<'_> {
+    /// It is time to try again whether it can be reached.
+    pub(super) fn try_gate(&mut self) {
+        let Core { run, checking, .. } = &mut **self.core;
+        let Some(run) = run else { return };
+        run.try_at = None;
+        run.resume_gate();
+        run.stop_connecting();
+        let Gate::Try { probe, .. } = &run.gate else { return self.go_on_hearing() };
+        match probe {
+            Probe::Tcp(_) | Probe::Unix(_) => {
+                let connecting = probe.connect();
+                self.connecting(connecting);
+            }
+            // One that does not come back holds one thread, however many runs there are.
+            Probe::File { .. } | Probe::Check(_) if *checking => run.try_at = run.gate.next_try(self.now),
+            Probe::File { .. } | Probe::Check(_) => {
+                *checking = true;
+                let (probe, inner, generation) = (probe.clone(), Arc::clone(self.inner), run.generation);
+                Callbacks::get().run(move || {
+                    // One that panics has not said yes; it is asked again.
+                    let mut passes = false;
+                    inner.guarded("readiness", || passes = probe.passes(&Process::lend(&inner)));
+                    inner.turn(|turn| turn.tried(generation, passes));
+                });
+            }
+        }
+    }
+
+    fn connecting(&mut self, connecting: Option<Connecting>) {
+        let Some(run) = &mut self.core.run else { return };
+        match connecting {
+            Some(Connecting::Done) => self.feed(Event::Ready),
+            Some(Connecting::Pending(fd)) => {
+                let watcher = Arc::clone(self.inner) as Arc<dyn Watcher>;
+                let key = key(run.generation, Channel::Connect);
+                if let Ok(token) = Reaper::get().watch(fd.as_fd(), Interest::WRITE, watcher, key) {
+                    run.connecting = Some((fd, token));
+                }
+                // An answer that does not come in time is no answer: then it is tried anew.
+                run.try_at = run.gate.next_try(self.now);
+            }
+            None => run.try_at = run.gate.next_try(self.now),
+        }
+    }
+
+    /// A connection that was pending has been accepted or refused.
+    pub(super) fn connected(&mut self) {
+        let Some(run) = &mut self.core.run else { return };
+        let Some((fd, _)) = &run.connecting else { return };
+        let accepted = sys::socket::connected(fd.as_fd()).is_ok();
+        run.stop_connecting();
+        if accepted {
+            self.feed(Event::Ready);
+        }
+    }
+
+    fn tried(&mut self, generation: u64, passes: bool) {
+        let now = self.now;
+        self.core.checking = false;
+        match &mut self.core.run {
+            Some(run) if run.generation == generation && run.ended.is_none() => {
+                if passes {
+                    self.feed(Event::Ready);
+                } else {
+                    run.try_at = run.gate.next_try(now);
+                }
+            }
+            Some(_) | None => {}
+        }
+    }
+}

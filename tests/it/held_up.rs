@@ -1,0 +1,199 @@
+//! What holds up one process, or one thread, holds up no other.
+
+use std::sync::{Arc, Mutex, mpsc};
+use std::time::Duration;
+
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
+use pkit::{Backoff, Command, Process, Ready, Restart, Signal, State, Stdio};
+
+use crate::support::{LONG, open_descriptors, python, say, sh, tests};
+
+/// Says on which thread it was dropped.
+struct Dropped(mpsc::Sender<String>);
+
+impl Drop for Dropped {
+    fn drop(&mut self) {
+        let _ = self.0.send(std::fs::read_to_string("/proc/thread-self/comm").unwrap().trim().to_owned());
+    }
+}
+
+/// For `lingering()`, a socket whose last close takes a minute.
+const LINGERING: &str = "
+server = socket.create_server(('127.0.0.1', 0), backlog=1000)
+def lingering():
+    client = socket.create_connection(server.getsockname())
+    client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b'\\1\\0\\0\\0\\xff\\0\\0\\0')
+    client.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
+    client.setblocking(False)
+    # Until neither end takes any more.
+    while select.select([], [client], [], 0.3)[1]: client.send(b'x' * 65536)
+    return client
+s.connect('\\0' + os.environ['NOTIFY_SOCKET'][1:])
+clients = [lingering() for _ in range(3)]
+tell('READY=1')
+sys.stdin.readline()
+";
+
+/// No descriptor can be made any more, until it is dropped.
+struct NoDescriptors {
+    before: (u64, u64),
+}
+
+impl NoDescriptors {
+    fn begin() -> NoDescriptors {
+        let before = getrlimit(Resource::RLIMIT_NOFILE).unwrap();
+        setrlimit(Resource::RLIMIT_NOFILE, 3, before.1).unwrap();
+        NoDescriptors { before }
+    }
+}
+
+impl Drop for NoDescriptors {
+    fn drop(&mut self) {
+        setrlimit(Resource::RLIMIT_NOFILE, self.before.0, self.before.1).unwrap();
+    }
+}
+
+tests! {
+    fn what_a_start_that_failed_had_captured_is_dropped_by_its_caller() {
+        let (sender, dropped) = mpsc::channel();
+        for _ in 0..200 {
+            let captured = Dropped(sender.clone());
+            let process = Process::builder(Command::new("/no/such/program")).on_line(move |_| _ = &captured);
+            process.build().unwrap().start(true).unwrap_err();
+            assert_ne!(dropped.recv_timeout(LONG).unwrap(), "pkit-spawn");
+        }
+    }
+
+    fn starts_that_block_hold_no_other_start_up() {
+        let directory = tempfile::tempdir().unwrap();
+        let fifo = directory.path().join("fifo");
+        nix::unistd::mkfifo(&fifo, nix::sys::stat::Mode::S_IRWXU).unwrap();
+        let count = std::thread::available_parallelism().unwrap().get() + 1;
+        let held: Vec<Process> = (0..count)
+            .map(|_| Process::builder(sh("exec sleep 1000")).stdin(Stdio::file(&fifo)).build().unwrap())
+            .collect();
+        let always = Restart::always().backoff(Backoff::none()).unlimited();
+        let other = Process::builder(sh("exec sleep 1000")).restart(always).build().unwrap();
+        other.start(true).unwrap();
+        std::thread::scope(|scope| {
+            let starts: Vec<_> = held.iter().map(|process| scope.spawn(|| process.start(true))).collect();
+            for process in &held {
+                process.wait_until(LONG, |status| status.state == State::Starting).unwrap();
+            }
+            for restarts in 1..3 {
+                other.signal(Signal::SEGV).unwrap();
+                let again = |status: &pkit::Status| status.restarts == restarts && status.state == State::Ready;
+                other.wait_until(LONG, again).unwrap();
+            }
+            // Somebody writes to it: they go on.
+            let mut writer = std::fs::File::options().write(true).open(&fifo).unwrap();
+            std::io::Write::write_all(&mut writer, b"x").unwrap();
+            for start in starts {
+                start.join().unwrap().unwrap();
+            }
+        });
+        for process in held {
+            process.kill(true).unwrap();
+        }
+        other.kill(true).unwrap();
+    }
+
+    fn what_is_passed_to_the_socket_and_finds_no_place_holds_nobody_up() {
+        let script = format!("{LINGERING}socket.send_fds(s, [b'STATUS=take these'], [c.fileno() for c in clients])
+del clients
+tell('STATUS=sent')
+signal.pause()");
+        let process = Process::builder(python(&script)).ready(Ready::notify()).stdin(Stdio::piped()).build().unwrap();
+        process.start(true).unwrap();
+        let other = Process::new(Command::new("sleep").arg("1000"));
+        other.start(true).unwrap();
+        let mut stdin = process.stdin().unwrap();
+        {
+            let _none = NoDescriptors::begin();
+            say(&mut stdin, "go on");
+            // The one message is held, and those behind it; its process is not, and no other.
+            process.wait_until(Duration::from_millis(300), |status| status.text.as_deref() == Some("sent")).unwrap_err();
+            // (That nothing else of its run is left cannot be told without descriptors, on old kernels.)
+            other.kill(false).unwrap();
+            other.wait_until(LONG, |status| status.pid.is_none()).unwrap();
+            assert_eq!(process.status().state, State::Ready);
+        }
+        process.kill(LONG).unwrap();
+        other.join().unwrap();
+    }
+
+    fn what_nobody_has_taken_from_the_socket_holds_nobody_up() {
+        // Descriptors in the queue when the run is over are closed with it.
+        let script = format!("{LINGERING}for _ in range(3):
+    socket.send_fds(s, [b'STATUS=take these'], [c.fileno() for c in clients])
+del clients
+os.kill(os.getpid(), signal.SIGKILL)");
+        for _ in 0..3 {
+            let process = Process::builder(python(&script)).ready(Ready::notify()).stdin(Stdio::piped()).build().unwrap();
+            process.start(true).unwrap();
+            say(&mut process.stdin().unwrap(), "go on");
+            assert_eq!(process.join_timeout(LONG).unwrap().unwrap().signal(), Some(Signal::KILL));
+            let other = Process::new(Command::new("true"));
+            other.start(true).unwrap();
+            assert!(other.join_timeout(LONG).unwrap().unwrap().success());
+        }
+        crate::support::eventually("all are closed", || {
+            !open_descriptors().iter().any(|(_, name)| name.starts_with("socket:"))
+        });
+    }
+
+    fn who_stops_it_in_a_callback_waits_for_no_callback() {
+        type Act = fn(&Process) -> pkit::Result<()>;
+        let acts: [Act; 2] = [|process| process.kill(LONG), |process| process.terminate(LONG)];
+        for act in acts {
+            let own: Arc<Mutex<Option<Process>>> = Arc::default();
+            let (reached, (sender, receiver)) = (Arc::clone(&own), mpsc::channel());
+            // Far more than is kept: the child waits for the callback, and that for the child.
+            let builder = Process::builder(sh("echo FATAL; exec yes 'and so on'")).capture(1).on_line(move |line| {
+                if line.text() == "FATAL" {
+                    let process = reached.lock().unwrap().take().unwrap();
+                    sender.send(act(&process)).unwrap();
+                }
+            });
+            let process = builder.build().unwrap();
+            *own.lock().unwrap() = Some(process.clone());
+            process.start(true).unwrap();
+            receiver.recv_timeout(LONG).unwrap().unwrap();
+            assert!(process.join_timeout(LONG).unwrap().unwrap().requested());
+        }
+    }
+
+    fn who_stops_it_while_it_looks_at_a_line_does_not_wait_for_itself() {
+        let process = Process::builder(sh("exec yes 'and so on'")).capture(1).build().unwrap();
+        process.start(true).unwrap();
+        let mut killed = false;
+        let error = process.wait_for_line(LONG, |_| {
+            if !std::mem::replace(&mut killed, true) {
+                process.kill(LONG).unwrap();
+            }
+            false
+        });
+        let error = error.unwrap_err();
+        assert!(error.is_ended(), "{error}");
+    }
+
+    fn what_is_left_in_the_pipe_of_a_run_that_is_over_is_delivered() {
+        let (sender, receiver) = mpsc::channel();
+        let (go_on, held) = mpsc::channel::<()>();
+        let held = Mutex::new(held);
+        // The callback takes the first line and waits, until the run is over.
+        let process = Process::builder(sh("seq 1 15000")).capture(1).on_line(move |line| {
+            if line.text() == "1" {
+                _ = held.lock().unwrap().recv();
+            }
+            sender.send(line.text().parse::<u32>().unwrap()).unwrap();
+        });
+        let process = process.build().unwrap();
+        process.start(true).unwrap();
+        process.wait_until(LONG, |status| status.pid.is_none()).unwrap();
+        process.wait_until(LONG, |status| status.exit.is_some()).unwrap();
+        assert!(!process.exit().unwrap().output_leaked());
+        drop(go_on);
+        assert!(receiver.iter().take(15_000).eq(1..=15_000));
+    }
+}
