@@ -60,9 +60,6 @@ impl Closing {
         let next = queue.waiting.pop();
         queue.busy = next.is_some();
         drop(queue);
-        if let Some(fd) = &next {
-            sys::socket::forget_linger(fd);
-        }
         next.is_some()
     }
 

@@ -171,6 +171,7 @@ impl Inner {
     fn prepare_threads(&self) -> Result<(), Refused> {
         let failed = |source| Refused { step: "start the threads that look after it".into(), source };
         Reaper::get().ensure().map_err(failed)?;
+        sys::pidfd::ensure_features().map_err(failed)?;
         if self.needs_callbacks() { Callbacks::get().ensure().map_err(failed) } else { Ok(()) }
     }
 }

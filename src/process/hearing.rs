@@ -1,25 +1,20 @@
 //! Hearing a run say that it is ready, and what else it says.
 
-use std::io;
 use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::containment::Membership;
 use super::core::Inner;
 use super::events::EventKind;
 use super::gate::Gate;
-use super::run::{Main, Run};
+use super::notification::{Hearing, Judge, Judged, LONGEST_MESSAGE, Next, Said, Sender};
+use super::run::Run;
 use super::state::Event;
 use super::turn::Turn;
 use crate::callbacks::Callbacks;
-use crate::notify::{self, Message};
+use crate::notify::Message;
 use crate::sys;
-use crate::sys::pidfd::Pidfd;
-use crate::sys::socket::{Datagram, Received};
 
-/// Longer than anything `sd_notify(3)` defines.
-const LONGEST_MESSAGE: usize = 8 * 1024;
 /// How long one child is listened to at a time, and how long it waits then: who sends faster than we read would else hold
 /// the reaper, and the lock, for as long as it likes.
 const LISTENING: Duration = Duration::from_micros(200);
@@ -28,11 +23,12 @@ const PAUSE: Duration = Duration::from_millis(2);
 const LATER: Duration = Duration::from_millis(20);
 /// As `LISTENING`, for what it said before its end. No queue of the kernel takes longer to read.
 const LAST_LISTENING: Duration = Duration::from_millis(20);
+
 impl Turn<'_> {
     pub(super) fn read_gate(&mut self) {
         let Some(run) = &self.core.run else { return };
         match &run.gate {
-            Gate::Notify(_) => self.read_notifications(LISTENING),
+            Gate::Notify(_) => self.read_notifications(),
             Gate::Fd { .. } => _ = self.read_newline(),
             Gate::Open | Gate::Line(_) | Gate::Try { .. } => {}
         }
@@ -57,7 +53,7 @@ impl Turn<'_> {
     pub(super) fn hear_last_words(&mut self) {
         let Some(run) = &self.core.run else { return };
         match &run.gate {
-            Gate::Notify(_) => self.read_notifications(LAST_LISTENING),
+            Gate::Notify(_) => self.read_last_notifications(),
             Gate::Fd { .. } => {
                 let began = Instant::now();
                 while self.read_newline() && began.elapsed() < LAST_LISTENING {}
@@ -70,34 +66,51 @@ impl Turn<'_> {
         }
     }
 
-    fn read_notifications(&mut self, at_most: Duration) {
-        let mut bytes = [0; LONGEST_MESSAGE];
+    fn read_notifications(&mut self) {
         let began = Instant::now();
-        let last = at_most == LAST_LISTENING;
-        while began.elapsed() < at_most {
-            let Some(run) = &self.core.run else { return };
-            let Gate::Notify(channel) = &run.gate else { return };
-            if !last && (!matches!(run.hearing, Hearing::Open) || run.closing.is_behind()) {
-                break;
+        while began.elapsed() < LISTENING {
+            let Some(run) = &mut self.core.run else { return };
+            if !matches!(run.hearing, Hearing::Open) {
+                return;
             }
-            match sys::socket::receive_without_blocking(channel.socket.as_fd(), &mut bytes) {
-                Ok(Some(Received::Datagram(datagram))) => {
-                    let said = Said::of(&datagram, &bytes);
-                    run.closing.close(datagram.passed);
-                    self.hear(said);
-                }
-                Ok(Some(Received::Blocks(passed))) => {
-                    run.closing.close(passed);
-                    if !last {
-                        self.receive_aside();
-                    }
-                    return;
-                }
-                Ok(None) | Err(_) => return,
+            if run.closing.is_behind() {
+                return run.pause_gate(Some(self.now + LATER));
+            }
+            match run.receive() {
+                Some(Next::Said(said)) => self.hear(said),
+                Some(Next::Blocks) => return self.receive_aside(),
+                None => return,
             }
         }
         if let Some(run) = self.core.run.as_mut().filter(|run| matches!(run.hearing, Hearing::Open)) {
             run.pause_gate(Some(self.now + PAUSE));
+        }
+    }
+
+    /// What it said before its end is in a queue that the kernel bounds, or waits here. Nobody finds out any more what cannot be
+    /// seen at once.
+    fn read_last_notifications(&mut self) {
+        let Some(run) = &mut self.core.run else { return };
+        match std::mem::replace(&mut run.hearing, Hearing::Open) {
+            Hearing::Judging(said) | Hearing::Again(said) => self.hear_at_the_end(said),
+            // Another thread has the socket.
+            Hearing::Receiving => return,
+            Hearing::Open => {}
+        }
+        let began = Instant::now();
+        while began.elapsed() < LAST_LISTENING {
+            let next = self.core.run.as_ref().and_then(Run::receive);
+            let Some(Next::Said(said)) = next else { return };
+            self.hear_at_the_end(said);
+        }
+    }
+
+    fn hear_at_the_end(&mut self, said: Said) {
+        let Some(run) = &self.core.run else { return };
+        let judged = run.judge(&said).ok().filter(Judge::is_at_once).and_then(|judge| judge.judge().ok());
+        let judged = judged.or_else(|| Some(Judged { sender: run.sender_at_once(&said)?, main: None }));
+        if let Some(judged) = judged {
+            self.heard(said, judged);
         }
     }
 
@@ -107,7 +120,7 @@ impl Turn<'_> {
         let Gate::Notify(channel) = &run.gate else { return };
         let (socket, closing) = (Arc::clone(&channel.socket), Arc::clone(&run.closing));
         let (inner, generation) = (Arc::clone(self.inner), run.generation);
-        run.hearing = Hearing::Aside;
+        run.hearing = Hearing::Receiving;
         run.pause_gate(None);
         Callbacks::get().run(move || {
             let mut bytes = [0; LONGEST_MESSAGE];
@@ -118,23 +131,19 @@ impl Turn<'_> {
                 said
             });
             inner.turn(|turn| {
-                if turn.resume_hearing(generation)
-                    && let Some(said) = said
-                {
+                turn.resume_hearing(generation);
+                if let Some(said) = said {
                     turn.hear(said);
                 }
             });
         });
     }
 
-    /// False: that run is over, or its leader has ended.
-    fn resume_hearing(&mut self, generation: u64) -> bool {
-        let Some(run) = self.core.run.as_mut().filter(|run| run.generation == generation && run.ended.is_none()) else {
-            return false;
-        };
-        run.hearing = Hearing::Open;
+    /// What was waited for; `None` if that run is over, or its leader has ended.
+    fn resume_hearing(&mut self, generation: u64) -> Option<Hearing> {
+        let run = self.core.run.as_mut().filter(|run| run.generation == generation && run.ended.is_none())?;
         run.resume_gate();
-        true
+        Some(std::mem::replace(&mut run.hearing, Hearing::Open))
     }
 
     /// Does what was said, as soon as it is known who said it and of whom.
@@ -148,17 +157,13 @@ impl Turn<'_> {
             Ok(judge) => judge,
             Err(_) => return self.hear_again(said),
         };
-        if run.ended.is_some() {
-            // It was among its last words: nobody waits until that is found out.
-            return;
-        }
-        run.hearing = Hearing::Aside;
+        run.hearing = Hearing::Judging(said);
         run.pause_gate(None);
         let (inner, generation) = (Arc::clone(self.inner), run.generation);
         Callbacks::get().run(move || {
             let judged = judge.judge();
             inner.turn(|turn| {
-                if turn.resume_hearing(generation) {
+                if let Some(Hearing::Judging(said)) = turn.resume_hearing(generation) {
                     match judged {
                         Ok(judged) => turn.heard(said, judged),
                         Err(_) => turn.hear_again(said),
@@ -244,101 +249,6 @@ impl Turn<'_> {
             }
         }
         self.resume_reading();
-    }
-}
-
-impl Run {
-    /// Whether it may speak for the run.
-    fn is_main(&self, pid: u32) -> bool {
-        self.main_pid() == Some(pid) || (pid == self.pid() && self.ended.is_none())
-    }
-
-    fn membership(&self, pid: u32) -> io::Result<Membership> {
-        if self.is_main(pid) { Ok(Membership::Known(true)) } else { self.contained.owns(&self.leader, pid) }
-    }
-
-    fn judge(&self, said: &Said) -> io::Result<Judge> {
-        let sender = said.sender.map_or(Ok(Membership::Known(false)), |pid| self.membership(pid))?;
-        let main = match said.main_pid() {
-            // It may only name what is part of the run: the pid is shown to users, who may signal it. Opened first and judged
-            // then: once it is open its number stays its own.
-            Some(pid) => match Pidfd::open(pid) {
-                Ok(pidfd) => Some((Main { pid, pidfd }, self.membership(pid)?)),
-                Err(error) if error.raw_os_error() == Some(libc::ESRCH) => None,
-                Err(error) => return Err(error),
-            },
-            None => None,
-        };
-        Ok(Judge { speaks: said.sender.is_some_and(|pid| self.is_main(pid)), sender, main })
-    }
-}
-
-/// What becomes of the next notification.
-pub(super) enum Hearing {
-    Open,
-    /// It waits: of one it is being found out on a callback thread what it is.
-    Aside,
-    /// It waits: this one has to be judged again.
-    Again(Said),
-}
-
-/// A notification.
-pub(super) struct Said {
-    sender: Option<u32>,
-    messages: Vec<Message>,
-}
-
-impl Said {
-    fn of(datagram: &Datagram, bytes: &[u8]) -> Said {
-        let said = if datagram.truncated { &[] } else { &bytes[..datagram.len] };
-        Said { sender: datagram.pid, messages: notify::parse(said) }
-    }
-
-    /// Of several the last counts.
-    fn main_pid(&self) -> Option<u32> {
-        self.messages.iter().rev().find_map(|message| match message {
-            Message::MainPid(pid) => Some(*pid),
-            _ => None,
-        })
-    }
-}
-
-/// Finds out who said something, and whether whom it named is of the run.
-struct Judge {
-    /// It may speak for the run.
-    speaks: bool,
-    sender: Membership,
-    main: Option<(Main, Membership)>,
-}
-
-struct Judged {
-    sender: Sender,
-    main: Option<Main>,
-}
-
-/// Who sent a notification.
-enum Sender {
-    Main,
-    Member,
-    Stranger,
-}
-
-impl Judge {
-    fn is_at_once(&self) -> bool {
-        self.sender.is_known() && self.main.as_ref().is_none_or(|(_, membership)| membership.is_known())
-    }
-
-    fn judge(self) -> io::Result<Judged> {
-        let sender = match self.sender.find_out()? {
-            _ if self.speaks => Sender::Main,
-            true => Sender::Member,
-            false => Sender::Stranger,
-        };
-        let main = match self.main {
-            Some((main, membership)) => membership.find_out()?.then_some(main),
-            None => None,
-        };
-        Ok(Judged { sender, main })
     }
 }
 

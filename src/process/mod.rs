@@ -18,6 +18,7 @@ mod launch;
 mod leader;
 mod lifecycle;
 mod monitor;
+mod notification;
 mod procfs;
 mod readiness;
 mod resource;

@@ -9,8 +9,8 @@ use super::closing::{self, Closing};
 use super::containment::{Contained, Leader};
 use super::core::{Inner, Streams};
 use super::gate::Gate;
-use super::hearing::Hearing;
 use super::launch::Launched;
+use super::notification::Hearing;
 use crate::exit::{ExitReason, Usage};
 use crate::reaper::{Reaper, Token, Watcher};
 use crate::signal::Signal;
@@ -77,7 +77,7 @@ pub(super) struct Run {
 /// A process of the run that speaks for it.
 pub(super) struct Main {
     pub(super) pid: u32,
-    pub(super) pidfd: Pidfd,
+    pub(super) pidfd: Arc<Pidfd>,
 }
 
 /// What the kernel said of the leader's end.

@@ -16,7 +16,7 @@ use super::containment::Occupancy;
 use super::core::{Core, Inner, NeverReady, let_go};
 use super::events::{Event as PublicEvent, EventKind, Queue};
 use super::monitor::{self, Guard};
-use super::procfs;
+use super::procfs::{self, Ask, Snapshot};
 use super::run::Run;
 use super::state::{Action, Conclusion, Event, Notice};
 use crate::callbacks::Callbacks;
@@ -220,28 +220,29 @@ impl<'a> Turn<'a> {
     fn look_around(&mut self) -> Option<Event> {
         let run = self.core.run.as_mut()?;
         run.looks += 1;
-        match run.contained.occupancy(&run.leader, run.reaped, run.looks) {
-            Occupancy::Empty => Some(Event::Empty),
-            Occupancy::Occupied => Some(Event::Occupied),
-            Occupancy::Survey(is_occupied) => {
-                let (inner, generation) = (Arc::clone(self.inner), run.generation);
-                procfs::survey(Box::new(move |all| {
-                    // What cannot be looked at is not taken for empty: it is looked at again.
-                    let occupied = all.as_ref().map_or(true, is_occupied);
-                    let answer = if occupied { Event::Occupied } else { Event::Empty };
-                    inner.turn(|turn| turn.feed_of(generation, answer));
-                }));
-                None
-            }
+        let (is_occupied, may_block) = match run.contained.occupancy(&run.leader, run.reaped, run.looks) {
+            Occupancy::Empty => return Some(Event::Empty),
+            Occupancy::Occupied => return Some(Event::Occupied),
+            Occupancy::Survey(is_occupied) => (is_occupied, false),
+            Occupancy::Walk(is_occupied) => (is_occupied, true),
             Occupancy::After(act) => {
                 let (inner, generation) = (Arc::clone(self.inner), run.generation);
                 Callbacks::get().run(move || {
                     act();
                     inner.turn(|turn| turn.feed_of(generation, Event::Empty));
                 });
-                None
+                return None;
             }
-        }
+        };
+        let (inner, generation) = (Arc::clone(self.inner), run.generation);
+        let act = Box::new(move |all: &io::Result<Snapshot>| {
+            // What cannot be looked at is not taken for empty: it is looked at again.
+            let occupied = all.as_ref().map_or(true, is_occupied);
+            let answer = if occupied { Event::Occupied } else { Event::Empty };
+            inner.turn(|turn| turn.feed_of(generation, answer));
+        });
+        procfs::survey(Ask { act, may_block });
+        None
     }
 
     fn conclude(&mut self, conclusion: Conclusion) {

@@ -11,11 +11,15 @@ use super::run::Run;
 use super::state::{Event, State};
 use super::status::Status;
 use super::turn::NO_THREAD;
+use crate::callbacks::Callbacks;
 use crate::error::{Error, Kind, Result};
 use crate::exit::{Exit, Fault};
 use crate::line::Line;
 use crate::spawners::Spawners;
 use crate::sys;
+
+/// A walk takes milliseconds.
+const NOTED_WITHIN: Duration = Duration::from_secs(1);
 
 impl Inner {
     /// A handle of the parent is useless in its fork: its lock may be held by a thread that is not there.
@@ -31,7 +35,13 @@ impl Inner {
     pub(super) fn note_tree(&self) {
         let note = self.lock().run.as_ref().and_then(|run| run.contained.note(&run.leader, run.reaped));
         if let Some(note) = note {
-            note();
+            let (noted, is_noted) = mpsc::sync_channel(1);
+            Callbacks::get().run(move || {
+                note();
+                let _ = noted.send(());
+            });
+            // A signal does not wait for ever for what only helps to know zombies.
+            let _ = is_noted.recv_timeout(NOTED_WITHIN);
         }
     }
 

@@ -97,6 +97,12 @@ const EXIT_INFO: u8 = 4;
 /// 0 until somebody asked.
 static FEATURES: AtomicU8 = AtomicU8::new(0);
 
+/// Makes sure that [`features`] is known: an answer for want of a descriptor would be a wrong one.
+pub(crate) fn ensure_features() -> io::Result<()> {
+    features();
+    if FEATURES.load(Ordering::Relaxed) == 0 { Err(io::Error::from_raw_os_error(libc::EMFILE)) } else { Ok(()) }
+}
+
 /// What the kernel can do; asks it the first time.
 pub(crate) fn features() -> Features {
     let mut bits = FEATURES.load(Ordering::Relaxed);

@@ -9,8 +9,8 @@ use std::ffi::c_void;
 use std::io;
 use std::mem::MaybeUninit;
 use std::ptr;
-use std::sync::atomic::{AtomicBool, AtomicPtr, Ordering};
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicU64, Ordering};
 
 use super::event::Bell;
 use libc::c_int;
@@ -52,8 +52,8 @@ impl Ear {
     }
 }
 
-/// The incarnation in which signal-hook was asked: this one, or one of which it is a fork.
-static REGISTERED: OnceLock<u32> = OnceLock::new();
+/// The incarnation in which signal-hook was asked, plus one: this one, or one of which it is a fork.
+static REGISTERED: AtomicU64 = AtomicU64::new(0);
 
 /// For our own handler. What it points to is never freed: the handler may be running.
 static OWN: AtomicPtr<Ear> = AtomicPtr::new(ptr::null_mut());
@@ -70,8 +70,16 @@ pub(crate) fn hear(flag: Arc<Flag>, bell: Arc<Bell>) -> io::Result<()> {
         return Ok(());
     }
     let mut ear = Ear { owner, flag, bell, before: None };
-    if *REGISTERED.get_or_init(|| owner) != owner {
-        ear.before = Some(before).filter(|before| before.sa_sigaction != libc::SIG_DFL);
+    let us = u64::from(owner) + 1;
+    let registered = REGISTERED.compare_exchange(0, us, Ordering::Relaxed, Ordering::Relaxed);
+    if registered.is_err_and(|other| other != us) {
+        ear.before = if before.sa_sigaction == handle as *const () as usize {
+            // That of the process of which this one is a fork, itself a fork: ours takes its place.
+            // SAFETY: it is null, or was made by Box::into_raw and is never freed.
+            unsafe { OWN.load(Ordering::Acquire).as_ref() }.and_then(|ear| ear.before)
+        } else {
+            Some(before).filter(|before| before.sa_sigaction != libc::SIG_DFL)
+        };
         OWN.store(Box::into_raw(Box::new(ear)), Ordering::Release);
         return install(SigHandler::SigAction(handle));
     }
@@ -89,7 +97,7 @@ fn disposition() -> io::Result<libc::sigaction> {
 }
 
 fn install(handler: SigHandler) -> io::Result<()> {
-    let action = SigAction::new(handler, SaFlags::SA_RESTART, SigSet::empty());
+    let action = SigAction::new(handler, SaFlags::SA_RESTART | SaFlags::SA_ONSTACK, SigSet::empty());
     // SAFETY: the handler is async-signal-safe and leaves errno as it was.
     unsafe { sigaction(Signal::SIGCHLD, &action) }?;
     Ok(())

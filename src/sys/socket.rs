@@ -154,11 +154,6 @@ unsafe fn take_control(message: &libc::msghdr) -> (Option<libc::ucred>, Vec<Owne
     (sender, passed)
 }
 
-/// The close of a socket shall not wait for what is still to be sent. Of what is no socket: nothing.
-pub(crate) fn forget_linger(fd: &OwnedFd) {
-    let _ = socket::setsockopt(fd, sockopt::Linger, &libc::linger { l_onoff: 0, l_linger: 0 });
-}
-
 /// Begins a connection to a TCP port.
 pub(crate) fn connect_tcp(address: &SocketAddr) -> io::Result<Connecting> {
     let family = if address.is_ipv4() { AddressFamily::Inet } else { AddressFamily::Inet6 };

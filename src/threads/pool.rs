@@ -64,7 +64,8 @@ impl Pool {
 impl Threads {
     fn look_later(self: &Arc<Self>) {
         let mut relief = self.relief.lock().unwrap_or_else(PoisonError::into_inner);
-        if relief.is_none() {
+        // Without a reaper there is no start either, and so nothing to wait for.
+        if relief.is_none() && Reaper::get().ensure().is_ok() {
             let at = Instant::now() + PATIENCE;
             *relief = Some(at);
             Reaper::get().set_timer(self.id, None, Some(at), self);

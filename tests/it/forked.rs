@@ -41,3 +41,19 @@ pub(crate) fn fork_in_a_handler(function: fn()) {
     FORK.store(true, Ordering::SeqCst);
     nix::sys::signal::raise(nix::sys::signal::Signal::SIGCHLD).unwrap();
 }
+
+/// Calls `function` in a fork that nobody but libc knows of, and waits for that to end well.
+pub(crate) fn in_a_raw_fork(function: impl FnOnce()) {
+    // SAFETY: the threads that this test has are those of pkit, and what is used inside is made for that.
+    match unsafe { nix::unistd::fork() }.unwrap() {
+        nix::unistd::ForkResult::Child => {
+            function();
+            // SAFETY: it ends the process, and nothing else.
+            unsafe { libc::_exit(0) };
+        }
+        nix::unistd::ForkResult::Parent { child } => {
+            let status = nix::sys::wait::waitpid(child, None).unwrap();
+            assert!(matches!(status, nix::sys::wait::WaitStatus::Exited(_, 0)), "{status:?}");
+        }
+    }
+}

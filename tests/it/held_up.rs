@@ -126,7 +126,6 @@ signal.pause()");
         // Descriptors in the queue when the run is over are closed with it.
         let script = format!("{LINGERING}for _ in range(3):
     socket.send_fds(s, [b'STATUS=take these'], [c.fileno() for c in clients])
-del clients
 os.kill(os.getpid(), signal.SIGKILL)");
         for _ in 0..3 {
             let process = Process::builder(python(&script)).ready(Ready::notify()).stdin(Stdio::piped()).build().unwrap();

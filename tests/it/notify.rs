@@ -230,6 +230,45 @@ os._exit(0)";
         }
     }
 
+    fn what_is_passed_to_the_socket_is_left_as_it_is() {
+        let script = "
+server = socket.create_server(('127.0.0.1', 0))
+client = socket.create_connection(server.getsockname())
+linger = b'\\1\\0\\0\\0\\0\\0\\0\\0'
+client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
+s.connect('\\0' + os.environ['NOTIFY_SOCKET'][1:])
+reader, writer = os.pipe()
+socket.send_fds(s, [b'STATUS=a copy'], [client.fileno(), writer])
+os.close(writer)
+os.read(reader, 1)
+assert client.getsockopt(socket.SOL_SOCKET, socket.SO_LINGER, 8) == linger
+tell('READY=1')
+signal.pause()";
+        let process = Process::builder(python(script)).ready(Ready::notify()).build().unwrap();
+        process.start(true).unwrap();
+        process.kill(true).unwrap();
+    }
+
+    fn a_leader_that_names_its_main_process_and_ends_was_ready() {
+        let script = "
+child = os.fork()
+if child == 0:
+    os.setsid()
+    signal.pause()
+tell(f'MAINPID={child}\\nREADY=1')";
+        for walk in [false, true] {
+            if walk {
+                pkit::testing::pretend_no_cgroups();
+            }
+            for _ in 0..10 {
+                let process = Process::builder(python(script)).ready(Ready::notify()).contain(Containment::Tree);
+                let process = process.survivors(pkit::Survivors::stop(Stop::kill())).build().unwrap();
+                process.start(true).unwrap();
+                assert!(process.join().unwrap().success());
+            }
+        }
+    }
+
     fn what_is_passed_to_the_socket_is_closed() {
         let script = "
 server = socket.create_server(('127.0.0.1', 0), backlog=1000)
@@ -251,13 +290,13 @@ tell('READY=1')
 signal.pause()";
         let process = Process::builder(python(script)).ready(Ready::notify()).build().unwrap();
         process.start(true).unwrap();
-        crate::support::eventually("all are closed", || {
-            let sockets = crate::support::open_descriptors().into_iter().filter(|(_, name)| name.starts_with("socket:"));
-            sockets.count() <= 1
-        });
         let callbacks = crate::support::thread_names().iter().filter(|name| *name == "pkit-callback").count();
         assert!(callbacks <= 3, "{callbacks} threads");
+        // Their other ends are closed by that, so that nothing lingers any more.
         process.kill(true).unwrap();
+        crate::support::eventually("all are closed", || {
+            !crate::support::open_descriptors().iter().any(|(_, name)| name.starts_with("socket:"))
+        });
     }
 
     fn a_flood_of_notifications_makes_nobody_else_wait() {

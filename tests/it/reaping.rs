@@ -124,6 +124,21 @@ os.execv(sys.argv[1], sys.argv[1:])";
         assert!(matches!(nix::sys::wait::wait().unwrap(), nix::sys::wait::WaitStatus::Exited(_, 0)));
     }
 
+    fn forks_of_forks_hear_their_own() {
+        fn listen(deep: u32) {
+            let process = Process::new(Command::new("true"));
+            let events = process.subscribe();
+            process.start(true).unwrap();
+            process.join().unwrap();
+            drop(process);
+            assert!(events.count() > 2);
+            if deep > 0 {
+                crate::forked::in_a_raw_fork(|| listen(deep - 1));
+            }
+        }
+        listen(3);
+    }
+
     fn a_core_dump_is_told() {
         let (_, hard) = getrlimit(Limit::RLIMIT_CORE).unwrap();
         if hard == 0 {

@@ -11,6 +11,7 @@
 
 mod cgroup;
 mod group;
+mod marks;
 mod walk;
 
 use std::io;
@@ -117,6 +118,8 @@ pub(super) enum Occupancy {
     Occupied,
     /// All processes have to be looked at: true is occupied.
     Survey(Judge),
+    /// The same, by reading what may block.
+    Walk(Judge),
     /// Empty, after this.
     After(Box<dyn FnOnce() + Send>),
 }
@@ -180,7 +183,7 @@ impl Contained {
     /// What the child's environment has to contain.
     pub(super) fn variable(&self) -> Option<(&'static str, String)> {
         match self {
-            Contained::Walk(walk) => Some((walk::VARIABLE, walk.cookies())),
+            Contained::Walk(walk) => Some((marks::VARIABLE, walk.cookies())),
             Contained::Leader | Contained::Group | Contained::Cgroup(_) => None,
         }
     }
@@ -248,13 +251,13 @@ impl Contained {
                         }
                         occupied
                     })),
-                    other @ (Occupancy::Occupied | Occupancy::After(_)) => other,
+                    other @ (Occupancy::Occupied | Occupancy::Walk(_) | Occupancy::After(_)) => other,
                 }
             }
             Contained::Group => group_occupancy(leader, leader_reaped, looks),
             Contained::Walk(walk) => {
                 let (walk, leader) = (Arc::clone(walk), leader.clone());
-                Occupancy::Survey(Box::new(move |all| walk.is_occupied(&leader, leader_reaped, all)))
+                Occupancy::Walk(Box::new(move |all| walk.is_occupied(&leader, leader_reaped, all)))
             }
         }
     }

@@ -16,9 +16,7 @@ use crate::sys;
 
 use super::Leader;
 use super::group;
-
-pub(super) const VARIABLE: &str = "PKIT_TREE";
-const SEPARATOR: u8 = b':';
+use super::marks::{self, VARIABLE};
 
 /// So many ancestors of one process are asked for at most. Who talks to us from further down is not heard.
 const DEEPEST: usize = 32;
@@ -123,23 +121,18 @@ impl Walk {
                 return Ok(true);
             }
             if entry.parent == own {
-                return self.is_marked(entry.pid);
+                return marks::has(&entry, &self.cookie);
             }
             next = entry.parent;
         }
         Ok(false)
     }
 
-    /// Whether it was executed with our cookie in its environment.
-    fn is_marked(&self, pid: u32) -> io::Result<bool> {
-        let cookies = procfs::variable(pid, VARIABLE)?.unwrap_or_default();
-        Ok(cookies.split(|byte| *byte == SEPARATOR).any(|cookie| cookie == self.cookie.as_bytes()))
-    }
-
     /// # Errors
     /// When it cannot be told of some whether they belong; nothing is learnt then.
     fn members(&self, leader: &Leader, leader_reaped: bool, all: &Snapshot) -> io::Result<Vec<Entry>> {
         let own = sys::process::pid();
+        marks::keep(all);
         // Not locked while files of other processes are read: those may block.
         let known = self.lock().clone();
         // Its number is the group's as long as somebody of the group is there, and was so while `all` were read.
@@ -156,7 +149,7 @@ impl Walk {
                 let other = own_session.is_some_and(|own| entry.session != own);
                 entry.zombie && other && sessions.contains(&entry.session)
             };
-            if seen() || (entry.parent == own && (of_session() || self.is_marked(entry.pid)?)) {
+            if seen() || (entry.parent == own && (of_session() || marks::has(entry, &self.cookie)?)) {
                 belongs.insert(entry.pid);
             }
         }
