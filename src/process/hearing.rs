@@ -131,8 +131,8 @@ impl Turn<'_> {
                 said
             });
             inner.turn(|turn| {
-                turn.resume_hearing(generation);
-                if let Some(said) = said {
+                let is_awaited = turn.resume_hearing(generation).is_some();
+                if let Some(said) = said.filter(|_| is_awaited) {
                     turn.hear(said);
                 }
             });

@@ -53,7 +53,8 @@ impl Run {
 
     pub(super) fn judge(&self, said: &Said) -> io::Result<Judge> {
         let sender = said.sender.map_or(Ok(Membership::Known(false)), |pid| self.membership(pid))?;
-        let main = match said.main_pid() {
+        let speaks = said.sender.is_some_and(|pid| self.is_main(pid));
+        let main = match said.main_pid().filter(|_| speaks) {
             // It may only name what is part of the run: the pid is shown to users, who may signal it. Opened first and judged
             // then: once it is open its number stays its own.
             Some(pid) if pid == self.pid() => {
@@ -62,13 +63,19 @@ impl Run {
             }
             Some(pid) => match Pidfd::open(pid) {
                 Ok(pidfd) => Some((Main { pid, pidfd: Arc::new(pidfd) }, self.membership(pid)?)),
-                Err(error) if error.raw_os_error() == Some(libc::ESRCH) => None,
-                Err(error) => return Err(error),
+                Err(error) if is_shortage(&error) => return Err(error),
+                // Nobody has that id, or a thread: there is no such process.
+                Err(_) => None,
             },
             None => None,
         };
-        Ok(Judge { speaks: said.sender.is_some_and(|pid| self.is_main(pid)), sender, main })
+        Ok(Judge { speaks, sender, main })
     }
+}
+
+/// It may be had later.
+fn is_shortage(error: &io::Error) -> bool {
+    matches!(error.raw_os_error(), Some(libc::EMFILE | libc::ENFILE | libc::ENOMEM))
 }
 
 /// What becomes of the next notification.

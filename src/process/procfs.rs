@@ -7,7 +7,7 @@ use std::fs;
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use crate::callbacks::Callbacks;
 use crate::sys;
@@ -50,14 +50,8 @@ pub(super) fn all() -> io::Result<Snapshot> {
     Ok(Snapshot { entries, number })
 }
 
-type Act = Box<dyn FnOnce(&io::Result<Snapshot>) + Send>;
-
 /// Someone who wants to see all processes.
-pub(super) struct Ask {
-    pub(super) act: Act,
-    /// It reads of some what may block: nobody else waits for it.
-    pub(super) may_block: bool,
-}
+type Ask = Box<dyn FnOnce(&io::Result<Snapshot>) + Send>;
 
 /// Shows all processes, as they are after this call, to `ask`, on a callback thread.
 ///
@@ -95,15 +89,10 @@ fn answer_all() -> bool {
     if asks.is_empty() {
         return false;
     }
-    let found = Arc::new(all());
-    for Ask { act, may_block } in asks {
-        if may_block {
-            let found = Arc::clone(&found);
-            Callbacks::get().run(move || act(&found));
-            continue;
-        }
+    let found = all();
+    for ask in asks {
         // It may drop what a user's closure captured, and that may panic: the others are answered all the same.
-        if catch_unwind(AssertUnwindSafe(|| act(&found))).is_err() {
+        if catch_unwind(AssertUnwindSafe(|| ask(&found))).is_err() {
             log::error!("pkit: a panic while looking for what a run left");
         }
     }

@@ -16,9 +16,10 @@ use super::containment::Occupancy;
 use super::core::{Core, Inner, NeverReady, let_go};
 use super::events::{Event as PublicEvent, EventKind, Queue};
 use super::monitor::{self, Guard};
-use super::procfs::{self, Ask, Snapshot};
+use super::procfs;
 use super::run::Run;
 use super::state::{Action, Conclusion, Event, Notice};
+use super::waiting::note_within;
 use crate::callbacks::Callbacks;
 use crate::error::{Error, Kind};
 use crate::exit::{Exit, ExitFacts};
@@ -167,7 +168,7 @@ impl<'a> Turn<'a> {
         let (inner, generation) = (Arc::clone(self.inner), run.generation);
         // If no thread comes to it in time, the SIGKILL that ends the ladder does not wait for one.
         Callbacks::get().run(move || {
-            note();
+            note_within(note);
             inner.turn(|turn| {
                 if turn.core.run.as_ref().is_some_and(|run| run.generation == generation) {
                     turn.signal_now(signal);
@@ -220,29 +221,28 @@ impl<'a> Turn<'a> {
     fn look_around(&mut self) -> Option<Event> {
         let run = self.core.run.as_mut()?;
         run.looks += 1;
-        let (is_occupied, may_block) = match run.contained.occupancy(&run.leader, run.reaped, run.looks) {
-            Occupancy::Empty => return Some(Event::Empty),
-            Occupancy::Occupied => return Some(Event::Occupied),
-            Occupancy::Survey(is_occupied) => (is_occupied, false),
-            Occupancy::Walk(is_occupied) => (is_occupied, true),
+        match run.contained.occupancy(&run.leader, run.reaped, run.looks) {
+            Occupancy::Empty => Some(Event::Empty),
+            Occupancy::Occupied => Some(Event::Occupied),
+            Occupancy::Survey(is_occupied) => {
+                let (inner, generation) = (Arc::clone(self.inner), run.generation);
+                procfs::survey(Box::new(move |all| {
+                    // What cannot be looked at is not taken for empty: it is looked at again.
+                    let occupied = all.as_ref().map_or(true, is_occupied);
+                    let answer = if occupied { Event::Occupied } else { Event::Empty };
+                    inner.turn(|turn| turn.feed_of(generation, answer));
+                }));
+                None
+            }
             Occupancy::After(act) => {
                 let (inner, generation) = (Arc::clone(self.inner), run.generation);
                 Callbacks::get().run(move || {
                     act();
                     inner.turn(|turn| turn.feed_of(generation, Event::Empty));
                 });
-                return None;
+                None
             }
-        };
-        let (inner, generation) = (Arc::clone(self.inner), run.generation);
-        let act = Box::new(move |all: &io::Result<Snapshot>| {
-            // What cannot be looked at is not taken for empty: it is looked at again.
-            let occupied = all.as_ref().map_or(true, is_occupied);
-            let answer = if occupied { Event::Occupied } else { Event::Empty };
-            inner.turn(|turn| turn.feed_of(generation, answer));
-        });
-        procfs::survey(Ask { act, may_block });
-        None
+        }
     }
 
     fn conclude(&mut self, conclusion: Conclusion) {

@@ -21,6 +21,16 @@ use crate::sys;
 /// A walk takes milliseconds.
 const NOTED_WITHIN: Duration = Duration::from_secs(1);
 
+/// Notes who belongs to a run. A signal does not wait for ever for what only helps to know zombies.
+pub(super) fn note_within(note: impl FnOnce() + Send + 'static) {
+    let (noted, is_noted) = mpsc::sync_channel(1);
+    Callbacks::get().run(move || {
+        note();
+        let _ = noted.send(());
+    });
+    let _ = is_noted.recv_timeout(NOTED_WITHIN);
+}
+
 impl Inner {
     /// A handle of the parent is useless in its fork: its lock may be held by a thread that is not there.
     pub(super) fn check_owner(&self, operation: &'static str) -> Result<()> {
@@ -35,13 +45,7 @@ impl Inner {
     pub(super) fn note_tree(&self) {
         let note = self.lock().run.as_ref().and_then(|run| run.contained.note(&run.leader, run.reaped));
         if let Some(note) = note {
-            let (noted, is_noted) = mpsc::sync_channel(1);
-            Callbacks::get().run(move || {
-                note();
-                let _ = noted.send(());
-            });
-            // A signal does not wait for ever for what only helps to know zombies.
-            let _ = is_noted.recv_timeout(NOTED_WITHIN);
+            note_within(note);
         }
     }
 

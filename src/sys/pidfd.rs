@@ -99,23 +99,29 @@ static FEATURES: AtomicU8 = AtomicU8::new(0);
 
 /// Makes sure that [`features`] is known: an answer for want of a descriptor would be a wrong one.
 pub(crate) fn ensure_features() -> io::Result<()> {
-    features();
-    if FEATURES.load(Ordering::Relaxed) == 0 { Err(io::Error::from_raw_os_error(libc::EMFILE)) } else { Ok(()) }
+    if FEATURES.load(Ordering::Relaxed) == 0 {
+        know(probe()?);
+    }
+    Ok(())
 }
 
 /// What the kernel can do; asks it the first time.
 pub(crate) fn features() -> Features {
-    let mut bits = FEATURES.load(Ordering::Relaxed);
-    if bits == 0 {
-        // Without a descriptor nothing can be asked: it is asked again the next time.
-        let Some(found) = probe() else { return Features { group_signal: false, exit_info: false } };
-        bits = KNOWN | found;
-        // Does not overwrite what `pretend_old_kernel` stored in between.
-        if let Err(other) = FEATURES.compare_exchange(0, bits, Ordering::Relaxed, Ordering::Relaxed) {
-            bits = other;
-        }
-    }
+    let bits = match FEATURES.load(Ordering::Relaxed) {
+        // What cannot be asked now is asked again the next time.
+        0 => probe().map_or(0, know),
+        bits => bits,
+    };
     Features { group_signal: bits & GROUP_SIGNAL != 0, exit_info: bits & EXIT_INFO != 0 }
+}
+
+fn know(found: u8) -> u8 {
+    let bits = KNOWN | found;
+    // Does not overwrite what `pretend_old_kernel` stored in between.
+    match FEATURES.compare_exchange(0, bits, Ordering::Relaxed, Ordering::Relaxed) {
+        Ok(_) => bits,
+        Err(other) => other,
+    }
 }
 
 /// Lets [`features`] say no to everything from now on, in the whole program.
@@ -131,9 +137,16 @@ pub(crate) fn pretend_no_exit_info() {
     FEATURES.store(KNOWN | group_signal, Ordering::Relaxed);
 }
 
-/// Asks with calls that change nothing; `None` for want of a descriptor to ask about.
-fn probe() -> Option<u8> {
-    let me = Pidfd::open(std::process::id()).ok()?;
+/// Asks with calls that change nothing.
+///
+/// # Errors
+/// It cannot be asked now, for want of descriptors or memory.
+fn probe() -> io::Result<u8> {
+    let me = match Pidfd::open(std::process::id()) {
+        // A sandbox that does not know the call knows none of the newer ones.
+        Err(error) if matches!(error.raw_os_error(), Some(libc::EPERM | libc::EACCES | libc::ENOSYS)) => return Ok(0),
+        me => me?,
+    };
     let mut bits = 0;
     // Signal 0 sends nothing. ESRCH is a yes too: we need not lead a group. An unknown flag is EINVAL.
     match me.signal_group(0).map_err(|error| error.raw_os_error()) {
@@ -145,7 +158,7 @@ fn probe() -> Option<u8> {
     if me.info().is_ok() && send(SELF_THREAD, 0, 0).is_ok() {
         bits |= EXIT_INFO;
     }
-    Some(bits)
+    Ok(bits)
 }
 
 fn send(fd: i32, signal: i32, flags: u32) -> io::Result<()> {

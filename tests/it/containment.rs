@@ -166,6 +166,34 @@ signal.pause()";
         }
     }
 
+    fn who_executes_something_after_a_walk_has_seen_it_belongs_to_its_tree() {
+        pkit::testing::pretend_no_cgroups();
+        // A fork has the environment of this program, until it executes something with the one that it was given.
+        let forked = crate::forked::forked(|| {
+            use std::os::unix::process::CommandExt;
+            crate::forked::in_a_daemon(|| {
+                std::io::stdin().read_line(&mut String::new()).unwrap();
+                crate::forked::tell(&format!("{}\n", std::process::id()));
+                panic!("{}", std::process::Command::new("sleep").arg("1000").exec());
+            });
+            loop {
+                std::thread::park();
+            }
+        });
+        let process = Process::builder(forked).contain(Containment::Tree).stdin(pkit::Stdio::piped()).capture(1024);
+        let process = process.build().unwrap();
+        process.start(true).unwrap();
+        // A walk.
+        process.signal(Signal::CONT).unwrap();
+        crate::support::say(&mut process.stdin().unwrap(), "go on");
+        let daemon = pid_said_by(&process);
+        eventually("it executes", || {
+            fs::read_to_string(format!("/proc/{daemon}/comm")).is_ok_and(|name| name == "sleep\n")
+        });
+        process.kill(true).unwrap();
+        assert!(!is_alive(daemon));
+    }
+
     fn what_a_tree_within_a_tree_left_is_ended_with_the_outer_one() {
         pkit::testing::pretend_no_cgroups();
         let inner = crate::forked::forked(|| {

@@ -57,3 +57,14 @@ pub(crate) fn in_a_raw_fork(function: impl FnOnce()) {
         }
     }
 }
+
+/// Calls `function` in a process of another session whose parent is gone.
+pub(crate) fn in_a_daemon(function: impl FnOnce()) {
+    in_a_raw_fork(|| {
+        nix::unistd::setsid().unwrap();
+        // SAFETY: as above; this copy has one thread.
+        if let nix::unistd::ForkResult::Child = unsafe { nix::unistd::fork() }.unwrap() {
+            function();
+        }
+    });
+}

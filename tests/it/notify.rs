@@ -230,6 +230,22 @@ os._exit(0)";
         }
     }
 
+    fn a_main_pid_that_is_none_holds_nothing_up() {
+        // The id of a thread, and one that nobody has.
+        let script = "
+import threading
+threading.Thread(target=signal.pause, daemon=True).start()
+thread = next(id for id in os.listdir('/proc/self/task') if int(id) != os.getpid())
+tell('MAINPID=' + thread)
+tell('MAINPID=99999999')
+tell('READY=1')
+signal.pause()";
+        let process = Process::builder(python(script)).ready(Ready::notify()).build().unwrap();
+        process.start(true).unwrap();
+        assert_eq!(process.status().main_pid, None);
+        process.kill(true).unwrap();
+    }
+
     fn what_is_passed_to_the_socket_is_left_as_it_is() {
         let script = "
 server = socket.create_server(('127.0.0.1', 0))

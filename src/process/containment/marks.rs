@@ -1,106 +1,141 @@
-//! Which runs the orphans belong to that this program has adopted, by the cookies in their environment.
+//! Which orphans that this program has adopted belong to a run, by the cookies in their environment.
 //!
 //! To read an environment waits while its process changes its memory, for ever if a file system that does not answer holds
-//! that up. So it is read once for each process, on a callback thread, and waited for so long; whose is not known then
-//! belongs to nobody until it is.
+//! that up. So it is done on a callback thread and waited for so long; a process whose environment cannot be read belongs to
+//! nobody until it can.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::io;
-use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use crate::callbacks::Callbacks;
-use crate::process::procfs::{self, Entry, Snapshot};
+use crate::process::procfs::{self, Entry};
 use crate::sys;
 
-/// Who has this variable among its own belongs to the runs whose cookies are its value.
+/// Who has this variable belongs to the runs whose cookies are its value.
 pub(super) const VARIABLE: &str = "PKIT_TREE";
 pub(super) const SEPARATOR: u8 = b':';
 
-/// Far longer than it takes when nothing is wrong.
+/// Far longer than one takes when nothing is wrong.
 const READ_WITHIN: Duration = Duration::from_secs(1);
 
 /// A process: its pid, and when it was started.
 type Id = (u32, u64);
 
-enum Mark {
-    /// Since then.
-    Reading(Instant),
-    /// The value of the variable; empty without it.
-    Read(Vec<u8>),
-    /// It could not be read, and may be tried again.
-    Failed(i32),
+/// Some thread waits for the environment of these, and nobody else does.
+fn stuck() -> MutexGuard<'static, BTreeSet<Id>> {
+    /// Leaf lock.
+    static STUCK: sys::PerProcess<Mutex<BTreeSet<Id>>> = sys::PerProcess::new();
+    lock(STUCK.get_or_init(Mutex::default))
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Which of them were executed with this cookie in their environment, by pid.
+///
+/// # Errors
+/// It cannot be told now, for want of descriptors or memory.
+pub(super) fn marked(entries: impl Iterator<Item = Entry>, cookie: &str) -> io::Result<Vec<u32>> {
+    let mut left: Vec<Id> = entries.map(|entry| (entry.pid, entry.started)).collect();
+    left.retain(|id| !stuck().contains(id));
+    let mut marked = Vec::new();
+    while !left.is_empty() {
+        let reading = Arc::new(Reading { ids: left.clone(), state: Mutex::default(), finished: Condvar::new() });
+        let reader = Arc::clone(&reading);
+        Callbacks::get().run(move || reader.read());
+        let (values, hangs) = reading.wait()?;
+        for (id, value) in left.iter().zip(values) {
+            let mut cookies = value.split(|byte| *byte == SEPARATOR);
+            if cookies.any(|other| other == cookie.as_bytes()) {
+                marked.push(id.0);
+            }
+        }
+        match hangs {
+            Some(at) => drop(left.drain(..=at)),
+            None => left.clear(),
+        }
+    }
+    Ok(marked)
+}
+
+/// The value of the variable; empty without it.
+fn value_of(id: Id) -> io::Result<Vec<u8>> {
+    Ok(procfs::variable(id.0, VARIABLE)?.unwrap_or_default())
+}
+
+/// The reading of some environments, one after the other.
+struct Reading {
+    ids: Vec<Id>,
+    state: Mutex<State>,
+    finished: Condvar,
 }
 
 #[derive(Default)]
-struct Marks {
-    /// Leaf lock.
-    known: Mutex<BTreeMap<Id, Mark>>,
-    read: Condvar,
+struct State {
+    /// Since when the next is being read.
+    since: Option<Instant>,
+    values: Vec<Vec<u8>>,
+    error: Option<io::Error>,
+    is_finished: bool,
+    /// Nobody waits any more.
+    is_given_up: bool,
 }
 
-impl Marks {
-    fn get() -> &'static Marks {
-        static MARKS: sys::PerProcess<Marks> = sys::PerProcess::new();
-        MARKS.get_or_init(Marks::default)
-    }
-
-    fn lock(&self) -> MutexGuard<'_, BTreeMap<Id, Mark>> {
-        self.known.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn begin(&'static self, id: Id) {
-        Callbacks::get().run(move || {
-            let mark = match procfs::variable(id.0, VARIABLE) {
-                Ok(value) => Mark::Read(value.unwrap_or_default()),
-                Err(error) => Mark::Failed(error.raw_os_error().unwrap_or(libc::EIO)),
-            };
-            self.lock().insert(id, mark);
-            self.read.notify_all();
-        });
-    }
-}
-
-/// Whether it was executed with this cookie in its environment.
-///
-/// # Errors
-/// It cannot be read now, for want of descriptors or memory.
-pub(super) fn has(entry: &Entry, cookie: &str) -> io::Result<bool> {
-    let (marks, id) = (Marks::get(), (entry.pid, entry.started));
-    let mut known = marks.lock();
-    let mut asked = false;
-    loop {
-        let since = match known.get(&id) {
-            Some(Mark::Read(value)) => return Ok(is_among(value, cookie)),
-            Some(Mark::Failed(errno)) if asked => return Err(io::Error::from_raw_os_error(*errno)),
-            Some(Mark::Reading(since)) => *since,
-            // It has no environment any more.
-            None | Some(Mark::Failed(_)) if entry.zombie => return Ok(false),
-            None | Some(Mark::Failed(_)) => {
-                let now = Instant::now();
-                known.insert(id, Mark::Reading(now));
-                marks.begin(id);
-                now
+impl Reading {
+    fn read(&self) {
+        for id in &self.ids {
+            {
+                let mut state = lock(&self.state);
+                if state.is_given_up {
+                    return;
+                }
+                state.since = Some(Instant::now());
             }
-        };
-        asked = true;
-        let left = READ_WITHIN.saturating_sub(since.elapsed());
-        if left.is_zero() {
-            return Ok(false);
+            let value = value_of(*id);
+            let mut state = lock(&self.state);
+            if state.is_given_up {
+                stuck().remove(id);
+                return;
+            }
+            match value {
+                Ok(value) => state.values.push(value),
+                Err(error) => {
+                    state.error = Some(error);
+                    break;
+                }
+            }
         }
-        known = marks.read.wait_timeout(known, left).unwrap_or_else(PoisonError::into_inner).0;
+        lock(&self.state).is_finished = true;
+        self.finished.notify_all();
     }
-}
 
-fn is_among(value: &[u8], cookie: &str) -> bool {
-    value.split(|byte| *byte == SEPARATOR).any(|other| other == cookie.as_bytes())
-}
-
-/// Forgets those that are gone.
-pub(super) fn keep(all: &Snapshot) {
-    let mut known = Marks::get().lock();
-    if !known.is_empty() {
-        let there: BTreeSet<Id> = all.entries.iter().map(|entry| (entry.pid, entry.started)).collect();
-        known.retain(|id, _| there.contains(id));
+    /// The values so far, and which one is not to be had.
+    fn wait(&self) -> io::Result<(Vec<Vec<u8>>, Option<usize>)> {
+        let began = Instant::now();
+        let mut state = lock(&self.state);
+        while !state.is_finished {
+            let left = READ_WITHIN.saturating_sub(state.since.unwrap_or(began).elapsed());
+            if left.is_zero() {
+                state.is_given_up = true;
+                if state.since.is_none() {
+                    // There is no thread for it.
+                    drop(state);
+                    let values = self.ids.iter().map(|id| value_of(*id)).collect::<io::Result<_>>();
+                    return Ok((values?, None));
+                }
+                let values = std::mem::take(&mut state.values);
+                let at = values.len();
+                stuck().insert(self.ids[at]);
+                return Ok((values, Some(at)));
+            }
+            state = self.finished.wait_timeout(state, left).unwrap_or_else(PoisonError::into_inner).0;
+        }
+        match state.error.take() {
+            Some(error) => Err(error),
+            None => Ok((std::mem::take(&mut state.values), None)),
+        }
     }
 }

@@ -118,8 +118,6 @@ pub(super) enum Occupancy {
     Occupied,
     /// All processes have to be looked at: true is occupied.
     Survey(Judge),
-    /// The same, by reading what may block.
-    Walk(Judge),
     /// Empty, after this.
     After(Box<dyn FnOnce() + Send>),
 }
@@ -251,13 +249,13 @@ impl Contained {
                         }
                         occupied
                     })),
-                    other @ (Occupancy::Occupied | Occupancy::Walk(_) | Occupancy::After(_)) => other,
+                    other @ (Occupancy::Occupied | Occupancy::After(_)) => other,
                 }
             }
             Contained::Group => group_occupancy(leader, leader_reaped, looks),
             Contained::Walk(walk) => {
                 let (walk, leader) = (Arc::clone(walk), leader.clone());
-                Occupancy::Walk(Box::new(move |all| walk.is_occupied(&leader, leader_reaped, all)))
+                Occupancy::Survey(Box::new(move |all| walk.is_occupied(&leader, leader_reaped, all)))
             }
         }
     }

@@ -121,7 +121,7 @@ impl Walk {
                 return Ok(true);
             }
             if entry.parent == own {
-                return marks::has(&entry, &self.cookie);
+                return Ok(!marks::marked([entry].into_iter(), &self.cookie)?.is_empty());
             }
             next = entry.parent;
         }
@@ -132,7 +132,6 @@ impl Walk {
     /// When it cannot be told of some whether they belong; nothing is learnt then.
     fn members(&self, leader: &Leader, leader_reaped: bool, all: &Snapshot) -> io::Result<Vec<Entry>> {
         let own = sys::process::pid();
-        marks::keep(all);
         // Not locked while files of other processes are read: those may block.
         let known = self.lock().clone();
         // Its number is the group's as long as somebody of the group is there, and was so while `all` were read.
@@ -140,7 +139,7 @@ impl Walk {
         // An adopted orphan of ours has the sessions and groups of those we saw: zombies show nothing else.
         let sessions: BTreeSet<u32> = known.entries.values().map(|entry| entry.session).collect();
         let own_session = all.entries.iter().find(|entry| entry.pid == own).map(|entry| entry.session);
-        let mut belongs = BTreeSet::new();
+        let (mut belongs, mut adopted) = (BTreeSet::new(), Vec::new());
         // Who has the number of a leader that was reaped is a stranger, though it may have started in the same tick of the clock.
         for entry in all.entries.iter().filter(|entry| !leader_reaped || entry.pid != leader.pid) {
             let seen = || leader.is(entry) || known.contains(entry) || (has_group && entry.group == leader.pid);
@@ -149,10 +148,13 @@ impl Walk {
                 let other = own_session.is_some_and(|own| entry.session != own);
                 entry.zombie && other && sessions.contains(&entry.session)
             };
-            if seen() || (entry.parent == own && (of_session() || marks::has(entry, &self.cookie)?)) {
+            if seen() || (entry.parent == own && of_session()) {
                 belongs.insert(entry.pid);
+            } else if entry.parent == own && !entry.zombie {
+                adopted.push(*entry);
             }
         }
+        belongs.extend(marks::marked(adopted.into_iter(), &self.cookie)?);
         // Children of those who belong, to any depth.
         loop {
             let before = belongs.len();
