@@ -42,14 +42,19 @@ impl Known {
         self.entries.get(&entry.pid).is_some_and(|seen| seen.started == entry.started)
     }
 
-    /// A snapshot that was begun earlier than another adds what it saw, and takes nothing away.
-    fn learn(&mut self, members: &[Entry], snapshot: u64) {
-        if snapshot >= self.snapshot {
-            self.entries.clear();
-            self.snapshot = snapshot;
+    /// Who was seen to belong does as long as it is there, whatever is found out of it later: one that was killed meanwhile shows
+    /// nothing any more. A snapshot that was begun earlier than another takes nobody away.
+    fn learn(&mut self, members: &[Entry], all: &Snapshot) {
+        let is_newer = all.number >= self.snapshot;
+        if is_newer {
+            let there: BTreeSet<(u32, u64)> = all.entries.iter().map(|entry| (entry.pid, entry.started)).collect();
+            self.entries.retain(|pid, entry| there.contains(&(*pid, entry.started)));
+            self.snapshot = all.number;
         }
         for member in members {
-            self.entries.entry(member.pid).or_insert(*member);
+            if is_newer || !self.entries.contains_key(&member.pid) {
+                self.entries.insert(member.pid, *member);
+            }
         }
     }
 }
@@ -166,7 +171,7 @@ impl Walk {
             }
         }
         let members: Vec<Entry> = all.entries.iter().filter(|entry| belongs.contains(&entry.pid)).copied().collect();
-        self.lock().learn(&members, all.number);
+        self.lock().learn(&members, all);
         Ok(members)
     }
 
@@ -216,6 +221,20 @@ mod tests {
         assert_eq!(members(&walk, &leader, 3, &[entry(other, 1, other, 7)]), [], "a later process");
         let at_once = Snapshot { entries: vec![entry(own, 1, own, 5)], number: 4 };
         assert_eq!(walk.members(&leader, true, &at_once).unwrap(), [], "in the same tick of the clock");
+    }
+
+    #[test]
+    fn who_was_seen_to_belong_belongs_as_a_zombie_too() {
+        let (walk, leader) = (Walk::new(), leader(5));
+        let pid = leader.pid;
+        let born = entry(pid + 2, pid, pid + 2, 6);
+        // A look that knew nothing of it comes in between, and finds it dead.
+        members(&walk, &leader, 1, &[entry(pid, 1, pid, 5), born]);
+        let zombie = Entry { parent: 1, zombie: true, ..born };
+        walk.lock().learn(&[], &Snapshot { entries: vec![zombie], number: 2 });
+        assert_eq!(members(&walk, &leader, 3, &[zombie]), [zombie]);
+        assert_eq!(members(&walk, &leader, 4, &[]), []);
+        assert_eq!(members(&walk, &leader, 5, &[zombie]), [], "it was gone");
     }
 
     #[test]
