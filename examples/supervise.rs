@@ -1,11 +1,10 @@
-//! Real services, supervised: started in order, each when the one before is ready; restarted; stopped in reverse on
-//! Ctrl-C, killed on the next. `cargo run --release --example supervise`, or with commands of yours, which `sh` reads
-//! behind `exec`, so each is one program with its arguments: `-- 'redis-server --port 7070' 'nginx -g "daemon off;"'`
+//! Real services, supervised: started in order, each when the one before is ready; restarted; stopped in reverse on Ctrl-C, killed
+//! on the next. Or commands of yours, which `sh` reads behind `exec`: `-- 'redis-server --port 7070' 'nginx -g "daemon off;"'`
 
 use std::thread::{JoinHandle, scope, spawn};
 use std::time::{Duration, SystemTime};
 
-use pkit::{Builder, Command, Event, Events, Process, Ready, Restart, Signal, State, Status};
+use pkit::{Builder, Command, Event, EventKind, Events, Process, Ready, Restart, Signal, Status};
 use signal_hook::{consts::SIGINT, consts::SIGTERM, iterator::Signals};
 
 fn service(name: &str, script: &str) -> Builder {
@@ -16,7 +15,8 @@ fn service(name: &str, script: &str) -> Builder {
 
 fn narrate(events: Events, began: SystemTime) -> JoinHandle<()> {
     let since = move |event: &Event| event.at.duration_since(began).unwrap_or_default().as_secs_f64();
-    spawn(move || events.for_each(|event| println!("{:>8.3} s  {event}", since(&event))))
+    let tell = move |event: &Event| println!("{:>8.3} s  {event}", since(event));
+    spawn(move || drop(events.inspect(tell).find(|event| matches!(event.kind, EventKind::Failed(_)))))
 }
 
 fn table(statuses: impl Iterator<Item = Status>) {
@@ -37,11 +37,11 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     }
     let services = builders.into_iter().map(Builder::build).collect::<Result<Vec<_>, _>>()?;
     let began = SystemTime::now();
-    let narrators: Vec<_> = services.iter().map(|process| narrate(process.subscribe(), began)).collect();
+    let mut narrators: Vec<_> = services.iter().map(|process| narrate(process.subscribe(), began)).collect();
     services.iter().try_for_each(|process| process.start(true).map(drop))?;
-    if let ([_, worker, flaky], true) = (&services[..], given.is_empty()) {
+    if let ([_, worker, _], true) = (&services[..], given.is_empty()) {
         worker.signal(Signal::KILL)?; // As a crash would: its policy brings it back.
-        flaky.wait_until(Duration::from_secs(60), |status| status.state == State::Failed)?;
+        narrators.pop().map(JoinHandle::join); // That of `flaky`, which is given up in the end.
     }
     table(services.iter().map(Process::status));
     println!("\nCtrl-C stops them all, in reverse order; a second one kills them.");
