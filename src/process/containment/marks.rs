@@ -15,7 +15,15 @@ use crate::sys;
 
 /// Who has this variable belongs to the runs whose cookies are its value.
 pub(super) const VARIABLE: &str = "PKIT_TREE";
-pub(super) const SEPARATOR: u8 = b':';
+const SEPARATOR: u8 = b':';
+
+/// The value for the children of a run. Where this program is part of a run itself they are too, whoever sees them.
+pub(super) fn with_outer(cookie: &str) -> String {
+    match std::env::var(VARIABLE) {
+        Ok(outer) => format!("{outer}{}{cookie}", char::from(SEPARATOR)),
+        Err(_) => cookie.to_owned(),
+    }
+}
 
 /// Far longer than one takes when nothing is wrong.
 const READ_WITHIN: Duration = Duration::from_secs(1);
@@ -47,18 +55,18 @@ pub(super) fn marked(entries: impl Iterator<Item = Entry>, cookie: &str) -> io::
         let reader = Arc::clone(&reading);
         Callbacks::get().run(move || reader.read());
         let (values, hangs) = reading.wait()?;
-        for (id, value) in left.iter().zip(values) {
-            let mut cookies = value.split(|byte| *byte == SEPARATOR);
-            if cookies.any(|other| other == cookie.as_bytes()) {
-                marked.push(id.0);
-            }
-        }
+        let values = left.iter().zip(values).filter(|(_, value)| is_among(value, cookie));
+        marked.extend(values.map(|(id, _)| id.0));
         match hangs {
             Some(at) => drop(left.drain(..=at)),
             None => left.clear(),
         }
     }
     Ok(marked)
+}
+
+fn is_among(value: &[u8], cookie: &str) -> bool {
+    value.split(|byte| *byte == SEPARATOR).any(|other| other == cookie.as_bytes())
 }
 
 /// The value of the variable; empty without it.
@@ -90,6 +98,7 @@ impl Reading {
             {
                 let mut state = lock(&self.state);
                 if state.is_given_up {
+                    stuck().remove(id);
                     return;
                 }
                 state.since = Some(Instant::now());
@@ -137,5 +146,30 @@ impl Reading {
             Some(error) => Err(error),
             None => Ok((std::mem::take(&mut state.values), None)),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_was_given_up_on_is_looked_at_again_when_it_was_read() {
+        let own = procfs::entry(sys::process::pid()).unwrap();
+        let id = (own.pid, own.started);
+        // Given up on before the thread came to it: that one before took nearly as long as may be, say.
+        let reading = Reading { ids: vec![id], state: Mutex::default(), finished: Condvar::new() };
+        lock(&reading.state).is_given_up = true;
+        stuck().insert(id);
+        reading.read();
+        assert!(!stuck().contains(&id));
+    }
+
+    #[test]
+    fn a_cookie_is_found_among_others() {
+        let own = procfs::entry(sys::process::pid()).unwrap();
+        assert_eq!(marked([own].into_iter(), "1-2-3").unwrap(), []);
+        assert!(is_among(b"1-2-3:4-5-6", "4-5-6") && is_among(b"4-5-6", "4-5-6"));
+        assert!(!is_among(b"1-2-3:4-5-67", "4-5-6") && !is_among(b"", "4-5-6"));
     }
 }

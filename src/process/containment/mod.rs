@@ -181,7 +181,7 @@ impl Contained {
     /// What the child's environment has to contain.
     pub(super) fn variable(&self) -> Option<(&'static str, String)> {
         match self {
-            Contained::Walk(walk) => Some((marks::VARIABLE, walk.cookies())),
+            Contained::Walk(walk) => Some((marks::VARIABLE, marks::with_outer(walk.cookie()))),
             Contained::Leader | Contained::Group | Contained::Cgroup(_) => None,
         }
     }

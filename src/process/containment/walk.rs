@@ -16,7 +16,7 @@ use crate::sys;
 
 use super::Leader;
 use super::group;
-use super::marks::{self, VARIABLE};
+use super::marks;
 
 /// So many ancestors of one process are asked for at most. Who talks to us from further down is not heard.
 const DEEPEST: usize = 32;
@@ -72,11 +72,8 @@ impl Walk {
         Walk { cookie, known: Mutex::default() }
     }
 
-    /// What the child's environment has to contain. Where this program is part of a run itself its children are too, whoever
-    /// sees them.
-    pub(super) fn cookies(&self) -> String {
-        let outer = std::env::var(VARIABLE).map(|outer| outer + ":").unwrap_or_default();
-        outer + &self.cookie
+    pub(super) fn cookie(&self) -> &str {
+        &self.cookie
     }
 
     /// Notes who belongs, before a signal ends some of them: an orphan that is a zombie by then would show nothing that
