@@ -291,7 +291,8 @@ impl Process {
                 return Ok(status);
             }
             core = self.inner.lock();
-            let waited = self.inner.core.wait_past(core, turns, at);
+            // However fast it changes meanwhile.
+            let waited = if is_past(at) { Err(core) } else { self.inner.core.wait_past(core, turns, at) };
             core = waited.map_err(|core| self.inner.timeout(&core, OPERATION, "the condition did not hold", limit))?;
         }
     }
@@ -302,7 +303,7 @@ impl Process {
     /// there is [`Builder::on_line`](crate::Builder::on_line).
     ///
     /// `matches` runs on this thread with no lock held. Lines wait for it: none is missed, and a child that writes
-    /// more meanwhile waits too. Other consumers see the lines as well.
+    /// more meanwhile waits too. Other consumers see the lines as well. What has come when `limit` is over is still looked at.
     ///
     /// # Errors
     ///
@@ -313,10 +314,15 @@ impl Process {
         self.inner.check_owner(OPERATION)?;
         let at = Instant::now().checked_add(limit);
         let reader = LineReader::new(&self.inner, OPERATION, at, limit)?;
+        let mut matches = |line: &Line| matches(&line.text());
         loop {
-            match reader.next(at, limit)? {
-                line if matches(&line.text()) => return Ok(line),
-                _ => {}
+            let line = reader.next(at, limit)?;
+            if matches(&line) {
+                return Ok(line);
+            }
+            if is_past(at) {
+                // However much it prints meanwhile.
+                return reader.kept().into_iter().find(matches).ok_or_else(|| reader.timeout(limit));
             }
         }
     }
@@ -331,6 +337,10 @@ enum Patience {
         at: Option<Instant>,
         limit: Duration,
     },
+}
+
+fn is_past(at: Option<Instant>) -> bool {
+    at.is_some_and(|at| at <= Instant::now())
 }
 
 fn deadline(wait: Wait) -> Patience {

@@ -12,7 +12,7 @@ use super::state::{Event, State};
 use super::status::Status;
 use super::turn::NO_THREAD;
 use crate::callbacks::Callbacks;
-use crate::error::{Error, Kind, Result};
+use crate::error::{End, Error, Kind, Result};
 use crate::exit::{Exit, Fault};
 use crate::line::Line;
 use crate::spawners::Spawners;
@@ -229,26 +229,36 @@ impl<'a> LineReader<'a> {
     pub(super) fn next(&self, until: Option<Instant>, limit: Duration) -> Result<Line> {
         let operation = self.operation;
         loop {
-            let (line, turns) = self.inner.turn(|turn| {
+            // Under one lock: the last line and the end may come one right after the other.
+            let (found, turns) = self.inner.turn(|turn| {
                 let line = turn.core.output.next_line(self.cursors);
                 turn.resume_reading();
-                (line, turn.core.turns())
+                let found = line.map(Ok).or_else(|| self.end(&turn.core).map(Err));
+                (found, turn.core.turns())
             });
-            if let Some(line) = line {
-                return Ok(line);
+            if let Some(found) = found {
+                return found.map_err(|end| Error::new(self.inner.who(None), operation, Kind::Ended(end)));
             }
-            let core = self.inner.lock();
-            let over = core.output.generation() != self.generation || core.output.is_closed();
-            let exit = core.exit.as_ref().filter(|(of, _)| over && *of >= self.generation);
-            if let Some((_, exit)) = exit {
-                let exit = exit.clone();
-                let end = core.end_of(exit);
-                return Err(Error::new(self.inner.who(None), operation, Kind::Ended(end)));
-            }
-            let waited = self.inner.core.wait_past(core, turns, until);
-            let core = waited.map_err(|core| self.inner.timeout(&core, operation, NO_LINE, limit))?;
-            drop(core);
+            let waited = self.inner.core.wait_past(self.inner.lock(), turns, until).map(drop);
+            waited.map_err(drop).map_err(|()| self.timeout(limit))?;
         }
+    }
+
+    /// What has come until now.
+    pub(super) fn kept(&self) -> Vec<Line> {
+        let output = &mut self.inner.lock().output;
+        std::iter::from_fn(|| output.next_line(self.cursors)).collect()
+    }
+
+    pub(super) fn timeout(&self, limit: Duration) -> Error {
+        self.inner.timeout(&self.inner.lock(), self.operation, NO_LINE, limit)
+    }
+
+    /// No line comes any more.
+    fn end(&self, core: &Core) -> Option<End> {
+        let over = core.output.generation() != self.generation || core.output.is_closed();
+        let (_, exit) = core.exit.as_ref().filter(|(of, _)| over && *of >= self.generation)?;
+        Some(core.end_of(exit.clone()))
     }
 }
 

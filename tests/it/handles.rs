@@ -23,6 +23,15 @@ fn check(status: &Status) {
 }
 
 tests! {
+    fn what_never_stops_changing_does_not_stretch_the_limit() {
+        let process = Process::new(sh("exec sleep 1000"));
+        let error = process.wait_until(Duration::from_millis(50), |_| {
+            process.restart(RestartMode::Kill, true).unwrap();
+            false
+        });
+        assert!(error.is_err_and(|error| error.is_timeout()));
+    }
+
     fn wait_until_sees_what_is_and_what_comes() {
         let process = Process::new(sh("exec sleep 1000"));
         assert_eq!(process.wait_until(LONG, |_| true).unwrap().state, State::Idle);

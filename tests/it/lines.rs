@@ -116,6 +116,13 @@ sys.stdout.buffer.write(b'd' * {LENGTH})");
         assert!(process.wait_for_line(LONG, |line| line == "other").unwrap_err().is_ended());
     }
 
+    fn one_who_never_stops_talking_does_not_stretch_the_limit() {
+        let process = Process::builder(Command::new("yes")).capture(4096).build().unwrap();
+        process.start(true).unwrap();
+        let error = process.wait_for_line(Duration::from_millis(50), |line| line == "no").unwrap_err();
+        assert!(error.is_timeout(), "{error}");
+    }
+
     fn the_end_of_the_run_ends_the_wait() {
         let process = Process::builder(sh("echo no; exec sleep 1000")).capture(4096).build().unwrap();
         process.start(true).unwrap();
@@ -125,6 +132,16 @@ sys.stdout.buffer.write(b'd' * {LENGTH})");
         process.terminate(true).unwrap();
         let error = thread.join().unwrap().unwrap_err();
         assert!(error.exit().is_some_and(pkit::Exit::requested), "{error}");
+    }
+
+    fn a_line_right_before_the_end_is_found() {
+        let process = Process::builder(sh("echo one; exit 3")).capture(4096).build().unwrap();
+        for _ in 0..200 {
+            process.start(true).unwrap();
+            let wait = || process.wait_for_line(LONG, |line| line == "one").unwrap();
+            std::thread::scope(|scope| (0..8).for_each(|_| drop(scope.spawn(wait))));
+            process.join().unwrap();
+        }
     }
 
     fn no_line_is_missed_while_one_is_looked_at() {
