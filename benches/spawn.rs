@@ -26,6 +26,14 @@ fn main() -> io::Result<()> {
     {
         return serve_starts(side, gib.parse().expect("a number of GiB"));
     }
+    if let [flag, side] = args.as_slice()
+        && flag == "--rate"
+    {
+        // One side alone, for a profiler to look at.
+        let one = if side == "pkit" { pkit_plain } else { std_plain };
+        println!("{:?} for {CHILDREN} children", from_threads(CHILDREN, one));
+        return Ok(());
+    }
     println!("{}", Machine::new());
     small_parent();
     large_parent()?;

@@ -112,6 +112,7 @@ pub mod testing {
     /// From now on this program behaves as on the oldest supported kernel.
     pub fn pretend_old_kernel() {
         crate::sys::pidfd::pretend_old_kernel();
+        crate::sys::spawn::pretend_no_clone3();
     }
 
     /// From now on this program behaves as on a kernel of 6.9 to 6.14: with group signals by pidfd, without exit records.

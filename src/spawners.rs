@@ -2,9 +2,9 @@
 //!
 //! The kernel sends the parent-death signal when the *thread* that created the child exits
 //! (`prctl(2)`, PR_SET_PDEATHSIG). So only a thread that lives as long as the program may create a child that
-//! is to die with the program: the main thread when it is the caller, else one of these. They
-//! also take the automatic restarts: an `execve` that hangs on a dead file system holds up one of them,
-//! never the reaper.
+//! is to die with the program: the main thread when it is the caller, else one of these. All but that one call is done
+//! on the caller's thread, and there one that hangs is waited for. They also take the automatic restarts, as a whole: an `execve` that
+//! hangs on a dead file system holds up one of them, never the reaper.
 //!
 //! They start on demand, at most one per core, and more only while all of those are held up. They never end. What a child inherits from its
 //! creating *thread* (affinity, nice value, capabilities, seccomp filters, namespaces) it

@@ -13,8 +13,9 @@ use super::captured::Captured;
 use super::config::Config;
 use super::containment::ContainmentLevel;
 use super::events::Queue;
-use super::launch::{self, Refused};
+use super::launch;
 use super::monitor::{self, Guard, Monitor};
+use super::refused::Refused;
 use super::run::{Channel, Run, split};
 use super::state::{Event, Machine, State};
 use super::turn::Turn;
@@ -23,6 +24,7 @@ use crate::error::{End, Error, Kind, Result, Who};
 use crate::exit::Exit;
 use crate::reaper::{Reaper, Watcher};
 use crate::sys;
+use crate::sys::spawn::Creator;
 
 pub(super) struct Inner {
     pub(super) config: Config,
@@ -144,10 +146,10 @@ impl Inner {
         result
     }
 
-    /// Creates the process of `generation` on this thread.
-    pub(super) fn launch(self: &Arc<Self>, generation: u64) -> Result<u32> {
+    /// Creates the process of `generation`.
+    pub(super) fn launch(self: &Arc<Self>, generation: u64, creator: Creator<'_>) -> Result<u32> {
         let detached = self.lock().detached;
-        let launched = self.prepare_threads().and_then(|()| launch::launch(&self.config, detached));
+        let launched = self.prepare_threads().and_then(|()| launch::launch(&self.config, detached, creator));
         let begun = launched.and_then(|launched| {
             let run = Box::new(Run::new(generation, launched));
             self.turn(|turn| turn.begin(run)).map_err(|(run, source)| {

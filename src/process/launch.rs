@@ -1,4 +1,4 @@
-//! From options to a created process: everything that happens on the thread that creates it.
+//! From options to a created process.
 //!
 //! All that can fail without a child is done first; what fails after it leaves no child behind.
 
@@ -7,7 +7,7 @@ use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::{Instant, SystemTime};
 
 use super::check;
@@ -16,11 +16,11 @@ use super::config::{ChildOptions, Config, Group};
 use super::containment::{Contained, ContainmentLevel};
 use super::gate::Gate;
 use super::procfs;
-use super::resource::Resource;
+use super::refused::{Attempt, Refused};
 use super::stdio::{self, Stdio};
 use super::target;
 use crate::sys;
-use crate::sys::spawn::{Child, Failure, Plan, Setup, Step};
+use crate::sys::spawn::{Child, Creator, Plan, Setup, Step};
 
 /// A process that was just created, and our ends of what connects us to it.
 pub(super) struct Launched {
@@ -39,57 +39,26 @@ pub(super) struct Launched {
     pub(super) captured: [Option<OwnedFd>; 2],
 }
 
-/// Why nothing was created.
-#[derive(Debug)]
-pub(super) struct Refused {
-    pub(super) step: String,
-    pub(super) source: io::Error,
-}
-
-impl Refused {
-    fn new(step: impl Into<String>, source: io::Error) -> Refused {
-        Refused { step: step.into(), source }
-    }
-
-    /// What a restart policy goes by.
-    pub(super) fn errno(&self) -> i32 {
-        self.source.raw_os_error().unwrap_or(libc::EINVAL)
-    }
-}
-
 /// `detached`: it shall outlive this program.
-pub(super) fn launch(config: &Config, detached: bool) -> Result<Launched, Refused> {
+pub(super) fn launch(config: &Config, detached: bool, creator: Creator<'_>) -> Result<Launched, Refused> {
     check::at_start(config)
         .map_err(|problem| Refused::new("check the options", io::Error::new(io::ErrorKind::InvalidInput, problem)))?;
     let contained = Contained::prepare(config.child.group, config.child.containment, config.outlives(detached));
-    match launch_contained(config, detached, contained) {
+    match launch_contained(config, detached, creator, contained) {
         // It could be made but not joined (EACCES, EBUSY): say less in the status rather than fail.
-        Err(Attempt::Cgroup) => launch_contained(config, detached, Contained::walk()).map_err(Attempt::into_refused),
+        Err(Attempt::Cgroup) => {
+            launch_contained(config, detached, creator, Contained::walk()).map_err(Attempt::into_refused)
+        }
         other => other.map_err(Attempt::into_refused),
     }
 }
 
-enum Attempt {
-    Cgroup,
-    Refused(Refused),
-}
-
-impl Attempt {
-    fn into_refused(self) -> Refused {
-        match self {
-            Attempt::Refused(refused) => refused,
-            Attempt::Cgroup => Refused::new("join the cgroup", io::Error::from_raw_os_error(libc::EACCES)),
-        }
-    }
-}
-
-impl From<Refused> for Attempt {
-    fn from(refused: Refused) -> Attempt {
-        Attempt::Refused(refused)
-    }
-}
-
-fn launch_contained(config: &Config, detached: bool, contained: Contained) -> Result<Launched, Attempt> {
+fn launch_contained(
+    config: &Config,
+    detached: bool,
+    creator: Creator<'_>,
+    contained: Contained,
+) -> Result<Launched, Attempt> {
     let gate = Gate::open(&config.ready, config.child.passed.is_empty())
         .map_err(|error| Refused::new(format!("prepare {:?}", config.ready), error))?;
     let mut ends = Ends::new(config)?;
@@ -98,7 +67,7 @@ fn launch_contained(config: &Config, detached: bool, contained: Contained) -> Re
     variables.extend(contained.variable());
     let setup = setup(config, detached, &contained, ends.child.clone())?;
     let (started, began) = (SystemTime::now(), Instant::now());
-    let child = create(config, setup, &variables)?;
+    let child = create(config, setup, &variables, creator)?;
     let walked = contained.level() == ContainmentLevel::Walk;
     let child_started = walked.then(|| procfs::entry(child.pid)).flatten().map(|entry| entry.started);
     // Our copies of the child's ends are closed here: else we would never see the end of a pipe.
@@ -118,7 +87,7 @@ struct Ends {
     captured: [Option<OwnedFd>; 2],
 }
 
-const STREAMS: [&str; 3] = ["stdin", "stdout", "stderr"];
+pub(super) const STREAMS: [&str; 3] = ["stdin", "stdout", "stderr"];
 
 impl Ends {
     fn new(config: &Config) -> Result<Ends, Refused> {
@@ -230,7 +199,7 @@ impl Credentials {
     }
 }
 
-fn directory(config: &Config) -> Option<&Path> {
+pub(super) fn directory(config: &Config) -> Option<&Path> {
     let of_command = match &config.target.0 {
         target::Kind::Command(command) => command.directory.as_deref(),
         target::Kind::Fork(_) => None,
@@ -238,13 +207,19 @@ fn directory(config: &Config) -> Option<&Path> {
     config.child.directory.as_deref().or(of_command)
 }
 
-fn create(config: &Config, setup: Setup, variables: &[(&'static str, String)]) -> Result<Child, Attempt> {
+fn create(
+    config: &Config,
+    setup: Setup,
+    variables: &[(&'static str, String)],
+    creator: Creator<'_>,
+) -> Result<Child, Attempt> {
     match &config.target.0 {
-        target::Kind::Command(command) => execute(config, command, setup, variables),
+        target::Kind::Command(command) => execute(config, command, setup, variables, creator),
         target::Kind::Fork(body) => {
             let environment = environment(config, None, variables);
             let environment: Vec<CString> = environment.iter().map(|(key, value)| entry(key, value)).collect();
-            sys::fork::fork_body(&setup, &environment, body).map_err(|failure| attempt(config, &setup, failure, &[]))
+            sys::fork::fork_body(&setup, &environment, body, creator)
+                .map_err(|failure| Attempt::new(config, &setup, failure, &[]))
         }
     }
 }
@@ -254,6 +229,7 @@ fn execute(
     command: &Command,
     setup: Setup,
     variables: &[(&'static str, String)],
+    creator: Creator<'_>,
 ) -> Result<Child, Attempt> {
     let environment = environment(config, Some(command), variables);
     let argv0 = command.arg0.as_ref().unwrap_or(&command.program);
@@ -265,7 +241,7 @@ fn execute(
     };
     let began = Instant::now();
     loop {
-        match sys::spawn::spawn(&plan) {
+        match sys::spawn::spawn(&plan, creator) {
             Ok(child) => return Ok(child),
             Err(failure)
                 if failure.step == Step::Exec
@@ -275,7 +251,7 @@ fn execute(
                 // Nothing announces that the last writer closed the file.
                 std::thread::sleep(std::time::Duration::from_millis(1));
             }
-            Err(failure) => return Err(attempt(config, &plan.setup, failure, &plan.programs)),
+            Err(failure) => return Err(Attempt::new(config, &plan.setup, failure, &plan.programs)),
         }
     }
 }
@@ -333,63 +309,4 @@ fn c_string(text: &OsStr) -> CString {
     let bytes = text.as_bytes();
     let end = bytes.iter().position(|byte| *byte == 0).unwrap_or(bytes.len());
     CString::new(&bytes[..end]).expect("it was cut before its first NUL")
-}
-
-fn attempt(config: &Config, setup: &Setup, failure: Failure, programs: &[CString]) -> Attempt {
-    if failure.step == Step::Cgroup {
-        return Attempt::Cgroup;
-    }
-    let step = describe(config, setup, &failure, programs);
-    Attempt::Refused(Refused::new(step, failure.error))
-}
-
-fn describe(config: &Config, setup: &Setup, failure: &Failure, programs: &[CString]) -> String {
-    let child = &config.child;
-    match failure.step {
-        Step::Create => "create the process".into(),
-        Step::Cgroup => "join the cgroup".into(),
-        Step::Session => "make a session".into(),
-        Step::Group => "make a process group".into(),
-        Step::Descriptor(fd) => match usize::try_from(fd).ok().and_then(|fd| STREAMS.get(fd)) {
-            Some(stream) => format!("set up {stream}"),
-            None => format!("pass descriptor {fd}"),
-        },
-        Step::CloseDescriptors => "close the other descriptors".into(),
-        Step::Umask => "set the umask".into(),
-        Step::Directory => {
-            let directory = directory(config).unwrap_or(Path::new(""));
-            format!("change directory to `{}`", directory.display())
-        }
-        Step::Nice => format!("set the nice value {}", child.nice.unwrap_or_default()),
-        Step::Cores => format!("bind to cores {:?}", child.cores.as_deref().unwrap_or_default()),
-        Step::Limit(raw) => match Resource::from_raw(raw) {
-            Some(resource) => format!("limit {resource:?}"),
-            None => format!("limit resource {raw}"),
-        },
-        Step::Groups => "set the supplementary groups".into(),
-        Step::Gid => format!("become group {}", setup.gid.unwrap_or_default()),
-        Step::Uid => format!("become user {}", setup.uid.unwrap_or_default()),
-        Step::NoNewPrivs => "give up gaining privileges".into(),
-        Step::ParentDeath => "bind its life to this program's".into(),
-        Step::Signals => "set up its signals".into(),
-        Step::Exec => describe_exec(config, failure, programs),
-    }
-}
-
-fn describe_exec(config: &Config, failure: &Failure, programs: &[CString]) -> String {
-    let path = |program: &CString| PathBuf::from(OsStr::from_bytes(program.as_bytes()));
-    let missing = failure.error.raw_os_error() == Some(libc::ENOENT);
-    let from = directory(config).unwrap_or(Path::new(""));
-    // The kernel says ENOENT for a script whose interpreter is missing, too.
-    if missing && let Some(found) = programs.iter().map(path).find(|program| from.join(program).exists()) {
-        return format!("execute `{}`: find its interpreter", found.display());
-    }
-    if missing && let [_, _, ..] = programs {
-        let target::Kind::Command(command) = &config.target.0 else { return "execute".into() };
-        return format!("find `{}` in PATH", command.program.to_string_lossy());
-    }
-    match failure.program.and_then(|index| programs.get(index)).or(programs.first()) {
-        Some(program) => format!("execute `{}`", path(program).display()),
-        None => "execute".into(),
-    }
 }

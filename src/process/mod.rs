@@ -21,6 +21,7 @@ mod monitor;
 mod notification;
 mod procfs;
 mod readiness;
+mod refused;
 mod resource;
 mod run;
 pub(crate) mod state;

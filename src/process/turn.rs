@@ -17,6 +17,7 @@ use super::core::{Core, Inner, NeverReady, let_go};
 use super::events::{Event as PublicEvent, EventKind, Queue};
 use super::monitor::{self, Guard};
 use super::procfs;
+use super::refused::NO_THREAD;
 use super::run::Run;
 use super::state::{Action, Conclusion, Event, Notice};
 use super::waiting::note_within;
@@ -27,9 +28,7 @@ use crate::reaper::{Reaper, Watcher};
 use crate::signal::Signal;
 use crate::spawners::Spawners;
 use crate::sys;
-
-/// The step of a start that found no thread to be created on.
-pub(super) const NO_THREAD: &str = "start a thread that creates it";
+use crate::sys::spawn::Creator;
 
 /// One stay under the lock of a process.
 pub(super) struct Turn<'a> {
@@ -110,7 +109,7 @@ impl<'a> Turn<'a> {
         let inner = Arc::clone(self.inner);
         // What went wrong is in the status, the events and the policy's hands.
         let job = move || {
-            let _ = inner.launch(generation);
+            let _ = inner.launch(generation, Creator::Here);
             let_go(inner);
         };
         match Spawners::get().run(job) {

@@ -6,17 +6,17 @@ use std::sync::{Arc, mpsc};
 use std::time::{Duration, Instant};
 
 use super::captured::Cursors;
-use super::core::{Core, Inner, NeverReady, let_go};
+use super::core::{Core, Inner, NeverReady};
 use super::run::Run;
 use super::state::{Event, State};
 use super::status::Status;
-use super::turn::NO_THREAD;
 use crate::callbacks::Callbacks;
 use crate::error::{End, Error, Kind, Result};
 use crate::exit::{Exit, Fault};
 use crate::line::Line;
 use crate::spawners::Spawners;
 use crate::sys;
+use crate::sys::spawn::Creator;
 
 /// A walk takes milliseconds.
 const NOTED_WITHIN: Duration = Duration::from_secs(1);
@@ -97,31 +97,14 @@ impl Inner {
         Error::new(who, "start", kind)
     }
 
-    /// Creates the process on a thread that lives as long as the program; see [`crate::spawners`].
+    /// Creates the process on a thread that lives as long as the program, where its life is bound to ours; see
+    /// [`crate::spawners`].
     pub(super) fn launch_from_here(self: &Arc<Self>, generation: u64) -> Result<u32> {
         let unbound = self.config.child.parent_death.is_none() || self.lock().detached;
         if unbound || sys::process::is_main_thread() {
-            return self.launch(generation);
+            return self.launch(generation, Creator::Here);
         }
-        let (result, answer) = mpsc::sync_channel(1);
-        let inner = Arc::clone(self);
-        let job = move || {
-            let launched = inner.launch(generation);
-            // Before the caller goes on, who has a handle: what a user's closures captured is never dropped here.
-            let_go(inner);
-            // Nobody listens only if the caller's thread was torn down.
-            let _ = result.send(launched);
-        };
-        let lost = |source| {
-            let step = NO_THREAD.to_owned();
-            let error = Error::new(self.who(None), "start", Kind::Start { step, source });
-            self.turn(|turn| turn.refused(generation, libc::EAGAIN, &error));
-            Err(error)
-        };
-        match Spawners::get().run(job) {
-            Ok(()) => answer.recv().unwrap_or_else(|_| lost(std::io::Error::other("it panicked"))),
-            Err(source) => lost(source),
-        }
+        self.launch(generation, Creator::Elsewhere(&|errand| Spawners::get().run(|| errand.run())))
     }
 
     /// Waits for something that comes only with or after the end of the current run; `None` when the time passed.

@@ -9,7 +9,7 @@
 //! comes first. Never for the end of a pipe: a copy of its writing end, leaked into another child, would stall us for
 //! as long as that lives.
 
-use std::ffi::CString;
+use std::ffi::{CString, c_void};
 use std::io;
 use std::mem;
 use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd, RawFd};
@@ -22,6 +22,8 @@ use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::eventfd::{EfdFlags, EventFd};
 
+use super::creator::Creator;
+use super::latch::Latch;
 use super::pidfd::Pidfd;
 use super::process::{block_all_signals, replace_environment};
 use super::setup::{Halt, Prepared, Setup, Step};
@@ -44,14 +46,19 @@ impl Body {
 }
 
 /// [`fork`] of a closure that is known to be fit for it, in an environment of its own.
-pub(crate) fn fork_body(setup: &Setup, environment: &[CString], body: &Body) -> Result<Child, Failure> {
+pub(crate) fn fork_body(
+    setup: &Setup,
+    environment: &[CString],
+    body: &Body,
+    creator: Creator<'_>,
+) -> Result<Child, Failure> {
     let mut run = || {
         // SAFETY: this is the child of a fork: it has one thread.
         unsafe { replace_environment(environment) };
         (body.0)()
     };
     // SAFETY: who made the body promised that it is fit for a forked copy.
-    unsafe { fork(setup, &mut run) }
+    unsafe { fork(setup, &mut run, creator) }
 }
 
 /// Forks; the child sets itself up, runs `body` and exits with its result, or with 101 when it panics. Returns when the
@@ -66,19 +73,22 @@ pub(crate) fn fork_body(setup: &Setup, environment: &[CString], body: &Body) -> 
 ///
 /// # Errors
 /// At [`Step::Create`] also when someone else reaped the child before we could get hold of it.
-pub(super) unsafe fn fork(setup: &Setup, body: &mut dyn FnMut() -> i32) -> Result<Child, Failure> {
+pub(super) unsafe fn fork(
+    setup: &Setup,
+    body: &mut dyn FnMut() -> i32,
+    creator: Creator<'_>,
+) -> Result<Child, Failure> {
     let create = |error: io::Error| Failure { step: Step::Create, error, program: None };
     let report = Report::new().map_err(create)?;
     let bell = bell_beside(setup).map_err(create)?;
-    let mut prepared = Prepared::new(setup, Some(bell.as_raw_fd()))?;
-    let blocked = block_all_signals();
-    // SAFETY: what the child does until `body` is fit for a forked copy; for `body` the caller promises it.
-    let pid = Errno::result(unsafe { libc::fork() }).map_err(|error| create(error.into()))?;
-    if pid == 0 {
-        // SAFETY: this is the child of a fork, all signals are blocked, and the eventfd is its own copy.
-        unsafe { enter(&mut prepared, &report, bell.as_raw_fd(), body) }
-    }
-    drop(blocked);
+    let prepared = Prepared::new(setup, Some(bell.as_raw_fd()))?;
+    let mut copying = Copying { prepared, report: &report, bell: bell.as_raw_fd(), body, pid: None };
+    let place = &raw mut copying;
+    // SAFETY: `Copying::make` may be called on any thread, and touches nothing once it has opened the latch.
+    let made = unsafe { creator.act(Copying::make, place.cast()) };
+    made.map_err(|error| Failure { step: Step::Thread, error, program: None })?;
+    let lost = Halt { step: Step::Thread, errno: libc::EAGAIN };
+    let pid = copying.pid.ok_or(lost)?.map_err(|error| create(error.into()))?;
     let pidfd = Pidfd::open(pid as u32).map_err(|error| {
         abandon(pid, &error);
         create(error)
@@ -94,31 +104,59 @@ pub(super) unsafe fn fork(setup: &Setup, body: &mut dyn FnMut() -> i32) -> Resul
     }
 }
 
-/// The child's part.
-///
-/// # Safety
-/// As for [`Prepared::apply`]; `bell` is open and of no use to anybody in this process.
-unsafe fn enter(prepared: &mut Prepared<'_>, report: &Report, bell: RawFd, body: &mut dyn FnMut() -> i32) -> ! {
-    // SAFETY: the caller's promise.
-    let result = unsafe { prepared.apply() };
-    report.tell(result);
-    let one = 1_u64;
-    // SAFETY: write(2) reads eight bytes of a local.
-    unsafe { libc::syscall(libc::SYS_write, bell, &raw const one, size_of::<u64>()) };
-    if result.is_err() {
-        // SAFETY: _exit runs no handlers and flushes nothing, which here would be copies of the parent's.
-        unsafe { libc::_exit(127) };
+/// A fork in the making.
+struct Copying<'a> {
+    prepared: Prepared<'a>,
+    report: &'a Report,
+    bell: RawFd,
+    body: &'a mut dyn FnMut() -> i32,
+    pid: Option<Result<libc::pid_t, Errno>>,
+}
+
+impl Copying<'_> {
+    /// # Safety
+    /// `copying` is one, and nobody else's until this has opened the latch.
+    unsafe fn make(copying: *mut c_void, latch: *const Latch) {
+        // SAFETY: the caller's promise.
+        let copying = unsafe { &mut *copying.cast::<Copying<'_>>() };
+        let _blocked = block_all_signals();
+        // SAFETY: what the child does until the body is fit for a forked copy; for the body `fork`'s caller promises it.
+        let pid = Errno::result(unsafe { libc::fork() });
+        copying.pid = Some(pid);
+        if pid == Ok(0) {
+            // SAFETY: this is the child of a fork, all signals are blocked, and the eventfd is its own copy.
+            unsafe { copying.enter() }
+        }
+        // SAFETY: nobody else has opened it.
+        unsafe { Latch::open(latch) };
     }
-    // SAFETY: the caller's promise; the OwnedFd of it is a copy that is never dropped here.
-    unsafe { libc::close(bell) };
-    report.unmap();
-    let code = panic::catch_unwind(AssertUnwindSafe(body)).unwrap_or_else(|payload| {
-        // Its drop could panic again.
-        mem::forget(payload);
-        PANICKED
-    });
-    // SAFETY: as above.
-    unsafe { libc::_exit(code) }
+
+    /// The child's part.
+    ///
+    /// # Safety
+    /// As for [`Prepared::apply`]; the bell is open and of no use to anybody in this process.
+    unsafe fn enter(&mut self) -> ! {
+        // SAFETY: the caller's promise.
+        let result = unsafe { self.prepared.apply(false) };
+        self.report.tell(result);
+        let one = 1_u64;
+        // SAFETY: write(2) reads eight bytes of a local.
+        unsafe { libc::syscall(libc::SYS_write, self.bell, &raw const one, size_of::<u64>()) };
+        if result.is_err() {
+            // SAFETY: _exit runs no handlers and flushes nothing, which here would be copies of the parent's.
+            unsafe { libc::_exit(127) };
+        }
+        // SAFETY: the caller's promise; the OwnedFd of it is a copy that is never dropped here.
+        unsafe { libc::close(self.bell) };
+        self.report.unmap();
+        let code = panic::catch_unwind(AssertUnwindSafe(&mut *self.body)).unwrap_or_else(|payload| {
+            // Its drop could panic again.
+            mem::forget(payload);
+            PANICKED
+        });
+        // SAFETY: as above.
+        unsafe { libc::_exit(code) }
+    }
 }
 
 /// Ends a child that we have no pidfd of.

@@ -4,9 +4,11 @@
 //! `OwnedFd` and `BorrowedFd`, close-on-exec from creation. It holds no policy: what to start, whom to signal and
 //! when to wait is decided above. Nothing here imports from the rest of the crate.
 
+pub(crate) mod creator;
 pub(crate) mod event;
 pub(crate) mod fd;
 pub(crate) mod fork;
+mod latch;
 mod own_pid;
 mod per_process;
 pub(crate) mod pidfd;
@@ -15,6 +17,7 @@ pub(crate) mod setup;
 pub(crate) mod sigchld;
 pub(crate) mod socket;
 pub(crate) mod spawn;
+mod syscall;
 pub(crate) mod wait;
 
 pub(crate) use per_process::PerProcess;

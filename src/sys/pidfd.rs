@@ -178,8 +178,8 @@ const SELF_THREAD: i32 = -10_000;
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::sys::spawn::tests::{endless, finish, sh};
-    use crate::sys::spawn::{Plan, spawn};
+    use crate::sys::spawn::Plan;
+    use crate::sys::spawn::tests::{endless, finish, sh, spawn};
     use crate::sys::wait::{Change, Look, wait};
 
     fn grouped(script: &str) -> Plan {

@@ -150,8 +150,7 @@ fn set_mask(mask: u64) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::sys::spawn::spawn;
-    use crate::sys::spawn::tests::{endless, finish, sh};
+    use crate::sys::spawn::tests::{endless, finish, sh, spawn};
     use crate::sys::wait::Change;
     use std::os::fd::AsFd;
 

@@ -1,13 +1,13 @@
 //! What a new process does to itself before it runs its program or its function.
 //!
-//! A child made by `vfork` borrows the memory of its parent while other threads of the parent go on; a child made by
+//! A child that is to execute a program borrows the memory of its parent while threads of the parent go on; one made by
 //! `fork` of a threaded program has a copy of locks that nobody will ever release. In both, one may hardly do
 //! anything: no allocation, no drop, no lock, no panic, no formatting. So the work is cut in two. [`Prepared::new`]
 //! runs in the parent and allocates all that is needed; [`Prepared::apply`] runs in the child, walks over it and makes
 //! nothing but syscalls.
 //!
 //! The syscalls are raw. For `setuid` and its like that is a must: the C library's wrappers signal every thread of the
-//! process, and in a `vfork` child "the process" is, as far as the library can tell, the parent. For the rest it keeps
+//! process, and in a borrowed memory "the process" is, as far as the library can tell, the parent. For the rest it keeps errno,
 //! cancellation points and lazily bound library state out of the child.
 //!
 //! The order of the steps matters: the cgroup first, so that all that follows is accounted there; limits, nice and
@@ -18,13 +18,16 @@ use std::ffi::CString;
 use std::os::fd::RawFd;
 use std::ptr;
 
-use libc::{c_int, c_long};
+use libc::c_int;
 
 use self::descriptors::Descriptors;
+use super::syscall::syscall;
 
 /// What a child was doing when it failed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Step {
+    /// Finding a thread to make it on.
+    Thread,
     /// Making the process itself; nothing ran in the child.
     Create,
     Cgroup,
@@ -90,7 +93,7 @@ pub(super) struct Halt {
 #[derive(Debug)]
 pub(super) struct Prepared<'a> {
     setup: &'a Setup,
-    parent: libc::pid_t,
+    parent: usize,
     descriptors: Descriptors,
     /// The bit mask of `sched_setaffinity`.
     cores: Option<Vec<u64>>,
@@ -106,7 +109,7 @@ impl<'a> Prepared<'a> {
         Ok(Prepared {
             setup,
             // The raw parent as the child will see it in getppid().
-            parent: nix::unistd::getpid().as_raw(),
+            parent: nix::unistd::getpid().as_raw() as usize,
             descriptors: Descriptors::new(&setup.fds, setup.close_others, keep),
             cores,
         })
@@ -116,8 +119,9 @@ impl<'a> Prepared<'a> {
     ///
     /// # Safety
     /// Only in a child that may change: one made by `fork`, or by `clone` without `CLONE_FILES`, `CLONE_FS` and
-    /// `CLONE_SIGHAND`. All signals must be blocked; they are not any more when this returns.
-    pub(super) unsafe fn apply(&mut self) -> Result<(), Halt> {
+    /// `CLONE_SIGHAND`. All signals must be blocked; they are not any more when this returns. `unhandled` says that no signal
+    /// has a handler.
+    pub(super) unsafe fn apply(&mut self, unhandled: bool) -> Result<(), Halt> {
         // SAFETY: each of these asks for what this function asks for.
         unsafe { self.join() }?;
         // SAFETY: as above.
@@ -131,7 +135,7 @@ impl<'a> Prepared<'a> {
         // SAFETY: as above.
         unsafe { self.parent_death() }?;
         // SAFETY: as above, and all signals are blocked.
-        unsafe { self.signals() }
+        unsafe { self.signals(unhandled) }
     }
 
     /// Cgroup, session and group.
@@ -139,14 +143,14 @@ impl<'a> Prepared<'a> {
         if let Some(fd) = self.setup.cgroup {
             let zero: *const u8 = b"0".as_ptr();
             // SAFETY: write(2) reads one byte of a static.
-            check(Step::Cgroup, unsafe { libc::syscall(libc::SYS_write, fd, zero, 1_usize) })?;
+            check(Step::Cgroup, unsafe { syscall!(libc::SYS_write, fd, zero, 1_usize) })?;
         }
         if self.setup.session {
             // SAFETY: setsid(2) takes no argument and concerns this process only.
-            check(Step::Session, unsafe { libc::syscall(libc::SYS_setsid) })?;
+            check(Step::Session, unsafe { syscall!(libc::SYS_setsid) })?;
         } else if let Some(group) = self.setup.group {
             // SAFETY: setpgid(2) takes numbers only.
-            check(Step::Group, unsafe { libc::syscall(libc::SYS_setpgid, 0, group) })?;
+            check(Step::Group, unsafe { syscall!(libc::SYS_setpgid, 0, group) })?;
         }
         Ok(())
     }
@@ -155,27 +159,27 @@ impl<'a> Prepared<'a> {
     unsafe fn surroundings(&self) -> Result<(), Halt> {
         if let Some(umask) = self.setup.umask {
             // SAFETY: umask(2) takes a number and cannot fail.
-            check(Step::Umask, unsafe { libc::syscall(libc::SYS_umask, umask) })?;
+            check(Step::Umask, unsafe { syscall!(libc::SYS_umask, umask) })?;
         }
         if let Some(directory) = &self.setup.directory {
             // SAFETY: chdir(2) reads a string that ends in NUL, which a CString does.
-            check(Step::Directory, unsafe { libc::syscall(libc::SYS_chdir, directory.as_ptr()) })?;
+            check(Step::Directory, unsafe { syscall!(libc::SYS_chdir, directory.as_ptr()) })?;
         }
         if let Some(nice) = self.setup.nice {
             // SAFETY: setpriority(2) takes numbers only; 0 means this process.
-            check(Step::Nice, unsafe { libc::syscall(libc::SYS_setpriority, libc::PRIO_PROCESS, 0, nice) })?;
+            check(Step::Nice, unsafe { syscall!(libc::SYS_setpriority, libc::PRIO_PROCESS, 0, nice) })?;
         }
         if let Some(cores) = &self.cores {
             let mask = cores.as_slice();
             // SAFETY: sched_setaffinity(2) reads as many bytes as the slice has.
-            let result = unsafe { libc::syscall(libc::SYS_sched_setaffinity, 0, size_of_val(mask), mask.as_ptr()) };
+            let result = unsafe { syscall!(libc::SYS_sched_setaffinity, 0, size_of_val(mask), mask.as_ptr()) };
             check(Step::Cores, result)?;
         }
         for &(resource, soft, hard) in &self.setup.limits {
             let limit = libc::rlimit64 { rlim_cur: soft, rlim_max: hard };
             let old: *mut libc::rlimit64 = ptr::null_mut();
             // SAFETY: prlimit64(2) reads one rlimit64, and writes no old one when that pointer is null.
-            let result = unsafe { libc::syscall(libc::SYS_prlimit64, 0, resource, &raw const limit, old) };
+            let result = unsafe { syscall!(libc::SYS_prlimit64, 0, resource, &raw const limit, old) };
             check(Step::Limit(resource), result)?;
         }
         Ok(())
@@ -185,21 +189,20 @@ impl<'a> Prepared<'a> {
     unsafe fn credentials(&self) -> Result<(), Halt> {
         if let Some(groups) = &self.setup.groups {
             // SAFETY: setgroups(2) reads as many 32-bit numbers as it is told.
-            let result = unsafe { libc::syscall(libc::SYS_setgroups, groups.len(), groups.as_ptr()) };
+            let result = unsafe { syscall!(libc::SYS_setgroups, groups.len(), groups.as_ptr()) };
             check(Step::Groups, result)?;
         }
         if let Some(gid) = self.setup.gid {
             // SAFETY: setresgid(2) takes numbers only.
-            check(Step::Gid, unsafe { libc::syscall(libc::SYS_setresgid, gid, gid, gid) })?;
+            check(Step::Gid, unsafe { syscall!(libc::SYS_setresgid, gid, gid, gid) })?;
         }
         if let Some(uid) = self.setup.uid {
             // SAFETY: setresuid(2) takes numbers only.
-            check(Step::Uid, unsafe { libc::syscall(libc::SYS_setresuid, uid, uid, uid) })?;
+            check(Step::Uid, unsafe { syscall!(libc::SYS_setresuid, uid, uid, uid) })?;
         }
         if self.setup.no_new_privs {
             // SAFETY: PR_SET_NO_NEW_PRIVS takes numbers only.
-            let result =
-                unsafe { libc::syscall(libc::SYS_prctl, libc::PR_SET_NO_NEW_PRIVS, 1_u64, 0_u64, 0_u64, 0_u64) };
+            let result = unsafe { syscall!(libc::SYS_prctl, libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) };
             check(Step::NoNewPrivs, result)?;
         }
         Ok(())
@@ -209,56 +212,64 @@ impl<'a> Prepared<'a> {
     unsafe fn parent_death(&self) -> Result<(), Halt> {
         let Some(signal) = self.setup.parent_death else { return Ok(()) };
         // SAFETY: PR_SET_PDEATHSIG takes a number.
-        check(Step::ParentDeath, unsafe { libc::syscall(libc::SYS_prctl, libc::PR_SET_PDEATHSIG, signal) })?;
+        check(Step::ParentDeath, unsafe { syscall!(libc::SYS_prctl, libc::PR_SET_PDEATHSIG, signal) })?;
         // SAFETY: getppid(2) cannot fail.
-        let parent = unsafe { libc::syscall(libc::SYS_getppid) };
+        let parent = check(Step::ParentDeath, unsafe { syscall!(libc::SYS_getppid) })?;
         // 0: it is in a pid namespace that we do not see, and its death cannot be told.
-        if parent != c_long::from(self.parent) && parent != 0 {
+        if parent != self.parent && parent != 0 {
             // SAFETY: getpid(2) cannot fail.
-            let me = unsafe { libc::syscall(libc::SYS_getpid) };
+            let me = check(Step::ParentDeath, unsafe { syscall!(libc::SYS_getpid) })?;
             // What the kernel would have done a moment later. It is pending until the mask is set, as that would be.
             // SAFETY: kill(2) takes numbers only, and this pid is ours.
-            check(Step::ParentDeath, unsafe { libc::syscall(libc::SYS_kill, me, signal) })?;
+            check(Step::ParentDeath, unsafe { syscall!(libc::SYS_kill, me, signal) })?;
         }
         Ok(())
     }
 
     /// Handlers to their default, then the mask: the other way round a pending signal would run a handler of the
     /// parent, in the parent's memory.
-    unsafe fn signals(&self) -> Result<(), Halt> {
-        for signal in 1..=LAST_SIGNAL {
-            if signal == libc::SIGKILL || signal == libc::SIGSTOP {
-                continue;
-            }
-            let mut action = KernelAction::DEFAULT;
-            let none: *const KernelAction = ptr::null();
-            // SAFETY: rt_sigaction(2) writes one kernel sigaction, which KernelAction is at least as large as.
-            let result =
-                unsafe { libc::syscall(libc::SYS_rt_sigaction, signal, none, &raw mut action, size_of::<u64>()) };
-            check(Step::Signals, result)?;
-            let reset = match action.handler {
-                libc::SIG_DFL => false,
-                // Ignored stays ignored (nohup), but Rust programs ignore SIGPIPE without having been asked.
-                libc::SIG_IGN => signal == libc::SIGPIPE,
-                _ => true,
-            };
-            if reset {
-                let default = KernelAction::DEFAULT;
-                let old: *mut KernelAction = ptr::null_mut();
-                // SAFETY: rt_sigaction(2) reads one kernel sigaction; all zero is valid and means the default.
-                let result =
-                    unsafe { libc::syscall(libc::SYS_rt_sigaction, signal, &raw const default, old, size_of::<u64>()) };
-                check(Step::Signals, result)?;
-            }
+    unsafe fn signals(&self, unhandled: bool) -> Result<(), Halt> {
+        // Ignored stays ignored (nohup), but Rust programs ignore SIGPIPE without having been asked.
+        // SAFETY: the caller's promise.
+        unsafe { set_default(libc::SIGPIPE) }?;
+        if !unhandled {
+            // SAFETY: the caller's promise.
+            unsafe { remove_handlers() }?;
         }
         let mask = self.setup.signal_mask;
         let old: *mut u64 = ptr::null_mut();
         // SAFETY: rt_sigprocmask(2) reads the eight bytes it is told about.
-        let result = unsafe {
-            libc::syscall(libc::SYS_rt_sigprocmask, libc::SIG_SETMASK, &raw const mask, old, size_of::<u64>())
-        };
+        let result =
+            unsafe { syscall!(libc::SYS_rt_sigprocmask, libc::SIG_SETMASK, &raw const mask, old, size_of::<u64>()) };
         check(Step::Signals, result).map(drop)
     }
+}
+
+/// # Safety
+/// As for [`Prepared::apply`].
+unsafe fn remove_handlers() -> Result<(), Halt> {
+    for signal in (1..=LAST_SIGNAL).filter(|signal| !matches!(*signal, libc::SIGKILL | libc::SIGSTOP)) {
+        let mut action = KernelAction::DEFAULT;
+        let none: *const KernelAction = ptr::null();
+        // SAFETY: rt_sigaction(2) writes one kernel sigaction, which KernelAction is at least as large as.
+        let result = unsafe { syscall!(libc::SYS_rt_sigaction, signal, none, &raw mut action, size_of::<u64>()) };
+        check(Step::Signals, result)?;
+        if !matches!(action.handler, libc::SIG_DFL | libc::SIG_IGN) {
+            // SAFETY: the caller's promise.
+            unsafe { set_default(signal) }?;
+        }
+    }
+    Ok(())
+}
+
+/// # Safety
+/// As for [`Prepared::apply`].
+unsafe fn set_default(signal: c_int) -> Result<(), Halt> {
+    let default = KernelAction::DEFAULT;
+    let old: *mut KernelAction = ptr::null_mut();
+    // SAFETY: rt_sigaction(2) reads one kernel sigaction; all zero is valid and means the default.
+    let result = unsafe { syscall!(libc::SYS_rt_sigaction, signal, &raw const default, old, size_of::<u64>()) };
+    check(Step::Signals, result).map(drop)
 }
 
 /// The kernel's `_NSIG`, which counts the two that the C library keeps for itself.
@@ -278,16 +289,8 @@ impl KernelAction {
 }
 
 /// A syscall's result, or the step with errno.
-pub(super) fn check(step: Step, result: c_long) -> Result<c_long, Halt> {
-    if result == -1 { Err(Halt { step, errno: errno() }) } else { Ok(result) }
-}
-
-/// Errno as the last syscall of this thread left it.
-pub(super) fn errno() -> i32 {
-    // SAFETY: __errno_location has no requirement.
-    let place = unsafe { libc::__errno_location() };
-    // SAFETY: it points to this thread's errno. A vfork child shares that with the thread that waits for it.
-    unsafe { *place }
+pub(super) fn check(step: Step, result: Result<usize, i32>) -> Result<usize, Halt> {
+    result.map_err(|errno| Halt { step, errno })
 }
 
 fn core_mask(cores: &[usize]) -> Result<Vec<u64>, Halt> {

@@ -1,13 +1,21 @@
-//! Starting a program, by `clone(CLONE_VM | CLONE_VFORK | CLONE_PIDFD)` and `execve`.
+//! Starting a program, by `clone3(CLONE_VM | CLONE_PIDFD)` and `execve`.
 //!
-//! The child borrows our memory and this thread waits until it has executed its program or ended. So nothing is copied,
-//! however large the parent, and the child says what went wrong by writing it down: no pipe, which a copy of its
-//! writing end in some other child could keep open for ever. The pidfd comes from the same call, before anybody could
-//! have reaped the child.
+//! The child borrows our memory, and who starts it waits until it has executed its program or ended. So nothing is
+//! copied, however large the parent, and the child says what went wrong by writing it down: no pipe, which a copy of
+//! its writing end in some other child could keep open for ever. The pidfd comes from the same call, before anybody
+//! could have reaped the child.
+//!
+//! The thread that makes the child need not be the one that waits ([`Creator`]), and it goes on at once: the kernel
+//! itself opens the latch of who waits, at the moment when the child leaves our memory (`CLONE_CHILD_CLEARTID`, as for
+//! the end of a thread). So a start costs the creating thread next to nothing, and a program on a dead file system
+//! holds up nobody but its own caller.
 //!
 //! The price: the child must not do to our memory what the threads that go on running would notice. It runs on a stack
-//! of its own, all signals are blocked around it, so that no handler of ours runs in it, and it makes nothing but raw
-//! syscalls over what was prepared (see [`super::setup`]). Errno is this thread's own, and the thread waits.
+//! of its own, with no handler of ours (`CLONE_CLEAR_SIGHAND`), and makes nothing but raw syscalls over what was
+//! prepared (see [`super::setup`]), which leave even errno alone, for that is the creating thread's.
+//!
+//! Kernels before 5.5, and sandboxes that do not know `clone3`, are asked for a `vfork` in the same memory instead: the
+//! creating thread waits, and the child puts the handlers away itself.
 //!
 //! A child that is killed before its `execve` counts as started; its exit tells the rest.
 
@@ -15,17 +23,20 @@ use std::ffi::{CString, c_char, c_void};
 use std::io;
 use std::os::fd::{AsFd, FromRawFd, OwnedFd};
 use std::ptr;
-use std::sync::atomic::{AtomicPtr, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicPtr, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use libc::c_int;
 
+use super::latch::Latch;
 use super::per_process::PerProcess;
 use super::pidfd::Pidfd;
 use super::process::block_all_signals;
-use super::setup::{Halt, Prepared, check, errno};
+use super::setup::{Halt, Prepared};
+use super::syscall::{self, CloneArgs, syscall};
 use super::wait::waitid;
 
+pub(crate) use super::creator::Creator;
 pub(crate) use super::setup::{Setup, Step};
 
 /// A program to start.
@@ -62,7 +73,7 @@ impl From<Halt> for Failure {
 }
 
 /// Starts the program of `plan`, and returns when it runs or could not be started; then nothing is left of the child.
-pub(crate) fn spawn(plan: &Plan) -> Result<Child, Failure> {
+pub(crate) fn spawn(plan: &Plan, creator: Creator<'_>) -> Result<Child, Failure> {
     let argv = pointers(&plan.argv);
     let envp = pointers(&plan.envp);
     let stack = Stack::take()?;
@@ -71,19 +82,28 @@ pub(crate) fn spawn(plan: &Plan) -> Result<Child, Failure> {
         programs: &plan.programs,
         argv: argv.as_ptr(),
         envp: envp.as_ptr(),
+        stack: stack.lowest(),
+        unhandled: true,
+        pid: 0,
+        pidfd: -1,
         halt: None,
         program: None,
     };
-    let cloned = {
+    {
         let _kept = Dumpable::keep(&plan.setup);
-        clone(&stack, &raw mut task)
-    };
-    let (pid, fd) = cloned?;
+        let place = &raw mut task;
+        // SAFETY: `make` may be called on any thread, and touches nothing once the latch may be open.
+        let made = unsafe { creator.act(make, place.cast()) };
+        made.map_err(|error| Failure { step: Step::Thread, error, program: None })?;
+    }
+    if task.pidfd < 0 {
+        return Err(task.halt.unwrap_or(Halt { step: Step::Thread, errno: libc::EAGAIN }).into());
+    }
     stack.give_back();
     // SAFETY: the kernel made the descriptor for us, close-on-exec, together with the child.
-    let pidfd = Pidfd::from(unsafe { OwnedFd::from_raw_fd(fd) });
+    let pidfd = Pidfd::from(unsafe { OwnedFd::from_raw_fd(task.pidfd) });
     match task.halt {
-        None => Ok(Child { pid: pid as u32, pidfd }),
+        None => Ok(Child { pid: task.pid as u32, pidfd }),
         Some(halt) => {
             reap(&pidfd);
             Err(Failure { program: task.program, ..halt.into() })
@@ -144,54 +164,127 @@ impl Drop for Dumpable {
     }
 }
 
-/// Everything that the child needs and tells.
+/// Everything that a child needs and tells. It belongs to who waits for its latch.
 struct Task<'a> {
     prepared: Prepared<'a>,
     programs: &'a [CString],
     argv: *const *const c_char,
     envp: *const *const c_char,
+    /// [`STACK_SIZE`] bytes from here.
+    stack: *mut c_void,
+    /// The child has none of our signal handlers.
+    unhandled: bool,
+    /// Both written by the kernel before the child runs; no pidfd, no child.
+    pid: c_int,
+    pidfd: c_int,
     halt: Option<Halt>,
     program: Option<usize>,
 }
 
-/// Makes the child and waits until it has left our memory. Returns pid and pidfd.
-fn clone(stack: &Stack, task: *mut Task<'_>) -> Result<(c_int, c_int), Halt> {
+/// The kernel has no `clone3` for us.
+static NO_CLONE3: AtomicBool = AtomicBool::new(false);
+
+#[cfg(any(test, feature = "_testing"))]
+pub(crate) fn pretend_no_clone3() {
+    NO_CLONE3.store(true, Ordering::Relaxed);
+}
+
+/// Makes the child, which opens the latch when it leaves our memory. By the time that it is made, it may have done so.
+///
+/// # Safety
+/// `task` is a [`Task`], and nobody else's until the latch is open.
+unsafe fn make(task: *mut c_void, latch: *const Latch) {
+    let place = task.cast::<Task<'_>>();
+    let _blocked = block_all_signals();
+    if !NO_CLONE3.load(Ordering::Relaxed) {
+        // SAFETY: the caller's promise.
+        let args = unsafe { &mut *place }.clone_args(latch);
+        // SAFETY: `args` are good; the task outlives the child's stay in our memory, because its owner waits for that; all
+        // signals are blocked; `run` does not return and makes raw syscalls only.
+        match unsafe { syscall::clone3(&args, run, task) } {
+            Ok(_) => return,
+            // Unknown to the kernel or to a sandbox (those say EPERM, too), or CLONE_CLEAR_SIGHAND is.
+            Err(libc::ENOSYS | libc::EPERM | libc::EINVAL) => NO_CLONE3.store(true, Ordering::Relaxed),
+            Err(errno) => {
+                // SAFETY: there is no child, and so it is still ours.
+                unsafe { &mut *place }.halt = Some(Halt { step: Step::Create, errno });
+                // SAFETY: as above.
+                return unsafe { Latch::open(latch) };
+            }
+        }
+    }
+    // SAFETY: the caller's promise, and all signals are blocked.
+    unsafe { vfork(place) };
+    // SAFETY: the child is gone from our memory, and nobody else has opened it.
+    unsafe { Latch::open(latch) };
+}
+
+/// Makes the child, and waits until it has left our memory.
+///
+/// # Safety
+/// The task is there and nobody else's. All signals are blocked.
+unsafe fn vfork(task: *mut Task<'_>) {
     let flags = libc::CLONE_VM | libc::CLONE_VFORK | libc::CLONE_PIDFD | libc::SIGCHLD;
     let mut pidfd: c_int = -1;
-    let _blocked = block_all_signals();
-    // SAFETY: the stack is nobody else's, large enough and grows down from its top; `task` outlives the child's stay in
-    // our memory, because this thread goes on only then; all signals are blocked; CLONE_PIDFD writes one int.
-    let pid = unsafe { libc::clone(run, stack.top(), flags, task.cast(), &raw mut pidfd) };
-    check(Step::Create, pid.into())?;
-    Ok((pid, pidfd))
+    // SAFETY: the caller's promise.
+    let before = unsafe { &mut *task };
+    before.unhandled = false;
+    let top = before.stack.wrapping_byte_add(STACK_SIZE);
+    // SAFETY: the stack is nobody else's, large enough and grows down from its top; the task outlives the child's stay
+    // in our memory; CLONE_PIDFD writes one int.
+    let pid = unsafe { libc::clone(run, top, flags, task.cast(), &raw mut pidfd) };
+    // SAFETY: the child has left it.
+    let task = unsafe { &mut *task };
+    if pid < 0 {
+        task.halt = Some(Halt { step: Step::Create, errno: nix::errno::Errno::last_raw() });
+    }
+    (task.pid, task.pidfd) = (pid, pidfd);
 }
 
 /// Where the child begins. Never unwinds: nothing in it panics.
 extern "C" fn run(task: *mut c_void) -> c_int {
-    // SAFETY: `clone` above passes a task, and touches it no more until this process is gone from its memory.
+    // SAFETY: `make` passes a task, and nobody touches it until this process is gone from its memory.
     let task = unsafe { &mut *task.cast::<Task<'_>>() };
     // SAFETY: this is the child of a clone without CLONE_FILES, CLONE_FS and CLONE_SIGHAND, with all signals blocked.
     task.halt = unsafe { task.start() };
-    // SAFETY: _exit runs no handlers and flushes nothing, which here would be the parent's.
-    unsafe { libc::_exit(127) }
+    loop {
+        // SAFETY: this runs no handlers and flushes nothing, which here would be the parent's.
+        let _ = unsafe { syscall!(libc::SYS_exit_group, 127) };
+    }
 }
 
 impl Task<'_> {
+    fn clone_args(&mut self, latch: *const Latch) -> CloneArgs {
+        let flags = libc::CLONE_VM | libc::CLONE_PIDFD | libc::CLONE_PARENT_SETTID | libc::CLONE_CHILD_CLEARTID;
+        let (pid, pidfd) = (&raw mut self.pid, &raw mut self.pidfd);
+        CloneArgs {
+            flags: flags as u64 | syscall::CLEAR_SIGHAND,
+            pidfd: pidfd.expose_provenance() as u64,
+            child_tid: latch.expose_provenance() as u64,
+            parent_tid: pid.expose_provenance() as u64,
+            exit_signal: libc::SIGCHLD as u64,
+            stack: self.stack.expose_provenance() as u64,
+            stack_size: STACK_SIZE as u64,
+            tls: 0,
+        }
+    }
+
     /// Returns only when it failed. No allocation, drop, lock or panic: see [`super::setup`].
     ///
     /// # Safety
     /// As for [`Prepared::apply`]; `argv` and `envp` end in null.
     unsafe fn start(&mut self) -> Option<Halt> {
         // SAFETY: the caller's promise.
-        if let Err(halt) = unsafe { self.prepared.apply() } {
+        if let Err(halt) = unsafe { self.prepared.apply(self.unhandled) } {
             return Some(halt);
         }
         let mut forbidden = None;
         let mut last = Halt { step: Step::Exec, errno: libc::ENOENT };
         for (index, program) in self.programs.iter().enumerate() {
             // SAFETY: execve(2) reads a string that ends in NUL and two arrays that end in null.
-            unsafe { libc::syscall(libc::SYS_execve, program.as_ptr(), self.argv, self.envp) };
-            last.errno = errno();
+            if let Err(errno) = unsafe { syscall!(libc::SYS_execve, program.as_ptr(), self.argv, self.envp) } {
+                last.errno = errno;
+            }
             self.program = Some(index);
             match last.errno {
                 libc::ENOENT | libc::ENOTDIR => {}
@@ -231,7 +324,7 @@ impl Stack {
     }
 
     fn map() -> Result<Stack, Halt> {
-        let failed = || Halt { step: Step::Create, errno: errno() };
+        let failed = || Halt { step: Step::Create, errno: nix::errno::Errno::last_raw() };
         let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_STACK | libc::MAP_NORESERVE;
         // SAFETY: a new mapping at an address of the kernel's choice harms nobody.
         let base = unsafe { libc::mmap(ptr::null_mut(), GUARD_SIZE + STACK_SIZE, libc::PROT_NONE, flags, -1, 0) };
@@ -239,16 +332,16 @@ impl Stack {
             return Err(failed());
         }
         let stack = Stack(base);
-        let usable = base.wrapping_byte_add(GUARD_SIZE);
         // SAFETY: this is the upper part of the mapping just made, which nobody uses.
-        match unsafe { libc::mprotect(usable, STACK_SIZE, libc::PROT_READ | libc::PROT_WRITE) } {
+        match unsafe { libc::mprotect(stack.lowest(), STACK_SIZE, libc::PROT_READ | libc::PROT_WRITE) } {
             0 => Ok(stack),
             _ => Err(failed()),
         }
     }
 
-    fn top(&self) -> *mut c_void {
-        self.0.wrapping_byte_add(GUARD_SIZE + STACK_SIZE)
+    /// Of its [`STACK_SIZE`] bytes.
+    fn lowest(&self) -> *mut c_void {
+        self.0.wrapping_byte_add(GUARD_SIZE)
     }
 
     /// Keeps it for the next start, or unmaps it when one is kept already. Only once the child has left it.

@@ -134,8 +134,7 @@ fn duration(time: libc::timeval) -> Duration {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::sys::spawn::spawn;
-    use crate::sys::spawn::tests::{finish, readable, sh};
+    use crate::sys::spawn::tests::{finish, readable, sh, spawn};
     use std::os::fd::AsFd;
 
     #[test]

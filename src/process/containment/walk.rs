@@ -182,7 +182,7 @@ mod tests {
     use std::sync::Arc;
 
     use super::*;
-    use crate::sys::spawn::{Plan, spawn};
+    use crate::sys::spawn::{Creator, Plan, spawn};
 
     fn entry(pid: u32, parent: u32, group: u32, started: u64) -> Entry {
         Entry { pid, parent, group, session: group, zombie: false, started }
@@ -197,7 +197,7 @@ mod tests {
     /// One that was reaped: its number is anybody's.
     fn leader(started: u64) -> Leader {
         let plan = Plan { programs: vec![c"/bin/true".into()], argv: vec![c"true".into()], ..Plan::default() };
-        let child = spawn(&plan).unwrap();
+        let child = spawn(&plan, Creator::Here).unwrap();
         sys::spawn::reap(&child.pidfd);
         Leader { pid: child.pid, pidfd: Arc::new(child.pidfd), started: Some(started) }
     }

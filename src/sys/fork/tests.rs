@@ -21,6 +21,13 @@ pub(crate) fn in_fork(mut body: impl FnMut()) {
     assert_eq!(finish(&child).change, Change::Exited(0));
 }
 
+/// # Safety
+/// As for the real one.
+pub(crate) unsafe fn fork(setup: &Setup, body: &mut dyn FnMut() -> i32) -> Result<Child, Failure> {
+    // SAFETY: as above.
+    unsafe { super::fork(setup, body, Creator::Here) }
+}
+
 fn run(setup: &Setup, mut body: impl FnMut() -> i32) -> Change {
     // SAFETY: as above.
     let child = unsafe { fork(setup, &mut body) }.unwrap();
@@ -132,9 +139,10 @@ fn a_child_nobody_can_be_told_of_is_killed() {
         nix::sys::resource::setrlimit(limit, next + 1, 4096).unwrap();
         // SAFETY: as above.
         let failure = unsafe {
-            fork(&Setup::default(), &mut || loop {
-                nix::unistd::pause()
-            })
+            let mut body = || loop {
+                nix::unistd::pause();
+            };
+            fork(&Setup::default(), &mut body)
         }
         .unwrap_err();
         assert_eq!((failure.step, failure.error.raw_os_error()), (Step::Create, Some(libc::EMFILE)));

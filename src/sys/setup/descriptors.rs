@@ -3,6 +3,7 @@
 use std::os::fd::RawFd;
 
 use super::{Halt, Step, check};
+use crate::sys::syscall::syscall;
 
 /// What is to be done, allocated in the parent. The child works on a descriptor table of its own.
 #[derive(Debug)]
@@ -60,14 +61,14 @@ impl Descriptors {
             loop {
                 // SAFETY: F_DUPFD_CLOEXEC takes numbers only, and overwrites no descriptor.
                 let copy =
-                    check(step, unsafe { libc::syscall(libc::SYS_fcntl, item.source, libc::F_DUPFD_CLOEXEC, lowest) })?;
+                    check(step, unsafe { syscall!(libc::SYS_fcntl, item.source, libc::F_DUPFD_CLOEXEC, lowest) })?;
                 let copy = copy as RawFd;
                 if !targets.contains(&copy) {
                     item.refuge = copy;
                     break;
                 }
                 // SAFETY: the descriptor was made two lines above and nobody knows it.
-                unsafe { libc::syscall(libc::SYS_close, copy) };
+                let _ = unsafe { syscall!(libc::SYS_close, copy) };
                 lowest = copy.wrapping_add(1);
             }
         }
@@ -77,16 +78,16 @@ impl Descriptors {
             let result = if source == item.target {
                 // It is in its place, dup3 would refuse it, and its close-on-exec flag has to go.
                 // SAFETY: F_SETFD takes numbers only.
-                unsafe { libc::syscall(libc::SYS_fcntl, source, libc::F_SETFD, 0) }
+                unsafe { syscall!(libc::SYS_fcntl, source, libc::F_SETFD, 0) }
             } else {
                 // SAFETY: dup3(2) takes numbers only; what it overwrites is this process's copy of the table.
-                unsafe { libc::syscall(libc::SYS_dup3, source, item.target, 0) }
+                unsafe { syscall!(libc::SYS_dup3, source, item.target, 0) }
             };
             check(step, result)?;
         }
         for item in self.moves.iter().filter(|item| item.refuge >= 0) {
             // SAFETY: the refuge was made above and is nobody's target.
-            unsafe { libc::syscall(libc::SYS_close, item.refuge) };
+            let _ = unsafe { syscall!(libc::SYS_close, item.refuge) };
         }
         Ok(())
     }
@@ -98,7 +99,7 @@ impl Descriptors {
     pub(super) unsafe fn close_others(&self) -> Result<(), Halt> {
         for &(first, last) in &self.gaps {
             // SAFETY: close_range(2) takes numbers only; the table is this process's own copy.
-            match check(Step::CloseDescriptors, unsafe { libc::syscall(libc::SYS_close_range, first, last, 0) }) {
+            match check(Step::CloseDescriptors, unsafe { syscall!(libc::SYS_close_range, first, last, 0) }) {
                 Ok(_) => {}
                 // The kernel has it since 5.9, but sandboxes with an older list of calls answer ENOSYS or EPERM.
                 Err(halt) if halt.errno == libc::ENOSYS || halt.errno == libc::EPERM => {
@@ -122,7 +123,7 @@ unsafe fn close_one_by_one(first: u32, last: u32, limit: u32) {
             break;
         }
         // SAFETY: close(2) takes a number; an EBADF is the usual answer here.
-        unsafe { libc::syscall(libc::SYS_close, fd) };
+        let _ = unsafe { syscall!(libc::SYS_close, fd) };
     }
 }
 

@@ -3,8 +3,8 @@
 use super::*;
 use crate::sys::fd::pipe;
 use crate::sys::fork::tests::in_fork;
-use crate::sys::spawn::tests::{c, finish, output, sh};
-use crate::sys::spawn::{Failure, Plan, spawn};
+use crate::sys::spawn::tests::{c, finish, output, sh, spawn};
+use crate::sys::spawn::{Failure, Plan};
 use crate::sys::wait::Change;
 use std::io::{Read, Seek};
 use std::os::fd::AsRawFd;
@@ -164,7 +164,7 @@ fn the_child_dies_with_its_parent() {
             0
         };
         // SAFETY: the tests hold no locks that other tests would have to give back.
-        let parent = unsafe { crate::sys::fork::fork(&Setup::default(), &mut parent) }.unwrap();
+        let parent = unsafe { crate::sys::fork::tests::fork(&Setup::default(), &mut parent) }.unwrap();
         assert_eq!(finish(&parent).change, Change::Exited(0));
         // The last writer is gone when the grandchild is.
         drop((writer, pid_writer));
@@ -178,15 +178,15 @@ fn a_parent_that_is_gone_already_is_noticed() {
     let setup = Setup { parent_death: Some(libc::SIGTERM), ..Setup::default() };
     let mut prepared = Prepared::new(&setup, None).unwrap();
     // As if it had been prepared by someone who died since.
-    prepared.parent = -1;
+    prepared.parent = usize::MAX;
     let mut orphan = || {
         let _blocked = crate::sys::process::block_all_signals();
         // SAFETY: a child of a fork, with all signals blocked.
-        let _ = unsafe { prepared.apply() };
+        let _ = unsafe { prepared.apply(false) };
         0
     };
     // SAFETY: the tests hold no locks that other tests would have to give back.
-    let orphan = unsafe { crate::sys::fork::fork(&Setup::default(), &mut orphan) }.unwrap();
+    let orphan = unsafe { crate::sys::fork::tests::fork(&Setup::default(), &mut orphan) }.unwrap();
     assert_eq!(finish(&orphan).change, Change::Killed { signal: libc::SIGTERM, core: false });
     assert_eq!(fails(Setup { parent_death: Some(99), ..Setup::default() }), (Step::ParentDeath, libc::EINVAL));
 }
@@ -232,15 +232,15 @@ fn a_pending_signal_runs_no_handler_in_our_memory() {
         // The child sends the signal to itself while all are blocked, because it believes its parent to be dead.
         let setup = Setup { parent_death: Some(libc::SIGTERM), ..Setup::default() };
         let mut prepared = Prepared::new(&setup, None).unwrap();
-        prepared.parent = -1;
+        prepared.parent = usize::MAX;
         let mut child = || {
             let _blocked = crate::sys::process::block_all_signals();
             // SAFETY: a child of a fork, with all signals blocked.
-            let _ = unsafe { prepared.apply() };
+            let _ = unsafe { prepared.apply(false) };
             0
         };
         // SAFETY: one thread.
-        let child = unsafe { crate::sys::fork::fork(&Setup::default(), &mut child) }.unwrap();
+        let child = unsafe { crate::sys::fork::tests::fork(&Setup::default(), &mut child) }.unwrap();
         assert!(matches!(finish(&child).change, Change::Killed { signal: libc::SIGTERM, .. }));
         assert_eq!(RUNS.load(Ordering::SeqCst), 0);
     });

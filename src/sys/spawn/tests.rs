@@ -1,6 +1,7 @@
 //! Programs started for real.
 
 use super::*;
+use crate::sys::creator::Errand;
 use crate::sys::fd::{is_open, pipe};
 use crate::sys::fork::tests::in_fork;
 use crate::sys::wait::{Change, Look, Waited, wait};
@@ -20,6 +21,10 @@ pub(crate) fn sh(script: &str) -> Plan {
         envp: vec![c("PATH=/usr/bin:/bin")],
         setup: Setup::default(),
     }
+}
+
+pub(crate) fn spawn(plan: &Plan) -> Result<Child, Failure> {
+    super::spawn(plan, Creator::Here)
 }
 
 /// Does nothing until it is killed.
@@ -175,5 +180,49 @@ fn many_threads_start_at_once() {
                 }
             });
         }
+    });
+}
+
+#[test]
+fn who_makes_the_child_does_not_wait_for_its_program() {
+    // The child writes a byte to its cgroup before all else: to a full pipe, where it hangs until there is room.
+    let (reader, writer) = pipe().unwrap();
+    crate::sys::fd::set_nonblocking(writer.as_fd(), true).unwrap();
+    while nix::unistd::write(&writer, &[0; 4096]).is_ok() {}
+    crate::sys::fd::set_nonblocking(writer.as_fd(), false).unwrap();
+    let mut plan = sh("exit 5");
+    plan.setup.cgroup = Some(writer.as_raw_fd());
+    let elsewhere = |errand: Errand| {
+        errand.run();
+        crate::sys::fd::read(reader.as_fd(), &mut [0; 8192]).map(drop)
+    };
+    let child = super::spawn(&plan, Creator::Elsewhere(&elsewhere)).unwrap();
+    assert_eq!(finish(&child).change, Change::Exited(5));
+}
+
+#[test]
+fn without_a_thread_there_is_no_child() {
+    in_fork(|| {
+        let refuse = |_| Err(io::ErrorKind::OutOfMemory.into());
+        let failure = super::spawn(&sh("exit 0"), Creator::Elsewhere(&refuse)).unwrap_err();
+        assert_eq!((failure.step, failure.error.kind()), (Step::Thread, io::ErrorKind::OutOfMemory));
+        let lose = |errand| {
+            drop(errand);
+            Ok(())
+        };
+        let failure = super::spawn(&sh("exit 0"), Creator::Elsewhere(&lose)).unwrap_err();
+        assert_eq!((failure.step, failure.error.raw_os_error()), (Step::Thread, Some(libc::EAGAIN)));
+        assert_childless();
+    });
+}
+
+#[test]
+fn without_clone3_it_is_a_vfork() {
+    in_fork(|| {
+        pretend_no_clone3();
+        assert_eq!(finish(&spawn(&sh("exit 4")).unwrap()).change, Change::Exited(4));
+        let bad = Plan { programs: vec![c("/nonexistent")], ..Plan::default() };
+        assert_eq!(spawn(&bad).unwrap_err().step, Step::Exec);
+        assert_childless();
     });
 }
