@@ -8,7 +8,7 @@ use super::core::Inner;
 use super::events::EventKind;
 use super::gate::Gate;
 use super::notification::{Hearing, Judge, Judged, LONGEST_MESSAGE, Next, Said, Sender};
-use super::run::Run;
+use super::run::{Main, Run};
 use super::state::Event;
 use super::turn::Turn;
 use crate::callbacks::Callbacks;
@@ -199,16 +199,9 @@ impl Turn<'_> {
             return self.ignored_stranger(said.sender);
         }
         for message in said.messages {
-            match message {
-                Message::Stopping | Message::WatchdogTrigger | Message::MainPid(_)
-                    if !matches!(sender, Sender::Main) => {}
-                Message::MainPid(_) => {
-                    if let (Some(run), Some(main)) = (&mut self.core.run, main.take()) {
-                        run.main = Some(main);
-                        self.changed = true;
-                    }
-                }
-                message => self.notified(message),
+            let is_of_main = matches!(message, Message::Stopping | Message::WatchdogTrigger | Message::MainPid(_));
+            if !is_of_main || matches!(sender, Sender::Main) {
+                self.notified(message, &mut main);
             }
         }
     }
@@ -223,7 +216,8 @@ impl Turn<'_> {
         }
     }
 
-    fn notified(&mut self, message: Message) {
+    /// `main` is the process that a `MAINPID=` among the messages names.
+    fn notified(&mut self, message: Message, main: &mut Option<Main>) {
         match message {
             Message::Ready => self.feed(Event::Ready),
             Message::Stopping => self.feed(Event::AnnouncedStop),
@@ -234,7 +228,12 @@ impl Turn<'_> {
                 self.core.text = Some(text);
                 self.changed = true;
             }
-            Message::MainPid(_) => {}
+            Message::MainPid(_) => {
+                if let (Some(run), Some(main)) = (&mut self.core.run, main.take()) {
+                    run.main = Some(main);
+                    self.changed = true;
+                }
+            }
         }
     }
 

@@ -6,7 +6,7 @@ use std::time::Duration;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use pkit::{Backoff, Command, Process, Ready, Restart, Signal, State, Stdio};
 
-use crate::support::{LONG, open_descriptors, python, say, sh, tests};
+use crate::support::{LINGERING, LONG, open_descriptors, python, say, sh, tests};
 
 /// Says on which thread it was dropped.
 struct Dropped(mpsc::Sender<String>);
@@ -17,19 +17,10 @@ impl Drop for Dropped {
     }
 }
 
-/// For `lingering()`, a socket whose last close takes a minute.
-const LINGERING: &str = "
-server = socket.create_server(('127.0.0.1', 0), backlog=1000)
-def lingering():
-    client = socket.create_connection(server.getsockname())
-    client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b'\\1\\0\\0\\0\\xff\\0\\0\\0')
-    client.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
-    client.setblocking(False)
-    # Until neither end takes any more.
-    while select.select([], [client], [], 0.3)[1]: client.send(b'x' * 65536)
-    return client
+/// Sockets that neither end takes any more from.
+const CLIENTS: &str = "
 s.connect('\\0' + os.environ['NOTIFY_SOCKET'][1:])
-clients = [lingering() for _ in range(3)]
+clients = [lingering(0.3) for _ in range(3)]
 tell('READY=1')
 sys.stdin.readline()
 ";
@@ -99,7 +90,7 @@ tests! {
     }
 
     fn what_is_passed_to_the_socket_and_finds_no_place_holds_nobody_up() {
-        let script = format!("{LINGERING}socket.send_fds(s, [b'STATUS=take these'], [c.fileno() for c in clients])
+        let script = format!("{LINGERING}{CLIENTS}socket.send_fds(s, [b'STATUS=take these'], [c.fileno() for c in clients])
 del clients
 tell('STATUS=sent')
 signal.pause()");
@@ -124,7 +115,7 @@ signal.pause()");
 
     fn what_nobody_has_taken_from_the_socket_holds_nobody_up() {
         // Descriptors in the queue when the run is over are closed with it.
-        let script = format!("{LINGERING}for _ in range(3):
+        let script = format!("{LINGERING}{CLIENTS}for _ in range(3):
     socket.send_fds(s, [b'STATUS=take these'], [c.fileno() for c in clients])
 os.kill(os.getpid(), signal.SIGKILL)");
         for _ in 0..3 {

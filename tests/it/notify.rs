@@ -10,7 +10,7 @@ use pkit::{
     Stop,
 };
 
-use crate::support::{LONG, python, say, tests, wait_for};
+use crate::support::{LINGERING, LONG, python, say, tests, wait_for};
 
 tests! {
     fn ready_status_and_stopping() {
@@ -287,24 +287,14 @@ tell(f'MAINPID={child}\\nREADY=1')";
 
     fn what_is_passed_to_the_socket_is_closed() {
         let script = "
-server = socket.create_server(('127.0.0.1', 0), backlog=1000)
-def lingering():
-    client = socket.create_connection(server.getsockname())
-    client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b'\\1\\0\\0\\0\\xff\\0\\0\\0')
-    client.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
-    client.setblocking(False)
-    try:
-        while True: client.send(b'x' * 65536)
-    except BlockingIOError:
-        return client
 s.connect('\\0' + os.environ['NOTIFY_SOCKET'][1:])
 for _ in range(30):
-    clients = [lingering() for _ in range(3)]
+    clients = [lingering(0) for _ in range(3)]
     socket.send_fds(s, [b'STATUS=take these'], [client.fileno() for client in clients])
     del clients
 tell('READY=1')
 signal.pause()";
-        let process = Process::builder(python(script)).ready(Ready::notify()).build().unwrap();
+        let process = Process::builder(python(&format!("{LINGERING}{script}"))).ready(Ready::notify()).build().unwrap();
         process.start(true).unwrap();
         let callbacks = crate::support::thread_names().iter().filter(|name| *name == "pkit-callback").count();
         assert!(callbacks <= 3, "{callbacks} threads");

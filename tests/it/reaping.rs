@@ -16,6 +16,16 @@ use pkit::{Command, ExitReason, Process, Resource, Restart, Signal, Stop, Surviv
 use crate::program::{Program, role};
 use crate::support::{LONG, children, eventually, is_alive, sh, skipped, tests};
 
+/// Events come, those that SIGCHLD tells of too.
+fn is_told_of_a_run() {
+    let process = Process::new(Command::new("true"));
+    let events = process.subscribe();
+    process.start(true).unwrap();
+    process.join().unwrap();
+    drop(process);
+    assert!(events.count() > 2);
+}
+
 tests! {
     fn exits_arrive_with_sigchld_blocked_in_every_thread() {
         block_sigchld();
@@ -111,32 +121,19 @@ os.execv(sys.argv[1], sys.argv[1:])";
 
     fn a_fork_in_the_middle_of_a_sigchld_hears_its_own() {
         // Another handler forks. The child is still in it: what it copied says that a handler is being run, for ever.
-        fn listen() {
-            let process = Process::new(Command::new("true"));
-            let events = process.subscribe();
-            process.start(true).unwrap();
-            process.join().unwrap();
-            drop(process);
-            assert!(events.count() > 2);
-        }
-        listen();
-        crate::forked::fork_in_a_handler(listen);
+        is_told_of_a_run();
+        crate::forked::fork_in_a_handler(is_told_of_a_run);
         assert!(matches!(nix::sys::wait::wait().unwrap(), nix::sys::wait::WaitStatus::Exited(_, 0)));
     }
 
     fn forks_of_forks_hear_their_own() {
-        fn listen(deep: u32) {
-            let process = Process::new(Command::new("true"));
-            let events = process.subscribe();
-            process.start(true).unwrap();
-            process.join().unwrap();
-            drop(process);
-            assert!(events.count() > 2);
+        fn in_forks(deep: u32) {
+            is_told_of_a_run();
             if deep > 0 {
-                crate::forked::in_a_raw_fork(|| listen(deep - 1));
+                crate::forked::in_a_raw_fork(|| in_forks(deep - 1));
             }
         }
-        listen(3);
+        in_forks(3);
     }
 
     fn a_core_dump_is_told() {

@@ -144,6 +144,19 @@ def tell(text):
     Command::new("python3").args(["-c", &format!("{PRELUDE}{script}")]).clone()
 }
 
+/// For a Python script: `lingering(patience)`, a socket whose last close takes a minute. It is filled until it takes no more for so
+/// many seconds.
+pub(crate) const LINGERING: &str = "
+server = socket.create_server(('127.0.0.1', 0), backlog=1000)
+def lingering(patience):
+    client = socket.create_connection(server.getsockname())
+    client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b'\\1\\0\\0\\0\\xff\\0\\0\\0')
+    client.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
+    client.setblocking(False)
+    while select.select([], [client], [], patience)[1]: client.send(b'x' * 65536)
+    return client
+";
+
 /// Waits for a state, at most [`LONG`].
 pub(crate) fn wait_for(process: &Process, state: pkit::State) -> pkit::Status {
     process.wait_until(LONG, |status| status.state == state).unwrap()
