@@ -183,13 +183,53 @@ fn many_threads_start_at_once() {
     });
 }
 
-#[test]
-fn who_makes_the_child_does_not_wait_for_its_program() {
-    // The child writes a byte to its cgroup before all else: to a full pipe, where it hangs until there is room.
+/// A child that writes to the first of these before all else, as if to its cgroup, hangs until the other is read.
+fn full_pipe() -> (OwnedFd, OwnedFd) {
     let (reader, writer) = pipe().unwrap();
     crate::sys::fd::set_nonblocking(writer.as_fd(), true).unwrap();
     while nix::unistd::write(&writer, &[0; 4096]).is_ok() {}
     crate::sys::fd::set_nonblocking(writer.as_fd(), false).unwrap();
+    (writer, reader)
+}
+
+#[test]
+fn no_handler_of_ours_runs_in_the_child() {
+    static RAN: AtomicBool = AtomicBool::new(false);
+    extern "C" fn handler(_: c_int) {
+        RAN.store(true, Ordering::SeqCst);
+    }
+    for old_kernel in [false, true] {
+        in_fork(|| {
+            if old_kernel {
+                pretend_no_clone3();
+            }
+            // SAFETY: all that the handler does is to store a flag.
+            unsafe { libc::signal(libc::SIGUSR1, handler as *const () as usize) };
+            let (writer, reader) = full_pipe();
+            let mut plan = sh("exit 0");
+            plan.setup.cgroup = Some(writer.as_raw_fd());
+            let parent = format!("/proc/self/task/{}/children", crate::sys::process::thread_id());
+            let child = std::thread::scope(|scope| {
+                scope.spawn(|| {
+                    let child = loop {
+                        if let Ok(pid) = std::fs::read_to_string(&parent).unwrap().trim().parse() {
+                            break nix::unistd::Pid::from_raw(pid);
+                        }
+                    };
+                    nix::sys::signal::kill(child, nix::sys::signal::Signal::SIGUSR1).unwrap();
+                    crate::sys::fd::read(reader.as_fd(), &mut [0; 8192]).unwrap();
+                });
+                spawn(&plan).unwrap()
+            });
+            assert_eq!(finish(&child).change, Change::Killed { signal: libc::SIGUSR1, core: false });
+            assert!(!RAN.load(Ordering::SeqCst));
+        });
+    }
+}
+
+#[test]
+fn who_makes_the_child_does_not_wait_for_its_program() {
+    let (writer, reader) = full_pipe();
     let mut plan = sh("exit 5");
     plan.setup.cgroup = Some(writer.as_raw_fd());
     let elsewhere = |errand: Errand| {
