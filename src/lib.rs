@@ -97,6 +97,9 @@ pub use error::{Error, Result};
 pub use exit::{Exit, ExitReason, Fault, Usage};
 pub use line::{Line, Output, Stream};
 pub use policy::{Backoff, GiveUp, Restart};
+#[cfg(not(all(target_os = "linux", target_pointer_width = "64")))]
+compile_error!("pkit is for 64-bit Linux: it is made of pidfds, epoll and clone");
+
 pub use process::{
     BecomesReady, Builder, Command, Containment, ContainmentLevel, Event, EventKind, Events, Exited, Group, Process,
     Ready, Resource, RestartMode, State, Status, Stdio, Target,

@@ -218,7 +218,7 @@ fn create(
         target::Kind::Fork(body) => {
             let environment = environment(config, None, variables);
             let environment: Vec<CString> = environment.iter().map(|(key, value)| entry(key, value)).collect();
-            sys::fork::fork_body(&setup, &environment, body, creator)
+            sys::fork::fork_body(&setup, environment, body, creator)
                 .map_err(|failure| Attempt::new(config, &setup, failure, &[]))
         }
     }

@@ -170,7 +170,7 @@ impl Process {
     fn end(&self, event: Event, operation: &'static str, until: Patience) -> Result<()> {
         self.inner.check_owner(operation)?;
         if event == Event::Kill {
-            self.inner.note_tree();
+            self.inner.note_tree(until.limit());
         }
         let since = self.inner.turn(|turn| {
             turn.feed(event);
@@ -222,7 +222,7 @@ impl Process {
     pub fn signal(&self, signal: Signal) -> Result<()> {
         const OPERATION: &str = "signal";
         self.inner.check_owner(OPERATION)?;
-        self.inner.note_tree();
+        self.inner.note_tree(Duration::MAX);
         let (pid, sent) = self.inner.turn(|turn| (turn.core.pid(), turn.signal_by_hand(signal)));
         sent.map_err(|source| match source.raw_os_error() {
             Some(libc::ESRCH) => Error::new(self.inner.who(pid), OPERATION, Kind::NotRunning),
@@ -337,6 +337,15 @@ enum Patience {
         at: Option<Instant>,
         limit: Duration,
     },
+}
+
+impl Patience {
+    fn limit(self) -> Duration {
+        match self {
+            Patience::None => Duration::MAX,
+            Patience::Until { limit, .. } => limit,
+        }
+    }
 }
 
 fn is_past(at: Option<Instant>) -> bool {

@@ -20,7 +20,7 @@ use super::procfs;
 use super::refused::NO_THREAD;
 use super::run::Run;
 use super::state::{Action, Conclusion, Event, Notice};
-use super::waiting::note_within;
+use super::waiting::{NOTED_WITHIN, note_within};
 use crate::callbacks::Callbacks;
 use crate::error::{Error, Kind};
 use crate::exit::{Exit, ExitFacts};
@@ -167,7 +167,7 @@ impl<'a> Turn<'a> {
         let (inner, generation) = (Arc::clone(self.inner), run.generation);
         // If no thread comes to it in time, the SIGKILL that ends the ladder does not wait for one.
         Callbacks::get().run(move || {
-            note_within(note);
+            note_within(NOTED_WITHIN, note);
             inner.turn(|turn| {
                 if turn.core.run.as_ref().is_some_and(|run| run.generation == generation) {
                     turn.signal_now(signal);

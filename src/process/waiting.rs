@@ -18,17 +18,19 @@ use crate::spawners::Spawners;
 use crate::sys;
 use crate::sys::spawn::Creator;
 
-/// A walk takes milliseconds.
-const NOTED_WITHIN: Duration = Duration::from_secs(1);
+/// For a walk, which takes milliseconds.
+pub(super) const NOTED_WITHIN: Duration = Duration::from_secs(1);
+/// The same where a caller may be in a hurry.
+const NOTED_AT_ONCE: Duration = Duration::from_millis(100);
 
 /// Notes who belongs to a run. A signal does not wait for ever for what only helps to know zombies.
-pub(super) fn note_within(note: impl FnOnce() + Send + 'static) {
+pub(super) fn note_within(limit: Duration, note: impl FnOnce() + Send + 'static) {
     let (noted, is_noted) = mpsc::sync_channel(1);
     Callbacks::get().run(move || {
         note();
         let _ = noted.send(());
     });
-    let _ = is_noted.recv_timeout(NOTED_WITHIN);
+    let _ = is_noted.recv_timeout(limit);
 }
 
 impl Inner {
@@ -42,10 +44,10 @@ impl Inner {
     }
 
     /// Before a signal by hand. (Before those of a ladder it is done elsewhere: see `Turn::signal_all`.)
-    pub(super) fn note_tree(&self) {
+    pub(super) fn note_tree(&self, limit: Duration) {
         let note = self.lock().run.as_ref().and_then(|run| run.contained.note(&run.leader, run.reaped));
         if let Some(note) = note {
-            note_within(note);
+            note_within(limit.min(NOTED_AT_ONCE), note);
         }
     }
 

@@ -123,8 +123,7 @@ impl Reaper {
         let shared = self.shared()?;
         let mut hears = self.hears.lock().unwrap_or_else(PoisonError::into_inner);
         if !*hears {
-            sys::sigchld::hear(Arc::clone(&shared.sigchld), Arc::clone(&shared.bell))?;
-            *hears = true;
+            *hears = sys::sigchld::hear(Arc::clone(&shared.sigchld), Arc::clone(&shared.bell))?;
         }
         Ok(())
     }

@@ -50,22 +50,23 @@ impl Drop for Errand {
 }
 
 impl Creator<'_> {
-    /// Calls `act(with, latch)`, and returns when the latch is open. It may be that it was not called.
+    /// Calls `act(with, latch)`, and returns when the latch is open or `is_left` says that it should be. It may be that `act`
+    /// was not called.
     ///
     /// # Errors
     /// No thread is there to do it.
     ///
     /// # Safety
     /// `act` may be called with `with` on any thread, once, while the calling thread waits; it touches neither once the latch
-    /// may be open.
-    pub(super) unsafe fn act(self, act: Act, with: *mut c_void) -> io::Result<()> {
+    /// may be open, or `is_left` true.
+    pub(super) unsafe fn act(self, act: Act, with: *mut c_void, is_left: &dyn Fn() -> bool) -> io::Result<()> {
         let latch = Latch::new();
         match self {
             // SAFETY: the caller's promise.
             Creator::Here => unsafe { act(with, &raw const latch) },
             Creator::Elsewhere(hand_over) => hand_over(Errand { act, with, latch: &raw const latch })?,
         }
-        latch.wait();
+        latch.wait(is_left);
         Ok(())
     }
 }

@@ -48,17 +48,19 @@ impl Body {
 /// [`fork`] of a closure that is known to be fit for it, in an environment of its own.
 pub(crate) fn fork_body(
     setup: &Setup,
-    environment: &[CString],
+    environment: Vec<CString>,
     body: &Body,
     creator: Creator<'_>,
 ) -> Result<Child, Failure> {
-    let mut run = || {
+    // On the heap, all of it: see `fork`.
+    let (setup, body) = (Box::new(setup.clone()), body.clone());
+    let mut run = Box::new(move || {
         // SAFETY: this is the child of a fork: it has one thread.
-        unsafe { replace_environment(environment) };
+        unsafe { replace_environment(&environment) };
         (body.0)()
-    };
+    });
     // SAFETY: who made the body promised that it is fit for a forked copy.
-    unsafe { fork(setup, &mut run, creator) }
+    unsafe { fork(&setup, &mut *run, creator) }
 }
 
 /// Forks; the child sets itself up, runs `body` and exits with its result, or with 101 when it panics. Returns when the
@@ -71,6 +73,9 @@ pub(crate) fn fork_body(
 /// hangs if another thread was panicking at the moment of the fork. `body` must also bear to run while the original of
 /// everything it uses is in use in the parent.
 ///
+/// Where another thread creates the child, nothing that `setup` and `body` are or refer to is on the calling thread's stack: to the
+/// child that is free memory, which the C library gives to the next thread.
+///
 /// # Errors
 /// At [`Step::Create`] also when someone else reaped the child before we could get hold of it.
 pub(super) unsafe fn fork(
@@ -82,10 +87,10 @@ pub(super) unsafe fn fork(
     let report = Report::new().map_err(create)?;
     let bell = bell_beside(setup).map_err(create)?;
     let prepared = Prepared::new(setup, Some(bell.as_raw_fd()))?;
-    let mut copying = Copying { prepared, report: &report, bell: bell.as_raw_fd(), body, pid: None };
-    let place = &raw mut copying;
+    let mut copying = Box::new(Copying { prepared, report, bell, body, pid: None });
+    let place: *mut Copying<'_> = &raw mut *copying;
     // SAFETY: `Copying::make` may be called on any thread, and touches nothing once it has opened the latch.
-    let made = unsafe { creator.act(Copying::make, place.cast()) };
+    let made = unsafe { creator.act(Copying::make, place.cast(), &|| false) };
     made.map_err(|error| Failure { step: Step::Thread, error, program: None })?;
     let lost = Halt { step: Step::Thread, errno: libc::EAGAIN };
     let pid = copying.pid.ok_or(lost)?.map_err(|error| create(error.into()))?;
@@ -93,8 +98,8 @@ pub(super) unsafe fn fork(
         abandon(pid, &error);
         create(error)
     })?;
-    wait_for(&report, &bell, &pidfd).map_err(create)?;
-    match report.outcome() {
+    wait_for(&copying.report, &copying.bell, &pidfd).map_err(create)?;
+    match copying.report.outcome() {
         Some(Err(halt)) => {
             reap(&pidfd);
             Err(halt.into())
@@ -107,8 +112,8 @@ pub(super) unsafe fn fork(
 /// A fork in the making.
 struct Copying<'a> {
     prepared: Prepared<'a>,
-    report: &'a Report,
-    bell: RawFd,
+    report: Report,
+    bell: OwnedFd,
     body: &'a mut dyn FnMut() -> i32,
     pid: Option<Result<libc::pid_t, Errno>>,
 }
@@ -141,13 +146,13 @@ impl Copying<'_> {
         self.report.tell(result);
         let one = 1_u64;
         // SAFETY: write(2) reads eight bytes of a local.
-        unsafe { libc::syscall(libc::SYS_write, self.bell, &raw const one, size_of::<u64>()) };
+        unsafe { libc::syscall(libc::SYS_write, self.bell.as_raw_fd(), &raw const one, size_of::<u64>()) };
         if result.is_err() {
             // SAFETY: _exit runs no handlers and flushes nothing, which here would be copies of the parent's.
             unsafe { libc::_exit(127) };
         }
         // SAFETY: the caller's promise; the OwnedFd of it is a copy that is never dropped here.
-        unsafe { libc::close(self.bell) };
+        unsafe { libc::close(self.bell.as_raw_fd()) };
         self.report.unmap();
         let code = panic::catch_unwind(AssertUnwindSafe(&mut *self.body)).unwrap_or_else(|payload| {
             // Its drop could panic again.

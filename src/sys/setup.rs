@@ -52,7 +52,7 @@ pub(crate) enum Step {
 }
 
 /// What a child changes about itself; the default changes nothing but its signals.
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default)]
 pub(crate) struct Setup {
     /// An open `cgroup.procs` to which the child writes itself.
     pub(crate) cgroup: Option<RawFd>,

@@ -55,37 +55,58 @@ impl Ear {
 /// The incarnation in which signal-hook was asked, plus one: this one, or one of which it is a fork.
 static REGISTERED: AtomicU64 = AtomicU64::new(0);
 
-/// For our own handler. What it points to is never freed: the handler may be running.
-static OWN: AtomicPtr<Ear> = AtomicPtr::new(ptr::null_mut());
+type Handler = extern "C" fn(c_int, *mut libc::siginfo_t, *mut c_void);
+
+/// Our own handlers. There is more than one, for a fork may find one that a library put on top of its parent's, and which calls
+/// that: were it the fork's own as well, they would call each other for ever.
+const HANDLERS: [Handler; 4] = [handle::<0>, handle::<1>, handle::<2>, handle::<3>];
+
+/// One for each handler. What they point to is never freed: the handler may be running.
+static EARS: [AtomicPtr<Ear>; HANDLERS.len()] = [const { AtomicPtr::new(ptr::null_mut()) }; HANDLERS.len()];
 
 /// Sets `flag` and rings `bell` at the first SIGCHLD after each [`Flag::clear`].
 ///
-/// Handlers that were there before are called too, and where it is ignored it stays ignored: stops and continues are
-/// not seen then. One that replaces ours later takes it from us, until the program ends.
-pub(crate) fn hear(flag: Arc<Flag>, bell: Arc<Bell>) -> io::Result<()> {
+/// Handlers that were there before are called too. Where it is ignored it stays ignored, and stops and continues are not seen: then
+/// it returns false, and may be called again. A handler that replaces ours later takes it from us, until the program ends.
+pub(crate) fn hear(flag: Arc<Flag>, bell: Arc<Bell>) -> io::Result<bool> {
     let owner = super::process::incarnation();
     let before = disposition()?;
     if before.sa_sigaction == libc::SIG_IGN {
         // The program wants its children reaped by the kernel, those of other code among them. Exits come by pidfd.
-        return Ok(());
+        return Ok(false);
     }
-    let mut ear = Ear { owner, flag, bell, before: None };
+    let ear = Ear { owner, flag, bell, before: None };
     let us = u64::from(owner) + 1;
     let registered = REGISTERED.compare_exchange(0, us, Ordering::Relaxed, Ordering::Relaxed);
-    if registered.is_err_and(|other| other != us) {
-        ear.before = if before.sa_sigaction == handle as *const () as usize {
-            // That of the process of which this one is a fork, itself a fork: ours takes its place.
-            // SAFETY: it is null, or was made by Box::into_raw and is never freed.
-            unsafe { OWN.load(Ordering::Acquire).as_ref() }.and_then(|ear| ear.before)
-        } else {
-            Some(before).filter(|before| before.sa_sigaction != libc::SIG_DFL)
-        };
-        OWN.store(Box::into_raw(Box::new(ear)), Ordering::Release);
-        return install(SigHandler::SigAction(handle));
+    if registered.is_ok() || registered == Err(us) {
+        let copy = Ear { flag: Arc::clone(&ear.flag), bell: Arc::clone(&ear.bell), ..ear };
+        // SAFETY: the action is async-signal-safe, and signal-hook saves errno around it.
+        unsafe { signal_hook::low_level::register(libc::SIGCHLD, move || copy.hear()) }?;
+        if disposition()?.sa_sigaction != libc::SIG_DFL {
+            return Ok(true);
+        }
+        // A copied registry after all: the program uses signal-hook itself.
     }
-    // SAFETY: the action is async-signal-safe, and signal-hook saves errno around it.
-    unsafe { signal_hook::low_level::register(libc::SIGCHLD, move || ear.hear()) }?;
-    Ok(())
+    listen(ear, before)?;
+    Ok(true)
+}
+
+/// Puts a handler of our own in the place of `before`.
+fn listen(mut ear: Ear, before: libc::sigaction) -> io::Result<()> {
+    let own = HANDLERS.iter().position(|handler| before.sa_sigaction == *handler as *const () as usize);
+    // The next that no process of which this one is a fork has used.
+    let next = EARS.iter().position(|ear| ear.load(Ordering::Acquire).is_null());
+    let slot = own.or(next).unwrap_or(HANDLERS.len() - 1);
+    ear.before = match (own, next) {
+        // That of the process of which this one is a fork, itself a fork: ours takes its place.
+        // SAFETY: it is null, or was made by Box::into_raw and is never freed.
+        (Some(own), _) => unsafe { EARS[own].load(Ordering::Acquire).as_ref() }.and_then(|ear| ear.before),
+        (None, Some(_)) => Some(before).filter(|before| before.sa_sigaction != libc::SIG_DFL),
+        // It may call the one that we take the place of.
+        (None, None) => None,
+    };
+    EARS[slot].store(Box::into_raw(Box::new(ear)), Ordering::Release);
+    install(SigHandler::SigAction(HANDLERS[slot]))
 }
 
 fn disposition() -> io::Result<libc::sigaction> {
@@ -103,10 +124,10 @@ fn install(handler: SigHandler) -> io::Result<()> {
     Ok(())
 }
 
-extern "C" fn handle(signal: c_int, info: *mut libc::siginfo_t, context: *mut c_void) {
+extern "C" fn handle<const SLOT: usize>(signal: c_int, info: *mut libc::siginfo_t, context: *mut c_void) {
     let errno = Errno::last();
     // SAFETY: it is null, or was made by Box::into_raw and is never freed.
-    if let Some(ear) = unsafe { OWN.load(Ordering::Acquire).as_ref() } {
+    if let Some(ear) = unsafe { EARS[SLOT].load(Ordering::Acquire).as_ref() } {
         ear.hear();
         if let Some(before) = &ear.before {
             errno.set();
@@ -120,7 +141,6 @@ extern "C" fn handle(signal: c_int, info: *mut libc::siginfo_t, context: *mut c_
 /// Calls a handler as the kernel would have.
 fn call(handler: &libc::sigaction, signal: c_int, info: *mut libc::siginfo_t, context: *mut c_void) {
     if handler.sa_flags & libc::SA_SIGINFO != 0 {
-        type Handler = extern "C" fn(c_int, *mut libc::siginfo_t, *mut c_void);
         // SAFETY: it was installed as a handler of this kind.
         let function = unsafe { std::mem::transmute::<usize, Handler>(handler.sa_sigaction) };
         function(signal, info, context);

@@ -99,7 +99,8 @@ fn receive_with(socket: BorrowedFd<'_>, buffer: &mut [u8], flags: c_int) -> io::
     message.msg_iov = &raw mut part;
     message.msg_iovlen = 1;
     message.msg_control = (&raw mut control).cast();
-    message.msg_controllen = size_of::<Control>();
+    // A size_t for glibc, a socklen_t for musl.
+    message.msg_controllen = size_of::<Control>() as _;
     let len = loop {
         let flags = flags | libc::MSG_CMSG_CLOEXEC | libc::MSG_DONTWAIT;
         // SAFETY: `message` points to `part` and `control`, and `part` to `buffer`, with the lengths of each.
@@ -130,7 +131,8 @@ unsafe fn take_control(message: &libc::msghdr) -> (Option<libc::ucred>, Vec<Owne
     while let Some(header) = unsafe { next.as_ref() } {
         // SAFETY: `header` is a control message.
         let data = unsafe { libc::CMSG_DATA(header) };
-        let len = header.cmsg_len.saturating_sub(data.addr() - next.addr());
+        #[allow(clippy::unnecessary_cast, reason = "a u32 with musl")]
+        let len = (header.cmsg_len as usize).saturating_sub(data.addr() - next.addr());
         match (header.cmsg_level, header.cmsg_type) {
             (libc::SOL_SOCKET, libc::SCM_CREDENTIALS) if len >= size_of::<libc::ucred>() => {
                 // SAFETY: this type carries one ucred, and it is there in full; unaligned reads are allowed for.
@@ -257,7 +259,7 @@ mod tests {
         message.msg_iovlen = 1;
         message.msg_control = (&raw mut control).cast();
         // SAFETY: it only calculates.
-        message.msg_controllen = unsafe { libc::CMSG_SPACE(bytes as u32) } as usize;
+        message.msg_controllen = unsafe { libc::CMSG_SPACE(bytes as u32) } as _;
         // A cmsghdr, then the descriptors: `cmsg_len`, then level and type.
         // SAFETY: as above.
         control[0] = unsafe { libc::CMSG_LEN(bytes as u32) }.into();

@@ -21,17 +21,19 @@
 
 use std::ffi::{CString, c_char, c_void};
 use std::io;
-use std::os::fd::{AsFd, FromRawFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::ptr;
-use std::sync::atomic::{AtomicBool, AtomicPtr, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI32, AtomicPtr, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use libc::c_int;
+use nix::errno::Errno;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 use super::latch::Latch;
 use super::per_process::PerProcess;
 use super::pidfd::Pidfd;
-use super::process::block_all_signals;
+use super::process::{block_all_signals, has_executed};
 use super::setup::{Halt, Prepared};
 use super::syscall::{self, CloneArgs, syscall};
 use super::wait::waitid;
@@ -77,6 +79,7 @@ pub(crate) fn spawn(plan: &Plan, creator: Creator<'_>) -> Result<Child, Failure>
     let argv = pointers(&plan.argv);
     let envp = pointers(&plan.envp);
     let stack = Stack::take()?;
+    let born = Born::default();
     let mut task = Task {
         prepared: Prepared::new(&plan.setup, None)?,
         programs: &plan.programs,
@@ -84,26 +87,25 @@ pub(crate) fn spawn(plan: &Plan, creator: Creator<'_>) -> Result<Child, Failure>
         envp: envp.as_ptr(),
         stack: stack.lowest(),
         unhandled: true,
-        pid: 0,
-        pidfd: -1,
+        born: &born,
         halt: None,
         program: None,
     };
     {
         let _kept = Dumpable::keep(&plan.setup);
         let place = &raw mut task;
-        // SAFETY: `make` may be called on any thread, and touches nothing once the latch may be open.
-        let made = unsafe { creator.act(make, place.cast()) };
+        // SAFETY: `make` may be called on any thread, and touches nothing once there may be a child.
+        let made = unsafe { creator.act(make, place.cast(), &|| born.has_left()) };
         made.map_err(|error| Failure { step: Step::Thread, error, program: None })?;
     }
-    if task.pidfd < 0 {
+    let Some((pid, pidfd)) = born.child() else {
         return Err(task.halt.unwrap_or(Halt { step: Step::Thread, errno: libc::EAGAIN }).into());
-    }
+    };
     stack.give_back();
     // SAFETY: the kernel made the descriptor for us, close-on-exec, together with the child.
-    let pidfd = Pidfd::from(unsafe { OwnedFd::from_raw_fd(task.pidfd) });
+    let pidfd = Pidfd::from(unsafe { OwnedFd::from_raw_fd(pidfd) });
     match task.halt {
-        None => Ok(Child { pid: task.pid as u32, pidfd }),
+        None => Ok(Child { pid, pidfd }),
         Some(halt) => {
             reap(&pidfd);
             Err(Failure { program: task.program, ..halt.into() })
@@ -120,6 +122,8 @@ pub(crate) fn reap(pidfd: &Pidfd) {
 /// Puts back what a child's change of credentials does to the memory that it borrows: the kernel marks it as not
 /// dumpable (`PR_SET_DUMPABLE(2const)`), and ours it stays. From then on this program would leave no core, its
 /// `/proc/self` would be root's, and no debugger of its user could attach.
+///
+/// A program that changes the mark itself meanwhile is overruled: nobody can tell who changed it.
 ///
 /// Only once no such child is left in our memory: until then the mark is what keeps the child's new user from attaching to
 /// it, and so to us.
@@ -174,11 +178,36 @@ struct Task<'a> {
     stack: *mut c_void,
     /// The child has none of our signal handlers.
     unhandled: bool,
-    /// Both written by the kernel before the child runs; no pidfd, no child.
-    pid: c_int,
-    pidfd: c_int,
+    born: &'a Born,
     halt: Option<Halt>,
     program: Option<usize>,
+}
+
+/// What the kernel writes of a child before it runs.
+#[derive(Default)]
+struct Born {
+    /// Not 0: there is a child.
+    pid: AtomicI32,
+    /// Good once there is a child; written, too, by a call that fails afterwards.
+    pidfd: AtomicI32,
+}
+
+impl Born {
+    fn child(&self) -> Option<(u32, RawFd)> {
+        match self.pid.load(Ordering::Acquire) {
+            0 => None,
+            pid => Some((pid as u32, self.pidfd.load(Ordering::Relaxed))),
+        }
+    }
+
+    /// Whether there is a child that is not in our memory any more; see [`Latch`].
+    fn has_left(&self) -> bool {
+        self.child().is_some_and(|(pid, pidfd)| {
+            // SAFETY: it is the child's, and closed only after this wait.
+            let pidfd = unsafe { BorrowedFd::borrow_raw(pidfd) };
+            poll(&mut [PollFd::new(pidfd, PollFlags::POLLIN)], PollTimeout::ZERO) == Ok(1) || has_executed(pid)
+        })
+    }
 }
 
 /// The kernel has no `clone3` for us.
@@ -192,13 +221,13 @@ pub(crate) fn pretend_no_clone3() {
 /// Makes the child, which opens the latch when it leaves our memory. By the time that it is made, it may have done so.
 ///
 /// # Safety
-/// `task` is a [`Task`], and nobody else's until the latch is open.
+/// `task` is a [`Task`], and nobody else's until the latch is open or the child has left.
 unsafe fn make(task: *mut c_void, latch: *const Latch) {
     let place = task.cast::<Task<'_>>();
     let _blocked = block_all_signals();
     if !NO_CLONE3.load(Ordering::Relaxed) {
         // SAFETY: the caller's promise.
-        let args = unsafe { &mut *place }.clone_args(latch);
+        let args = unsafe { &*place }.clone_args(latch);
         // SAFETY: `args` are good; the task outlives the child's stay in our memory, because its owner waits for that; all
         // signals are blocked; `run` does not return and makes raw syscalls only.
         match unsafe { syscall::clone3(&args, run, task) } {
@@ -225,20 +254,21 @@ unsafe fn make(task: *mut c_void, latch: *const Latch) {
 /// The task is there and nobody else's. All signals are blocked.
 unsafe fn vfork(task: *mut Task<'_>) {
     let flags = libc::CLONE_VM | libc::CLONE_VFORK | libc::CLONE_PIDFD | libc::SIGCHLD;
-    let mut pidfd: c_int = -1;
     // SAFETY: the caller's promise.
     let before = unsafe { &mut *task };
     before.unhandled = false;
     let top = before.stack.wrapping_byte_add(STACK_SIZE);
+    let born = before.born;
     // SAFETY: the stack is nobody else's, large enough and grows down from its top; the task outlives the child's stay
     // in our memory; CLONE_PIDFD writes one int.
-    let pid = unsafe { libc::clone(run, top, flags, task.cast(), &raw mut pidfd) };
-    // SAFETY: the child has left it.
-    let task = unsafe { &mut *task };
-    if pid < 0 {
-        task.halt = Some(Halt { step: Step::Create, errno: nix::errno::Errno::last_raw() });
+    let pid = unsafe { libc::clone(run, top, flags, task.cast(), born.pidfd.as_ptr()) };
+    if pid > 0 {
+        born.pid.store(pid, Ordering::Release);
+    } else {
+        let errno = Errno::last_raw();
+        // SAFETY: there is no child, and so it is still ours.
+        unsafe { &mut *task }.halt = Some(Halt { step: Step::Create, errno });
     }
-    (task.pid, task.pidfd) = (pid, pidfd);
 }
 
 /// Where the child begins. Never unwinds: nothing in it panics.
@@ -254,9 +284,9 @@ extern "C" fn run(task: *mut c_void) -> c_int {
 }
 
 impl Task<'_> {
-    fn clone_args(&mut self, latch: *const Latch) -> CloneArgs {
+    fn clone_args(&self, latch: *const Latch) -> CloneArgs {
         let flags = libc::CLONE_VM | libc::CLONE_PIDFD | libc::CLONE_PARENT_SETTID | libc::CLONE_CHILD_CLEARTID;
-        let (pid, pidfd) = (&raw mut self.pid, &raw mut self.pidfd);
+        let (pid, pidfd) = (self.born.pid.as_ptr(), self.born.pidfd.as_ptr());
         CloneArgs {
             flags: flags as u64 | syscall::CLEAR_SIGHAND,
             pidfd: pidfd.expose_provenance() as u64,
@@ -324,7 +354,7 @@ impl Stack {
     }
 
     fn map() -> Result<Stack, Halt> {
-        let failed = || Halt { step: Step::Create, errno: nix::errno::Errno::last_raw() };
+        let failed = || Halt { step: Step::Create, errno: Errno::last_raw() };
         let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_STACK | libc::MAP_NORESERVE;
         // SAFETY: a new mapping at an address of the kernel's choice harms nobody.
         let base = unsafe { libc::mmap(ptr::null_mut(), GUARD_SIZE + STACK_SIZE, libc::PROT_NONE, flags, -1, 0) };

@@ -4,7 +4,7 @@
 #![allow(unsafe_code, reason = "`Target::fork` is what is tested")]
 
 use std::process::Termination;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use pkit::Target;
 
@@ -40,6 +40,55 @@ pub(crate) fn fork_in_a_handler(function: fn()) {
     unsafe { signal_hook::low_level::register(libc::SIGCHLD, handler) }.unwrap();
     FORK.store(true, Ordering::SeqCst);
     nix::sys::signal::raise(nix::sys::signal::Signal::SIGCHLD).unwrap();
+}
+
+/// From now on a fork starts threads as it begins, as those libraries do that need theirs.
+pub(crate) fn threads_come_back_in_forks() {
+    extern "C" fn in_child() {
+        static READY: AtomicUsize = AtomicUsize::new(0);
+        const THREADS: usize = 6;
+        for _ in 0..THREADS {
+            std::thread::spawn(|| {
+                std::hint::black_box([0xff_u8; 1 << 18]);
+                READY.fetch_add(1, Ordering::SeqCst);
+                loop {
+                    std::thread::park();
+                }
+            });
+        }
+        while READY.load(Ordering::SeqCst) < THREADS {
+            std::thread::yield_now();
+        }
+    }
+    // SAFETY: the child may allocate: nobody forks while another thread does.
+    assert_eq!(unsafe { libc::pthread_atfork(None, None, Some(in_child)) }, 0);
+}
+
+/// Has the program listen to SIGCHLD by signal-hook.
+pub(crate) fn register_with_signal_hook() {
+    // SAFETY: it does nothing.
+    unsafe { signal_hook::low_level::register(libc::SIGCHLD, || {}) }.unwrap();
+}
+
+/// Puts a handler of SIGCHLD on top of the one that is there, which it calls.
+pub(crate) fn put_a_handler_on_top() {
+    type Handler = extern "C" fn(i32, *mut libc::siginfo_t, *mut libc::c_void);
+    static BEFORE: AtomicUsize = AtomicUsize::new(0);
+    extern "C" fn handler(signal: i32, info: *mut libc::siginfo_t, context: *mut libc::c_void) {
+        let before = BEFORE.load(Ordering::SeqCst);
+        // SAFETY: it was installed with SA_SIGINFO.
+        let before = unsafe { std::mem::transmute::<usize, Handler>(before) };
+        before(signal, info, context);
+    }
+    // SAFETY: all zero is a valid action.
+    let mut before: libc::sigaction = unsafe { std::mem::zeroed() };
+    // SAFETY: this reads the action that is there.
+    assert_eq!(unsafe { libc::sigaction(libc::SIGCHLD, std::ptr::null(), &raw mut before) }, 0);
+    assert_ne!(before.sa_flags & libc::SA_SIGINFO, 0);
+    BEFORE.store(before.sa_sigaction, Ordering::SeqCst);
+    let on_top = libc::sigaction { sa_sigaction: handler as *const () as usize, ..before };
+    // SAFETY: it does what that handler does.
+    assert_eq!(unsafe { libc::sigaction(libc::SIGCHLD, &raw const on_top, std::ptr::null_mut()) }, 0);
 }
 
 /// Calls `function` in a fork that nobody but libc knows of, and waits for that to end well.

@@ -11,7 +11,7 @@ use nix::sys::resource::{Resource as Limit, getrlimit};
 use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, SigmaskHow, Signal as Raw, sigaction, sigprocmask};
 use nix::sys::wait::waitpid;
 use nix::unistd::Pid;
-use pkit::{Command, ExitReason, Process, Resource, Restart, Signal, Stop, Survivors};
+use pkit::{Command, EventKind, ExitReason, Process, Resource, Restart, Signal, Stop, Survivors};
 
 use crate::program::{Program, role};
 use crate::support::{LONG, children, eventually, is_alive, sh, skipped, tests};
@@ -126,6 +126,31 @@ os.execv(sys.argv[1], sys.argv[1:])";
         assert!(matches!(nix::sys::wait::wait().unwrap(), nix::sys::wait::WaitStatus::Exited(_, 0)));
     }
 
+    fn a_handler_on_top_of_that_of_a_fork_is_called_in_its_forks() {
+        is_told_of_a_stop();
+        crate::forked::in_a_raw_fork(|| {
+            is_told_of_a_stop();
+            crate::forked::put_a_handler_on_top();
+            is_told_of_a_stop();
+            crate::forked::in_a_raw_fork(is_told_of_a_stop);
+        });
+    }
+
+    fn stops_are_told_in_a_fork_of_a_program_that_listens_itself() {
+        crate::forked::register_with_signal_hook();
+        let process = Process::new(crate::forked::forked(is_told_of_a_stop));
+        process.start(true).unwrap();
+        assert!(process.join().unwrap().success());
+    }
+
+    fn stops_are_told_once_sigchld_is_no_longer_ignored() {
+        set_sigchld(SigHandler::SigIgn);
+        let process = Process::new(Command::new("true"));
+        drop(process.subscribe());
+        set_sigchld(SigHandler::SigDfl);
+        is_told_of_a_stop();
+    }
+
     fn forks_of_forks_hear_their_own() {
         fn in_forks(deep: u32) {
             is_told_of_a_run();
@@ -217,6 +242,16 @@ fn restarts_go_on() {
     process.wait_until(LONG, |status| status.pid.is_some_and(|pid| pid != first)).unwrap();
     process.kill(LONG).unwrap();
     assert!(children().is_empty(), "no zombie");
+}
+
+/// Its SIGCHLD comes to pkit.
+fn is_told_of_a_stop() {
+    let process = Process::new(Command::new("sleep").arg("1000"));
+    let mut events = process.subscribe();
+    process.start(true).unwrap();
+    process.signal(Signal::STOP).unwrap();
+    while !matches!(events.next_timeout(LONG).expect("it is told").kind, EventKind::Paused) {}
+    process.kill(true).unwrap();
 }
 
 fn block_sigchld() {

@@ -60,10 +60,7 @@ pub(crate) fn open_descriptors() -> usize {
 
 /// No child is left, not even a zombie.
 pub(crate) fn assert_childless() {
-    assert_eq!(
-        nix::sys::wait::waitpid(None, Some(nix::sys::wait::WaitPidFlag::WNOHANG)),
-        Err(nix::errno::Errno::ECHILD)
-    );
+    assert_eq!(nix::sys::wait::waitpid(None, Some(nix::sys::wait::WaitPidFlag::WNOHANG)), Err(Errno::ECHILD));
 }
 
 #[test]
@@ -238,6 +235,28 @@ fn who_makes_the_child_does_not_wait_for_its_program() {
     };
     let child = super::spawn(&plan, Creator::Elsewhere(&elsewhere)).unwrap();
     assert_eq!(finish(&child).change, Change::Exited(5));
+}
+
+#[test]
+fn whether_a_child_has_left_is_seen_without_its_word() {
+    assert!(!Born::default().has_left());
+    let born = |child: &Child| Born {
+        pid: AtomicI32::new(child.pid as i32),
+        pidfd: AtomicI32::new(child.pidfd.as_fd().as_raw_fd()),
+    };
+    let executed = spawn(&endless()).unwrap();
+    assert!(born(&executed).has_left());
+    executed.pidfd.signal(libc::SIGKILL).unwrap();
+    finish(&executed);
+    let (reader, writer) = pipe().unwrap();
+    let mut body = || crate::sys::fd::read(reader.as_fd(), &mut [0]).unwrap() as i32;
+    // SAFETY: the body takes no lock.
+    let copied = unsafe { crate::sys::fork::tests::fork(&Setup::default(), &mut body) }.unwrap();
+    assert!(!born(&copied).has_left());
+    nix::unistd::write(&writer, b"a").unwrap();
+    readable(copied.pidfd.as_fd());
+    assert!(born(&copied).has_left());
+    finish(&copied);
 }
 
 #[test]

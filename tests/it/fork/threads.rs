@@ -86,6 +86,18 @@ tests! {
         });
     }
 
+    fn threads_that_come_back_in_the_child_do_no_harm() {
+        crate::forked::threads_come_back_in_forks();
+        for _ in 0..3 {
+            let start = || {
+                let process = Process::new(forked(|| ExitCode::from(7)));
+                process.start(true).unwrap();
+                process.join().unwrap().code()
+            };
+            assert_eq!(thread::spawn(start).join().unwrap(), Some(7));
+        }
+    }
+
     fn started_by_many_threads_at_once() {
         thread::scope(|scope| {
             for number in 0..THREADS as u8 {

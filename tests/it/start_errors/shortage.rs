@@ -1,5 +1,7 @@
 //! Descriptors, processes or memory have run out.
 
+use std::fs;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -11,6 +13,43 @@ use crate::forked::{forked, tell};
 use crate::support::{LONG, children, eventually, is_root, settle, sh, skipped, tests, thread_names, wait_for};
 
 type Options = fn(Builder) -> Builder;
+
+/// A cgroup that bounds the number of its processes, with this one in it.
+struct PidsCgroup {
+    directory: PathBuf,
+}
+
+impl PidsCgroup {
+    fn enter() -> Option<PidsCgroup> {
+        // Of version 1, or of 2 where the controller is handed down.
+        let above = ["/sys/fs/cgroup/pids", "/sys/fs/cgroup"].map(Path::new);
+        above.into_iter().find_map(|above| {
+            let cgroup = PidsCgroup { directory: above.join(format!("pkit-test-{}", std::process::id())) };
+            fs::create_dir(&cgroup.directory).ok()?;
+            let moved = cgroup.directory.join("pids.max").exists() && cgroup.write("cgroup.procs", "0").is_ok();
+            moved.then_some(cgroup)
+        })
+    }
+
+    fn read(&self, file: &str) -> String {
+        fs::read_to_string(self.directory.join(file)).unwrap()
+    }
+
+    fn write(&self, file: &str, text: &str) -> std::io::Result<()> {
+        fs::write(self.directory.join(file), text)
+    }
+
+    fn set_max(&self, max: &str) {
+        self.write("pids.max", max).unwrap();
+    }
+}
+
+impl Drop for PidsCgroup {
+    fn drop(&mut self) {
+        fs::write(self.directory.with_file_name("cgroup.procs"), "0").unwrap();
+        eventually("the cgroup is empty", || fs::remove_dir(&self.directory).is_ok());
+    }
+}
 
 /// With the soft limit of this process at `soft`.
 fn limited<T>(limit: Limit, soft: u64, body: impl FnOnce() -> T) -> T {
@@ -91,7 +130,7 @@ tests! {
                 works(&process);
             }
             // One descriptor at a time more: whatever step it ends at, it tells, and leaks nothing.
-            let free = std::fs::read_dir("/proc/self/fd").unwrap().count() as u64;
+            let free = fs::read_dir("/proc/self/fd").unwrap().count() as u64;
             let process = inherit(Process::builder(target).name("it")).capture(10).build().unwrap();
             for limit in 3..free + 12 {
                 limited(Limit::RLIMIT_NOFILE, limit, || match process.start(true) {
@@ -169,6 +208,22 @@ tests! {
             process.terminate(true).unwrap();
         });
         assert_eq!((process.state(), process.join().unwrap().code()), (State::Idle, Some(1)));
+    }
+
+    fn processes_have_run_out_in_the_cgroup() {
+        let Some(cgroup) = PidsCgroup::enter() else {
+            return skipped("this program may not make a cgroup that counts processes");
+        };
+        let text = "cannot start `it`: create the process: Resource temporarily unavailable (os error 11)";
+        for target in targets() {
+            // All threads are there.
+            works(&Process::new(Command::new("true")));
+            let process = Process::builder(target).name("it").build().unwrap();
+            cgroup.set_max(&cgroup.read("pids.current"));
+            (0..20).for_each(|_| refused_with(&process, libc::EAGAIN, text));
+            cgroup.set_max("max");
+            works(&process);
+        }
     }
 
     fn processes_have_run_out_at_the_fork() {
