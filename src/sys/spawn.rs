@@ -14,8 +14,8 @@
 //! of its own, with no handler of ours (`CLONE_CLEAR_SIGHAND`), and makes nothing but raw syscalls over what was
 //! prepared (see [`super::setup`]), which leave even errno alone, for that is the creating thread's.
 //!
-//! Kernels before 5.5, and sandboxes that do not know `clone3`, are asked for a `vfork` in the same memory instead: the
-//! creating thread waits, and the child puts the handlers away itself.
+//! Sandboxes that do not know `clone3` are asked for a `vfork` in the same memory instead: the creating thread waits, and
+//! the child puts the handlers away itself.
 //!
 //! A child that is killed before its `execve` counts as started; its exit tells the rest.
 
@@ -190,6 +190,8 @@ struct Born {
     pid: AtomicI32,
     /// Good once there is a child; written, too, by a call that fails afterwards.
     pidfd: AtomicI32,
+    /// Whoever makes the child waits for it as well, and opens the latch: nobody else may take it for open.
+    is_waited_for: AtomicBool,
 }
 
 impl Born {
@@ -202,7 +204,8 @@ impl Born {
 
     /// Whether there is a child that is not in our memory any more; see [`Latch`].
     fn has_left(&self) -> bool {
-        self.child().is_some_and(|(pid, pidfd)| {
+        let child = self.child().filter(|_| !self.is_waited_for.load(Ordering::Relaxed));
+        child.is_some_and(|(pid, pidfd)| {
             // SAFETY: it is the child's, and closed only after this wait.
             let pidfd = unsafe { BorrowedFd::borrow_raw(pidfd) };
             poll(&mut [PollFd::new(pidfd, PollFlags::POLLIN)], PollTimeout::ZERO) == Ok(1) || has_executed(pid)
@@ -259,6 +262,7 @@ unsafe fn vfork(task: *mut Task<'_>) {
     before.unhandled = false;
     let top = before.stack.wrapping_byte_add(STACK_SIZE);
     let born = before.born;
+    born.is_waited_for.store(true, Ordering::Relaxed);
     // SAFETY: the stack is nobody else's, large enough and grows down from its top; the task outlives the child's stay
     // in our memory; CLONE_PIDFD writes one int.
     let pid = unsafe { libc::clone(run, top, flags, task.cast(), born.pidfd.as_ptr()) };

@@ -243,9 +243,11 @@ fn whether_a_child_has_left_is_seen_without_its_word() {
     let born = |child: &Child| Born {
         pid: AtomicI32::new(child.pid as i32),
         pidfd: AtomicI32::new(child.pidfd.as_fd().as_raw_fd()),
+        is_waited_for: AtomicBool::new(false),
     };
     let executed = spawn(&endless()).unwrap();
     assert!(born(&executed).has_left());
+    assert!(!Born { is_waited_for: AtomicBool::new(true), ..born(&executed) }.has_left());
     executed.pidfd.signal(libc::SIGKILL).unwrap();
     finish(&executed);
     let (reader, writer) = pipe().unwrap();
