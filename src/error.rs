@@ -44,7 +44,7 @@ pub(crate) enum Kind {
     #[error("it was never started")]
     NeverStarted,
     /// `missing` is what did not come: "not ready", say.
-    #[error("{missing} within {}; it is left as it is, in state `{state}`{said}", Readable(*limit))]
+    #[error("{missing} within {}; {} `{state}`{said}", Readable(*limit), afterwards(*state))]
     Timeout { missing: &'static str, limit: Duration, state: State, said: LastWords },
     #[error("{step}: {source}")]
     Start { step: String, source: io::Error },
@@ -106,6 +106,14 @@ impl fmt::Display for Who {
             Some(pid) => write!(f, " (pid {pid})"),
             None => Ok(()),
         }
+    }
+}
+
+/// What becomes of a process whose caller waits no longer.
+fn afterwards(state: State) -> &'static str {
+    match state {
+        State::Stopping => "its stop goes on, in state",
+        _ => "it is left as it is, in state",
     }
 }
 

@@ -4,12 +4,11 @@
 //!
 //! ```
 //! use pkit::{Command, Process};
-//! use std::time::Duration;
 //!
 //! let server = Process::builder(Command::new("sleep").arg("1000")).name("server").build()?;
 //! let pid = server.start(true)?; // returns when it is ready
 //! assert_eq!(server.pid(), Some(pid));
-//! server.terminate(Duration::from_secs(5))?; // SIGTERM, then SIGKILL, to the whole group
+//! server.terminate(true)?; // SIGTERM, after 10 s SIGKILL, to the whole group; returns when it is gone
 //! assert_eq!(server.pid(), None); // an empty hull, ready for the next start
 //! # Ok::<(), pkit::Error>(())
 //! ```
@@ -36,9 +35,9 @@
 //! # Threads
 //!
 //! One thread, `pkit-reaper`, looks after all children; it starts with the first. Threads `pkit-spawn`, at most one for
-//! each core, and more only while a start holds each of those up (a dead file system, say, or a FIFO that nobody writes
-//! to), create processes for threads that may end. Threads `pkit-callback` run callbacks, on demand; one idle is
-//! kept.
+//! each core, and more only while a restart holds each of those up (a dead file system, say, or a FIFO that nobody writes
+//! to), restart, and create processes for threads that may end. Threads `pkit-callback` run callbacks, on demand; one
+//! idle is kept.
 //!
 //! A child has the affinity, nice value, capabilities, seccomp filters and namespaces of the thread that creates it,
 //! unless an option sets them: of the main thread for a start from there (and of the caller for a child that outlives
@@ -75,6 +74,9 @@
 //! }
 //! ```
 
+#[cfg(not(all(target_os = "linux", target_pointer_width = "64")))]
+compile_error!("pkit is for 64-bit Linux: it is made of pidfds, epoll and clone");
+
 mod callbacks;
 mod error;
 mod exit;
@@ -97,9 +99,6 @@ pub use error::{Error, Result};
 pub use exit::{Exit, ExitReason, Fault, Usage};
 pub use line::{Line, Output, Stream};
 pub use policy::{Backoff, GiveUp, Restart};
-#[cfg(not(all(target_os = "linux", target_pointer_width = "64")))]
-compile_error!("pkit is for 64-bit Linux: it is made of pidfds, epoll and clone");
-
 pub use process::{
     BecomesReady, Builder, Command, Containment, ContainmentLevel, Event, EventKind, Events, Exited, Group, Process,
     Ready, Resource, RestartMode, State, Status, Stdio, Target,
@@ -112,7 +111,7 @@ pub use wait::Wait;
 #[cfg(feature = "_testing")]
 #[doc(hidden)]
 pub mod testing {
-    /// From now on this program behaves as on the oldest supported kernel.
+    /// From now on this program does without group signals by pidfd, exit records and `clone3`.
     pub fn pretend_old_kernel() {
         crate::sys::pidfd::pretend_old_kernel();
         crate::sys::spawn::pretend_no_clone3();

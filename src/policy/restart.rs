@@ -133,7 +133,8 @@ impl Restart {
         self
     }
 
-    /// At most so many restarts in any time of the length `within`; one more, and the process has failed.
+    /// At most so many restarts in any time of the length `within`; one more, and the process has failed. A run that was
+    /// stable for [`reset_after`](Restart::reset_after) begins the count anew.
     ///
     /// Zero restarts: the first failure is the last. Default: 8 in 60 s. `within` must be longer than zero,
     /// and long enough for `restarts` + 1 restarts at the shortest delays of the back-off: a limit that can
@@ -150,7 +151,8 @@ impl Restart {
     }
 
     /// A run that was ready (or up, where it has no readiness) for so long clears the count of restarts and
-    /// the delay. Longer than zero; default: 10 s.
+    /// the delay: a service that crashes less often than that is restarted at once, and for ever. Longer than zero;
+    /// default: 10 s.
     pub fn reset_after(mut self, stable: Duration) -> Self {
         self.reset_after = stable;
         self

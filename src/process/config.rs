@@ -2,7 +2,7 @@
 
 use std::fmt;
 use std::os::fd::OwnedFd;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -165,6 +165,15 @@ impl Config {
     /// Some of it may be there after this program, or after its run, and that is meant so.
     pub(super) fn outlives(&self, detached: bool) -> bool {
         detached || self.child.parent_death.is_none() || self.survivors.ladder().is_none()
+    }
+
+    /// Where the child begins; `None`: where this program is.
+    pub(super) fn directory(&self) -> Option<&Path> {
+        let of_command = match &self.target.0 {
+            target::Kind::Command(command) => command.directory.as_deref(),
+            target::Kind::Fork(_) => None,
+        };
+        self.child.directory.as_deref().or(of_command)
     }
 
     /// What the process is called.

@@ -11,10 +11,11 @@ use std::time::{Instant, SystemTime};
 use super::calls::Calling;
 use super::captured::Captured;
 use super::config::Config;
-use super::containment::ContainmentLevel;
+use super::containment::{Containment, ContainmentLevel};
 use super::events::Queue;
 use super::launch;
 use super::monitor::{self, Guard, Monitor};
+use super::readiness;
 use super::refused::Refused;
 use super::run::{Channel, Run, split};
 use super::state::{Event, Machine, State};
@@ -154,14 +155,14 @@ impl Inner {
             let run = Box::new(Run::new(generation, launched));
             self.turn(|turn| turn.begin(run)).map_err(|(run, source)| {
                 run.abolish();
-                Refused { step: "watch the process".into(), source }
+                Refused::new("watch the process", source)
             })
         });
         match begun {
             Ok(pid) => Ok(pid),
             Err(refused) => {
                 let errno = refused.errno();
-                let Refused { step, source } = refused;
+                let Refused { step, source, .. } = refused;
                 let error = Error::new(self.who(None), "start", Kind::Start { step, source });
                 self.turn(|turn| turn.refused(generation, errno, &error));
                 Err(error)
@@ -169,9 +170,24 @@ impl Inner {
         }
     }
 
+    /// Whether anything of this process runs on callback threads.
+    pub(super) fn needs_callbacks(&self) -> bool {
+        let calls = &self.config.calls;
+        calls.on_start.is_some()
+            || calls.on_ready.is_some()
+            || calls.on_exit.is_some()
+            || self.config.captures_any()
+            || matches!(self.config.child.containment, Containment::Tree)
+            || matches!(
+                self.config.ready.kind,
+                readiness::Kind::File(_) | readiness::Kind::Check(_) | readiness::Kind::Notify
+            )
+            || !sys::pidfd::features().group_signal
+    }
+
     /// What a run needs besides its child is there before the child.
     fn prepare_threads(&self) -> Result<(), Refused> {
-        let failed = |source| Refused { step: "start the threads that look after it".into(), source };
+        let failed = |source| Refused::new("start the threads that look after it", source);
         Reaper::get().ensure().map_err(failed)?;
         sys::pidfd::ensure_features().map_err(failed)?;
         if self.needs_callbacks() { Callbacks::get().ensure().map_err(failed) } else { Ok(()) }

@@ -4,7 +4,6 @@ use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::core::Inner;
 use super::events::EventKind;
 use super::gate::Gate;
 use super::notification::{Hearing, Judge, Judged, LONGEST_MESSAGE, Next, Said, Sender};
@@ -248,22 +247,5 @@ impl Turn<'_> {
             }
         }
         self.resume_reading();
-    }
-}
-
-impl Inner {
-    /// Whether anything of this process runs on callback threads.
-    pub(super) fn needs_callbacks(&self) -> bool {
-        let calls = &self.config.calls;
-        calls.on_start.is_some()
-            || calls.on_ready.is_some()
-            || calls.on_exit.is_some()
-            || self.config.captures_any()
-            || matches!(self.config.child.containment, super::containment::Containment::Tree)
-            || matches!(
-                self.config.ready.kind,
-                super::readiness::Kind::File(_) | super::readiness::Kind::Check(_) | super::readiness::Kind::Notify
-            )
-            || !sys::pidfd::features().group_signal
     }
 }

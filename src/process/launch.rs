@@ -16,7 +16,7 @@ use super::config::{ChildOptions, Config, Group};
 use super::containment::{Contained, ContainmentLevel};
 use super::gate::Gate;
 use super::procfs;
-use super::refused::{Attempt, Refused};
+use super::refused::Refused;
 use super::stdio::{self, Stdio};
 use super::target;
 use crate::sys;
@@ -45,11 +45,9 @@ pub(super) fn launch(config: &Config, detached: bool, creator: Creator<'_>) -> R
         .map_err(|problem| Refused::new("check the options", io::Error::new(io::ErrorKind::InvalidInput, problem)))?;
     let contained = Contained::prepare(config.child.group, config.child.containment, config.outlives(detached));
     match launch_contained(config, detached, creator, contained) {
-        // It could be made but not joined (EACCES, EBUSY): say less in the status rather than fail.
-        Err(Attempt::Cgroup) => {
-            launch_contained(config, detached, creator, Contained::walk()).map_err(Attempt::into_refused)
-        }
-        other => other.map_err(Attempt::into_refused),
+        // EACCES, EBUSY: say less in the status rather than fail.
+        Err(refused) if refused.of_cgroup => launch_contained(config, detached, creator, Contained::walk()),
+        result => result,
     }
 }
 
@@ -58,7 +56,7 @@ fn launch_contained(
     detached: bool,
     creator: Creator<'_>,
     contained: Contained,
-) -> Result<Launched, Attempt> {
+) -> Result<Launched, Refused> {
     let gate = Gate::open(&config.ready, config.child.passed.is_empty())
         .map_err(|error| Refused::new(format!("prepare {:?}", config.ready), error))?;
     let mut ends = Ends::new(config)?;
@@ -87,14 +85,12 @@ struct Ends {
     captured: [Option<OwnedFd>; 2],
 }
 
-pub(super) const STREAMS: [&str; 3] = ["stdin", "stdout", "stderr"];
-
 impl Ends {
     fn new(config: &Config) -> Result<Ends, Refused> {
         let mut ends = Ends::default();
         for (number, stream) in config.stdio().iter().enumerate() {
             ends.connect(number, stream)
-                .map_err(|error| Refused::new(format!("open {}{}", STREAMS[number], place(stream)), error))?;
+                .map_err(|error| Refused::new(format!("open {}{}", stdio::NAMES[number], place(stream)), error))?;
         }
         Ok(ends)
     }
@@ -163,7 +159,7 @@ fn setup(config: &Config, detached: bool, contained: &Contained, fds: Vec<(RawFd
         },
         fds,
         close_others: true,
-        directory: directory(config).map(|directory| c_string(directory.as_os_str())),
+        directory: config.directory().map(|directory| c_string(directory.as_os_str())),
         umask: child.umask,
         nice: child.nice,
         cores: child.cores.clone(),
@@ -199,27 +195,19 @@ impl Credentials {
     }
 }
 
-pub(super) fn directory(config: &Config) -> Option<&Path> {
-    let of_command = match &config.target.0 {
-        target::Kind::Command(command) => command.directory.as_deref(),
-        target::Kind::Fork(_) => None,
-    };
-    config.child.directory.as_deref().or(of_command)
-}
-
 fn create(
     config: &Config,
     setup: Setup,
     variables: &[(&'static str, String)],
     creator: Creator<'_>,
-) -> Result<Child, Attempt> {
+) -> Result<Child, Refused> {
     match &config.target.0 {
         target::Kind::Command(command) => execute(config, command, setup, variables, creator),
         target::Kind::Fork(body) => {
             let environment = environment(config, None, variables);
             let environment: Vec<CString> = environment.iter().map(|(key, value)| entry(key, value)).collect();
             sys::fork::fork_body(&setup, environment, body, creator)
-                .map_err(|failure| Attempt::new(config, &setup, failure, &[]))
+                .map_err(|failure| Refused::of(failure, config, &setup, &[]))
         }
     }
 }
@@ -230,7 +218,7 @@ fn execute(
     setup: Setup,
     variables: &[(&'static str, String)],
     creator: Creator<'_>,
-) -> Result<Child, Attempt> {
+) -> Result<Child, Refused> {
     let environment = environment(config, Some(command), variables);
     let argv0 = command.arg0.as_ref().unwrap_or(&command.program);
     let plan = Plan {
@@ -251,7 +239,7 @@ fn execute(
                 // Nothing announces that the last writer closed the file.
                 std::thread::sleep(std::time::Duration::from_millis(1));
             }
-            Err(failure) => return Err(Attempt::new(config, &plan.setup, failure, &plan.programs)),
+            Err(failure) => return Err(Refused::of(failure, config, &plan.setup, &plan.programs)),
         }
     }
 }

@@ -152,7 +152,8 @@ impl Process {
     ///
     /// # Errors
     ///
-    /// [`Error::is_timeout`]: it was not gone within the limit given. The ladder goes on.
+    /// [`Error::is_timeout`]: it was not gone within the limit given. That is the caller's patience: the ladder goes on, no faster
+    /// for it.
     pub fn terminate(&self, wait: impl Into<Wait>) -> Result<()> {
         self.end(Event::Stop, "terminate", deadline(wait.into()))
     }
@@ -170,7 +171,7 @@ impl Process {
     fn end(&self, event: Event, operation: &'static str, until: Patience) -> Result<()> {
         self.inner.check_owner(operation)?;
         if event == Event::Kill {
-            self.inner.note_tree(until.limit());
+            self.inner.note_tree();
         }
         let since = self.inner.turn(|turn| {
             turn.feed(event);
@@ -222,7 +223,7 @@ impl Process {
     pub fn signal(&self, signal: Signal) -> Result<()> {
         const OPERATION: &str = "signal";
         self.inner.check_owner(OPERATION)?;
-        self.inner.note_tree(Duration::MAX);
+        self.inner.note_tree();
         let (pid, sent) = self.inner.turn(|turn| (turn.core.pid(), turn.signal_by_hand(signal)));
         sent.map_err(|source| match source.raw_os_error() {
             Some(libc::ESRCH) => Error::new(self.inner.who(pid), OPERATION, Kind::NotRunning),
@@ -337,15 +338,6 @@ enum Patience {
         at: Option<Instant>,
         limit: Duration,
     },
-}
-
-impl Patience {
-    fn limit(self) -> Duration {
-        match self {
-            Patience::None => Duration::MAX,
-            Patience::Until { limit, .. } => limit,
-        }
-    }
 }
 
 fn is_past(at: Option<Instant>) -> bool {

@@ -55,12 +55,12 @@ impl Run {
         let sender = said.sender.map_or(Ok(Membership::Known(false)), |pid| self.membership(pid))?;
         let speaks = said.sender.is_some_and(|pid| self.is_main(pid));
         let main = match said.main_pid().filter(|_| speaks) {
-            // It may only name what is part of the run: the pid is shown to users, who may signal it. Opened first and judged
-            // then: once it is open its number stays its own.
+            // It may only name what is part of the run: the pid is shown to users, who may signal it.
             Some(pid) if pid == self.pid() => {
                 let pidfd = Arc::clone(&self.leader.pidfd);
                 Some((Main { pid, pidfd }, Membership::Known(true)))
             }
+            // Opened first and judged then: once it is open its number stays its own.
             Some(pid) => match Pidfd::open(pid) {
                 Ok(pidfd) => Some((Main { pid, pidfd: Arc::new(pidfd) }, self.membership(pid)?)),
                 Err(error) if is_shortage(&error) => return Err(error),

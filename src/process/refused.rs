@@ -6,8 +6,8 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
 use super::config::Config;
-use super::launch::{STREAMS, directory};
 use super::resource::Resource;
+use super::stdio;
 use super::target;
 use crate::sys::spawn::{Failure, Setup, Step};
 
@@ -19,46 +19,24 @@ pub(super) const NO_THREAD: &str = "start a thread that creates it";
 pub(super) struct Refused {
     pub(super) step: String,
     pub(super) source: io::Error,
+    /// A cgroup could be made, but not joined.
+    pub(super) of_cgroup: bool,
 }
 
 impl Refused {
     pub(super) fn new(step: impl Into<String>, source: io::Error) -> Refused {
-        Refused { step: step.into(), source }
+        Refused { step: step.into(), source, of_cgroup: false }
+    }
+
+    /// What a failure means for `programs`, the candidates.
+    pub(super) fn of(failure: Failure, config: &Config, setup: &Setup, programs: &[CString]) -> Refused {
+        let step = describe(config, setup, &failure, programs);
+        Refused { step, source: failure.error, of_cgroup: failure.step == Step::Cgroup }
     }
 
     /// What a restart policy goes by.
     pub(super) fn errno(&self) -> i32 {
         self.source.raw_os_error().unwrap_or(libc::EINVAL)
-    }
-}
-
-pub(super) enum Attempt {
-    /// It could be made, but not joined.
-    Cgroup,
-    Refused(Refused),
-}
-
-impl Attempt {
-    /// What a failure means for `programs`, the candidates.
-    pub(super) fn new(config: &Config, setup: &Setup, failure: Failure, programs: &[CString]) -> Attempt {
-        if failure.step == Step::Cgroup {
-            return Attempt::Cgroup;
-        }
-        let step = describe(config, setup, &failure, programs);
-        Attempt::Refused(Refused::new(step, failure.error))
-    }
-
-    pub(super) fn into_refused(self) -> Refused {
-        match self {
-            Attempt::Refused(refused) => refused,
-            Attempt::Cgroup => Refused::new("join the cgroup", io::Error::from_raw_os_error(libc::EACCES)),
-        }
-    }
-}
-
-impl From<Refused> for Attempt {
-    fn from(refused: Refused) -> Attempt {
-        Attempt::Refused(refused)
     }
 }
 
@@ -70,14 +48,14 @@ fn describe(config: &Config, setup: &Setup, failure: &Failure, programs: &[CStri
         Step::Cgroup => "join the cgroup".into(),
         Step::Session => "make a session".into(),
         Step::Group => "make a process group".into(),
-        Step::Descriptor(fd) => match usize::try_from(fd).ok().and_then(|fd| STREAMS.get(fd)) {
+        Step::Descriptor(fd) => match usize::try_from(fd).ok().and_then(|fd| stdio::NAMES.get(fd)) {
             Some(stream) => format!("set up {stream}"),
             None => format!("pass descriptor {fd}"),
         },
         Step::CloseDescriptors => "close the other descriptors".into(),
         Step::Umask => "set the umask".into(),
         Step::Directory => {
-            let directory = directory(config).unwrap_or(Path::new(""));
+            let directory = config.directory().unwrap_or(Path::new(""));
             format!("change directory to `{}`", directory.display())
         }
         Step::Nice => format!("set the nice value {}", child.nice.unwrap_or_default()),
@@ -99,7 +77,7 @@ fn describe(config: &Config, setup: &Setup, failure: &Failure, programs: &[CStri
 fn describe_exec(config: &Config, failure: &Failure, programs: &[CString]) -> String {
     let path = |program: &CString| PathBuf::from(OsStr::from_bytes(program.as_bytes()));
     let missing = failure.error.raw_os_error() == Some(libc::ENOENT);
-    let from = directory(config).unwrap_or(Path::new(""));
+    let from = config.directory().unwrap_or(Path::new(""));
     // The kernel says ENOENT for a script whose interpreter is missing, too.
     if missing && let Some(found) = programs.iter().map(path).find(|program| from.join(program).exists()) {
         return format!("execute `{}`: find its interpreter", found.display());

@@ -5,6 +5,9 @@ use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::sync::Arc;
 
+/// By number.
+pub(super) const NAMES: [&str; 3] = ["stdin", "stdout", "stderr"];
+
 /// A standard stream of a child.
 ///
 /// Unlike [`std::process::Stdio`] it can be used for any number of starts, so it is `Clone`.

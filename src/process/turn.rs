@@ -306,7 +306,8 @@ impl<'a> Turn<'a> {
             Notice::LeftBehind => EventKind::LeftBehind,
             Notice::GaveUp(why) => {
                 let name = Arc::clone(&self.inner.name);
-                Callbacks::get().run(move || log::warn!("`{name}` is not started again: {why}"));
+                let cause = self.core.error.as_ref().map(|error| format!(" ({error})")).unwrap_or_default();
+                Callbacks::get().run(move || log::warn!("`{name}` is not started again: {why}{cause}"));
                 EventKind::Failed(why)
             }
         };

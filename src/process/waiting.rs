@@ -44,10 +44,10 @@ impl Inner {
     }
 
     /// Before a signal by hand. (Before those of a ladder it is done elsewhere: see `Turn::signal_all`.)
-    pub(super) fn note_tree(&self, limit: Duration) {
+    pub(super) fn note_tree(&self) {
         let note = self.lock().run.as_ref().and_then(|run| run.contained.note(&run.leader, run.reaped));
         if let Some(note) = note {
-            note_within(limit.min(NOTED_AT_ONCE), note);
+            note_within(NOTED_AT_ONCE, note);
         }
     }
 

@@ -50,7 +50,7 @@ impl Drop for Errand {
 }
 
 impl Creator<'_> {
-    /// Calls `act(with, latch)`, and returns when the latch is open or `is_left` says that it should be. It may be that `act`
+    /// Calls `act(with, latch)`, and returns when the latch is open, or the child `has_left` and it should be. It may be that `act`
     /// was not called.
     ///
     /// # Errors
@@ -58,15 +58,15 @@ impl Creator<'_> {
     ///
     /// # Safety
     /// `act` may be called with `with` on any thread, once, while the calling thread waits; it touches neither once the latch
-    /// may be open, or `is_left` true.
-    pub(super) unsafe fn act(self, act: Act, with: *mut c_void, is_left: &dyn Fn() -> bool) -> io::Result<()> {
+    /// may be open, or the child may have left.
+    pub(super) unsafe fn act(self, act: Act, with: *mut c_void, has_left: &dyn Fn() -> bool) -> io::Result<()> {
         let latch = Latch::new();
         match self {
             // SAFETY: the caller's promise.
             Creator::Here => unsafe { act(with, &raw const latch) },
             Creator::Elsewhere(hand_over) => hand_over(Errand { act, with, latch: &raw const latch })?,
         }
-        latch.wait(is_left);
+        latch.wait(has_left);
         Ok(())
     }
 }

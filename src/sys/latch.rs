@@ -34,15 +34,15 @@ impl Latch {
         let _ = unsafe { libc::syscall(libc::SYS_futex, latch, libc::FUTEX_WAKE, 1) };
     }
 
-    /// Waits until it is open, or `is_left` says so, which is asked now and then.
-    pub(super) fn wait(&self, is_left: &dyn Fn() -> bool) {
+    /// Waits until it is open, or the child `has_left` all the same, which is asked now and then.
+    pub(super) fn wait(&self, has_left: &dyn Fn() -> bool) {
         while self.0.load(Ordering::Acquire) != OPEN {
             // SAFETY: FUTEX_WAIT reads the word, which is ours, and the time.
             let woken = unsafe {
                 libc::syscall(libc::SYS_futex, self.0.as_ptr(), libc::FUTEX_WAIT, CLOSED, &raw const NOW_AND_THEN)
             };
             // EAGAIN: it was opened in between. EINTR: a signal.
-            if woken == -1 && Errno::last() == Errno::ETIMEDOUT && is_left() {
+            if woken == -1 && Errno::last() == Errno::ETIMEDOUT && has_left() {
                 return;
             }
         }

@@ -10,7 +10,7 @@ use std::io;
 use std::mem::MaybeUninit;
 use std::ptr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicU32, Ordering};
 
 use super::event::Bell;
 use libc::c_int;
@@ -52,8 +52,8 @@ impl Ear {
     }
 }
 
-/// The incarnation in which signal-hook was asked, plus one: this one, or one of which it is a fork.
-static REGISTERED: AtomicU64 = AtomicU64::new(0);
+/// The incarnation in which signal-hook was asked: this one, or one of which it is a fork. 0: none.
+static REGISTERED: AtomicU32 = AtomicU32::new(0);
 
 type Handler = extern "C" fn(c_int, *mut libc::siginfo_t, *mut c_void);
 
@@ -76,9 +76,8 @@ pub(crate) fn hear(flag: Arc<Flag>, bell: Arc<Bell>) -> io::Result<bool> {
         return Ok(false);
     }
     let ear = Ear { owner, flag, bell, before: None };
-    let us = u64::from(owner) + 1;
-    let registered = REGISTERED.compare_exchange(0, us, Ordering::Relaxed, Ordering::Relaxed);
-    if registered.is_ok() || registered == Err(us) {
+    let registered = REGISTERED.compare_exchange(0, owner, Ordering::Relaxed, Ordering::Relaxed);
+    if registered.is_ok() || registered == Err(owner) {
         let copy = Ear { flag: Arc::clone(&ear.flag), bell: Arc::clone(&ear.bell), ..ear };
         // SAFETY: the action is async-signal-safe, and signal-hook saves errno around it.
         unsafe { signal_hook::low_level::register(libc::SIGCHLD, move || copy.hear()) }?;

@@ -253,7 +253,7 @@ mod tests {
         let mut control: Control = [0; 192];
         let mut part = libc::iovec { iov_base: text.as_ptr().cast_mut().cast(), iov_len: text.len() };
         let bytes = size_of_val(passed);
-        // SAFETY: as in `receive`.
+        // SAFETY: as in `receive_with`.
         let mut message: libc::msghdr = unsafe { MaybeUninit::zeroed().assume_init() };
         message.msg_iov = &raw mut part;
         message.msg_iovlen = 1;

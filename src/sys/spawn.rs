@@ -28,8 +28,8 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use libc::c_int;
 use nix::errno::Errno;
-use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
+use super::event::is_readable;
 use super::latch::Latch;
 use super::per_process::PerProcess;
 use super::pidfd::Pidfd;
@@ -208,7 +208,7 @@ impl Born {
         child.is_some_and(|(pid, pidfd)| {
             // SAFETY: it is the child's, and closed only after this wait.
             let pidfd = unsafe { BorrowedFd::borrow_raw(pidfd) };
-            poll(&mut [PollFd::new(pidfd, PollFlags::POLLIN)], PollTimeout::ZERO) == Ok(1) || has_executed(pid)
+            is_readable(pidfd) || has_executed(pid)
         })
     }
 }

@@ -98,13 +98,13 @@ pub(super) unsafe fn clone3(
     unsafe { machine::clone3(args, enter, argument) }
 }
 
-#[cfg(any(all(target_arch = "x86_64", target_pointer_width = "64"), target_arch = "aarch64"))]
+#[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
 /// The kernel's answer: errno is told as a small negative number.
 fn result(answer: isize) -> Result<usize, i32> {
     if (-4095..0).contains(&answer) { Err(-answer as i32) } else { Ok(answer as usize) }
 }
 
-#[cfg(all(target_arch = "x86_64", target_pointer_width = "64"))]
+#[cfg(target_arch = "x86_64")]
 mod machine {
     use std::arch::asm;
 
@@ -207,7 +207,7 @@ mod machine {
 
 /// Where we do not know the machine: through the C library, whose errno is the calling thread's. That is right where the thread
 /// waits until the child has left its memory, and [`clone3`] is not to be had.
-#[cfg(not(any(all(target_arch = "x86_64", target_pointer_width = "64"), target_arch = "aarch64")))]
+#[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
 mod machine {
     use libc::{c_int, c_long, c_void};
 

@@ -1,4 +1,4 @@
-//! The same tests as in `it`, as on the oldest supported kernel: without `PIDFD_SIGNAL_PROCESS_GROUP` and `PIDFD_INFO_EXIT`.
+//! The same tests as in `it`, without `PIDFD_SIGNAL_PROCESS_GROUP`, `PIDFD_INFO_EXIT` and `clone3`.
 
 #![allow(clippy::unwrap_used, reason = "a test may panic, and so may what it calls")]
 

@@ -9,7 +9,9 @@ use nix::unistd::Pid;
 use pkit::{Backoff, Builder, Containment, ContainmentLevel, EventKind, Process, Restart, Signal, State, Stop};
 
 use crate::program::{Program, role, say, stay};
-use crate::support::{LONG, children, eventually, is_alive, pid_said_by, python, sh, skipped, tests};
+use crate::support::{
+    LONG, children, eventually, is_alive, pid_said_by, python, sh, skipped, tests, without_descriptors,
+};
 
 const SHORT: Duration = Duration::from_millis(300);
 
@@ -352,17 +354,13 @@ fn a_tree_is_killed(level: ContainmentLevel) {
 }
 
 fn nothing_is_taken_for_gone() {
-    use nix::sys::resource::{Resource, getrlimit, setrlimit};
-    let (soft, hard) = getrlimit(Resource::RLIMIT_NOFILE).unwrap();
     type End = fn(&Process, Duration) -> pkit::Result<()>;
     let ends: [End; 2] = [|process, limit| process.kill(limit), |process, limit| process.terminate(limit)];
     for end in ends {
         let process = tree(TREE).stop(Stop::signal(Signal::TERM, SHORT)).build().unwrap();
         process.start(true).unwrap();
         let escaped = pid_said_by(&process);
-        setrlimit(Resource::RLIMIT_NOFILE, 3, hard).unwrap();
-        let ended = end(&process, 3 * SHORT);
-        setrlimit(Resource::RLIMIT_NOFILE, soft, hard).unwrap();
+        let ended = without_descriptors(|| end(&process, 3 * SHORT));
         assert!(ended.is_err() || !is_alive(escaped));
         end(&process, LONG).unwrap();
         assert!(!is_alive(escaped));

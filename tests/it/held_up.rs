@@ -3,19 +3,9 @@
 use std::sync::{Arc, Mutex, mpsc};
 use std::time::Duration;
 
-use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use pkit::{Backoff, Command, Process, Ready, Restart, Signal, State, Stdio};
 
-use crate::support::{LINGERING, LONG, open_descriptors, python, say, sh, tests};
-
-/// Says on which thread it was dropped.
-struct Dropped(mpsc::Sender<String>);
-
-impl Drop for Dropped {
-    fn drop(&mut self) {
-        let _ = self.0.send(std::fs::read_to_string("/proc/thread-self/comm").unwrap().trim().to_owned());
-    }
-}
+use crate::support::{LINGERING, LONG, open_descriptors, python, say, sh, tests, without_descriptors};
 
 /// Sockets that neither end takes any more from.
 const CLIENTS: &str = "
@@ -25,68 +15,39 @@ tell('READY=1')
 sys.stdin.readline()
 ";
 
-/// No descriptor can be made any more, until it is dropped.
-struct NoDescriptors {
-    before: (u64, u64),
-}
-
-impl NoDescriptors {
-    fn begin() -> NoDescriptors {
-        let before = getrlimit(Resource::RLIMIT_NOFILE).unwrap();
-        setrlimit(Resource::RLIMIT_NOFILE, 3, before.1).unwrap();
-        NoDescriptors { before }
-    }
-}
-
-impl Drop for NoDescriptors {
-    fn drop(&mut self) {
-        setrlimit(Resource::RLIMIT_NOFILE, self.before.0, self.before.1).unwrap();
-    }
-}
-
 tests! {
-    fn what_a_start_that_failed_had_captured_is_dropped_by_its_caller() {
-        let (sender, dropped) = mpsc::channel();
-        for _ in 0..200 {
-            let captured = Dropped(sender.clone());
-            let process = Process::builder(Command::new("/no/such/program")).on_line(move |_| _ = &captured);
-            process.build().unwrap().start(true).unwrap_err();
-            assert_ne!(dropped.recv_timeout(LONG).unwrap(), "pkit-spawn");
-        }
-    }
-
-    fn starts_that_block_hold_no_other_start_up() {
+    fn restarts_that_block_hold_no_other_start_up() {
         let directory = tempfile::tempdir().unwrap();
         let fifo = directory.path().join("fifo");
         nix::unistd::mkfifo(&fifo, nix::sys::stat::Mode::S_IRWXU).unwrap();
         let count = std::thread::available_parallelism().unwrap().get() + 1;
-        let held: Vec<Process> = (0..count)
-            .map(|_| Process::builder(sh("exec sleep 1000")).stdin(Stdio::file(&fifo)).build().unwrap())
-            .collect();
-        let always = Restart::always().backoff(Backoff::none()).unlimited();
-        let other = Process::builder(sh("exec sleep 1000")).restart(always).build().unwrap();
-        other.start(true).unwrap();
-        std::thread::scope(|scope| {
-            let starts: Vec<_> = held.iter().map(|process| scope.spawn(|| process.start(true))).collect();
-            for process in &held {
-                process.wait_until(LONG, |status| status.state == State::Starting).unwrap();
-            }
-            for restarts in 1..3 {
-                other.signal(Signal::SEGV).unwrap();
-                let again = |status: &pkit::Status| status.restarts == restarts && status.state == State::Ready;
-                other.wait_until(LONG, again).unwrap();
-            }
-            // Somebody writes to it: they go on.
-            let mut writer = std::fs::File::options().write(true).open(&fifo).unwrap();
-            std::io::Write::write_all(&mut writer, b"x").unwrap();
-            for start in starts {
-                start.join().unwrap().unwrap();
-            }
-        });
-        for process in held {
+        let service = || {
+            let always = Restart::always().backoff(Backoff::none()).unlimited();
+            Process::builder(sh("exec sleep 1000")).restart(always)
+        };
+        let held: Vec<Process> = (0..count).map(|_| service().stdin(Stdio::file(&fifo)).build().unwrap()).collect();
+        let other = service().build().unwrap();
+        // Opened for both it waits for nobody, and nobody for it.
+        let first = std::fs::File::options().read(true).write(true).open(&fifo).unwrap();
+        for process in held.iter().chain([&other]) {
+            process.start(true).unwrap();
+        }
+        drop(first);
+        for process in &held {
+            process.signal(Signal::SEGV).unwrap();
+            process.wait_until(LONG, |status| status.state == State::Starting).unwrap();
+        }
+        for restarts in 1..3 {
+            other.signal(Signal::SEGV).unwrap();
+            let again = |status: &pkit::Status| status.restarts == restarts && status.state == State::Ready;
+            other.wait_until(Duration::from_secs(5), again).unwrap();
+        }
+        // Somebody writes to it: they go on.
+        let _writer = std::fs::File::options().write(true).open(&fifo).unwrap();
+        for process in held.iter().chain([&other]) {
+            process.wait_until(LONG, |status| status.state == State::Ready).unwrap();
             process.kill(true).unwrap();
         }
-        other.kill(true).unwrap();
     }
 
     fn what_is_passed_to_the_socket_and_finds_no_place_holds_nobody_up() {
@@ -99,8 +60,7 @@ signal.pause()");
         let other = Process::new(Command::new("sleep").arg("1000"));
         other.start(true).unwrap();
         let mut stdin = process.stdin().unwrap();
-        {
-            let _none = NoDescriptors::begin();
+        without_descriptors(|| {
             say(&mut stdin, "go on");
             // The one message is held, and those behind it; its process is not, and no other.
             process.wait_until(Duration::from_millis(300), |status| status.text.as_deref() == Some("sent")).unwrap_err();
@@ -108,7 +68,7 @@ signal.pause()");
             other.kill(false).unwrap();
             other.wait_until(LONG, |status| status.pid.is_none()).unwrap();
             assert_eq!(process.status().state, State::Ready);
-        }
+        });
         process.kill(LONG).unwrap();
         other.join().unwrap();
     }

@@ -10,7 +10,7 @@ use pkit::{
     Stop,
 };
 
-use crate::support::{LINGERING, LONG, python, say, tests, wait_for};
+use crate::support::{LINGERING, LONG, python, say, tests, wait_for, without_descriptors};
 
 tests! {
     fn ready_status_and_stopping() {
@@ -104,7 +104,6 @@ signal.pause()";
     }
 
     fn what_is_said_while_there_are_no_descriptors_is_heard_when_there_are() {
-        use nix::sys::resource::{Resource, getrlimit, setrlimit};
         let script = "
 r, w = os.pipe()
 if os.fork() == 0:
@@ -125,12 +124,11 @@ signal.pause()";
             process.start(false).unwrap();
             let mut stdin = process.stdin().unwrap();
             process.wait_until(LONG, |status| status.text.is_some()).unwrap();
-            let (soft, hard) = getrlimit(Resource::RLIMIT_NOFILE).unwrap();
-            setrlimit(Resource::RLIMIT_NOFILE, 3, hard).unwrap();
-            say(&mut stdin, "go on");
-            // Not heard, or heard by the group's number: as long as that lasts nothing is lost.
-            let _ = process.wait_until(Duration::from_millis(100), |status| status.state == State::Ready);
-            setrlimit(Resource::RLIMIT_NOFILE, soft, hard).unwrap();
+            without_descriptors(|| {
+                say(&mut stdin, "go on");
+                // Not heard, or heard by the group's number: as long as that lasts nothing is lost.
+                let _ = process.wait_until(Duration::from_millis(100), |status| status.state == State::Ready);
+            });
             wait_for(&process, State::Ready);
             process.kill(true).unwrap();
         }

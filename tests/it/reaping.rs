@@ -16,7 +16,7 @@ use pkit::{Command, EventKind, ExitReason, Process, Resource, Restart, Signal, S
 use crate::program::{Program, role};
 use crate::support::{LONG, children, eventually, is_alive, sh, skipped, tests};
 
-/// Events come, those that SIGCHLD tells of too.
+/// Subscribing and running do not hang.
 fn is_told_of_a_run() {
     let process = Process::new(Command::new("true"));
     let events = process.subscribe();
@@ -119,7 +119,7 @@ os.execv(sys.argv[1], sys.argv[1:])";
         a_thief_is_about();
     }
 
-    fn a_fork_in_the_middle_of_a_sigchld_hears_its_own() {
+    fn a_fork_in_the_middle_of_a_sigchld_does_not_hang() {
         // Another handler forks. The child is still in it: what it copied says that a handler is being run, for ever.
         is_told_of_a_run();
         crate::forked::fork_in_a_handler(is_told_of_a_run);
@@ -153,7 +153,7 @@ os.execv(sys.argv[1], sys.argv[1:])";
 
     fn forks_of_forks_hear_their_own() {
         fn in_forks(deep: u32) {
-            is_told_of_a_run();
+            is_told_of_a_stop();
             if deep > 0 {
                 crate::forked::in_a_raw_fork(|| in_forks(deep - 1));
             }

@@ -7,6 +7,7 @@ use std::fs;
 use std::io::Write;
 use std::time::{Duration, Instant};
 
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use pkit::{Command, Process};
 
 /// Long enough on a loaded machine; nothing waits that long unless it is broken.
@@ -121,6 +122,20 @@ pub(crate) fn is_alive(pid: u32) -> bool {
     let Some((_, rest)) = stat.rsplit_once(") ") else { return false };
     let fields: Vec<&str> = rest.split(' ').collect();
     !matches!(fields[0], "Z" | "X") || fields[17].parse::<u32>().unwrap() > 1
+}
+
+/// With the soft limit of this process at `soft`.
+pub(crate) fn limited<T>(limit: Resource, soft: u64, body: impl FnOnce() -> T) -> T {
+    let (before, hard) = getrlimit(limit).unwrap();
+    setrlimit(limit, soft, hard).unwrap();
+    let result = body();
+    setrlimit(limit, before, hard).unwrap();
+    result
+}
+
+/// No descriptor can be made meanwhile.
+pub(crate) fn without_descriptors<T>(body: impl FnOnce() -> T) -> T {
+    limited(Resource::RLIMIT_NOFILE, 3, body)
 }
 
 /// Whether this program may become another user, among other things.

@@ -95,14 +95,7 @@ struct State {
 impl Reading {
     fn read(&self) {
         for id in &self.ids {
-            {
-                let mut state = lock(&self.state);
-                if state.is_given_up {
-                    stuck().remove(id);
-                    return;
-                }
-                state.since = Some(Instant::now());
-            }
+            lock(&self.state).since = Some(Instant::now());
             let value = value_of(*id);
             let mut state = lock(&self.state);
             if state.is_given_up {

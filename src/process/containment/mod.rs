@@ -90,7 +90,7 @@ impl Leader {
 }
 
 /// Says of all processes whether any of them is part of a run.
-type Judge = Box<dyn FnOnce(&Snapshot) -> bool + Send>;
+type Survey = Box<dyn FnOnce(&Snapshot) -> bool + Send>;
 
 /// Whether a process is part of a run.
 pub(super) enum Membership {
@@ -118,7 +118,7 @@ pub(super) enum Occupancy {
     Empty,
     Occupied,
     /// All processes have to be looked at: true is occupied.
-    Survey(Judge),
+    Survey(Survey),
     /// Empty, after this.
     After(Box<dyn FnOnce() + Send>),
 }

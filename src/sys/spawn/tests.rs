@@ -5,9 +5,8 @@ use crate::sys::creator::Errand;
 use crate::sys::fd::{is_open, pipe};
 use crate::sys::fork::tests::in_fork;
 use crate::sys::wait::{Change, Look, Waited, wait};
-use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use std::io::Read;
-use std::os::fd::{AsRawFd, BorrowedFd};
+use std::os::fd::AsRawFd;
 
 pub(crate) fn c(text: &str) -> CString {
     CString::new(text).unwrap()
@@ -32,9 +31,7 @@ pub(crate) fn endless() -> Plan {
     sh("exec sleep 1000000")
 }
 
-pub(crate) fn readable(fd: BorrowedFd<'_>) {
-    while poll(&mut [PollFd::new(fd, PollFlags::POLLIN)], PollTimeout::NONE) != Ok(1) {}
-}
+pub(crate) use crate::sys::event::wait_readable as readable;
 
 /// Waits for the end and reaps.
 pub(crate) fn finish(child: &Child) -> Waited {

@@ -5,12 +5,15 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
 
-use nix::sys::resource::{Resource as Limit, getrlimit, setrlimit};
+use nix::sys::resource::Resource as Limit;
 use pkit::{Backoff, Builder, Command, EventKind, Events, Process, Resource, Restart, State, Stdio};
 
 use super::{refused, refused_with, targets, works};
 use crate::forked::{forked, tell};
-use crate::support::{LONG, children, eventually, is_root, settle, sh, skipped, tests, thread_names, wait_for};
+use crate::support::{
+    LONG, children, eventually, is_root, limited, settle, sh, skipped, tests, thread_names, wait_for,
+    without_descriptors,
+};
 
 type Options = fn(Builder) -> Builder;
 
@@ -49,15 +52,6 @@ impl Drop for PidsCgroup {
         fs::write(self.directory.with_file_name("cgroup.procs"), "0").unwrap();
         eventually("the cgroup is empty", || fs::remove_dir(&self.directory).is_ok());
     }
-}
-
-/// With the soft limit of this process at `soft`.
-fn limited<T>(limit: Limit, soft: u64, body: impl FnOnce() -> T) -> T {
-    let (before, hard) = getrlimit(limit).unwrap();
-    setrlimit(limit, soft, hard).unwrap();
-    let result = body();
-    setrlimit(limit, before, hard).unwrap();
-    result
 }
 
 /// A user whom nobody else is: limits of processes count all of a user's.
@@ -103,7 +97,7 @@ fn expect_shortage(events: &mut Events, errno: i32) {
 /// The stack that is kept for the next command goes with a start that the kernel refuses.
 fn use_up_the_spare_stack() {
     let process = Process::builder(Command::new("true")).stdin(Stdio::inherit()).outlive_parent().build().unwrap();
-    assert_eq!(limited(Limit::RLIMIT_NOFILE, 3, || refused(&process)).raw_os_error(), Some(libc::EMFILE));
+    assert_eq!(without_descriptors(|| refused(&process)).raw_os_error(), Some(libc::EMFILE));
 }
 
 fn works_beside_others() {
@@ -126,7 +120,7 @@ tests! {
                 let process = options(Process::builder(target.clone()).name("it")).build().unwrap();
                 let text = format!("cannot start `it`: {step}: Too many open files (os error 24)");
                 // Everything below three is taken, and what is open stays so.
-                limited(Limit::RLIMIT_NOFILE, 3, || refused_with(&process, libc::EMFILE, &text));
+                without_descriptors(|| refused_with(&process, libc::EMFILE, &text));
                 works(&process);
             }
             // One descriptor at a time more: whatever step it ends at, it tells, and leaks nothing.
@@ -147,7 +141,7 @@ tests! {
         let process = builder.restart(patient()).build().unwrap();
         process.start(true).unwrap();
         let mut events = process.subscribe();
-        limited(Limit::RLIMIT_NOFILE, 3, || {
+        without_descriptors(|| {
             drop(process.stdin());
             if crate::OLD_KERNEL {
                 // To know that the last run is over takes a look at /proc, and so descriptors: it is not taken for over.
@@ -202,7 +196,7 @@ tests! {
         let process = builder.restart(patient()).build().unwrap();
         process.start(true).unwrap();
         let mut events = process.subscribe();
-        limited(Limit::RLIMIT_NOFILE, 3, || {
+        without_descriptors(|| {
             drop(process.stdin());
             expect_shortage(&mut events, libc::EMFILE);
             process.terminate(true).unwrap();
