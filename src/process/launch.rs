@@ -253,7 +253,7 @@ fn environment(
     let of_command = command.map(|command| &command.environment);
     let of_builder = &config.child.environment;
     let cleared = of_builder.clear || of_command.is_some_and(|changes| changes.clear);
-    let mut environment: Vec<_> = if cleared { Vec::new() } else { std::env::vars_os().collect() };
+    let mut environment: Vec<_> = if cleared { Vec::new() } else { sys::process::environment() };
     let changes = of_command.into_iter().filter(|_| !of_builder.clear).chain([of_builder]);
     let changes = changes.flat_map(|changes| &changes.changes).map(|(key, value)| (key.as_os_str(), value.as_deref()));
     // A program that was started by a service manager has a WATCHDOG_PID of its own: beside our interval it would tell

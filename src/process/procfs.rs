@@ -38,10 +38,7 @@ pub(super) fn all() -> io::Result<Snapshot> {
     static NUMBERS: AtomicU64 = AtomicU64::new(0);
     let number = NUMBERS.fetch_add(1, Ordering::Relaxed);
     let mut entries = Vec::new();
-    let directory = match fs::read_dir("/proc") {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => None,
-        directory => Some(directory?),
-    };
+    let directory = if sys::process::is_proc_ours()? { Some(fs::read_dir("/proc")?) } else { None };
     for name in directory.into_iter().flatten() {
         if let Some(pid) = name?.file_name().to_str().and_then(|name| name.parse().ok()) {
             entries.extend(read(pid)?);
@@ -111,6 +108,9 @@ pub(super) fn read(pid: u32) -> io::Result<Option<Entry>> {
 
 /// A file of a process, as [`read`].
 pub(super) fn read_of(pid: u32, file: &str) -> io::Result<Option<Vec<u8>>> {
+    if !sys::process::is_proc_ours()? {
+        return Ok(None);
+    }
     match fs::read(format!("/proc/{pid}/{file}")) {
         Ok(bytes) => Ok(Some(bytes)),
         // Gone, or hidden (hidepid=1): who is not shown is nobody, as with a /proc that leaves them out.

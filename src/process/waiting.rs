@@ -123,7 +123,7 @@ impl Inner {
             while done(&core).is_none() {
                 let Some((generation, pidfd)) = core.run.as_mut().and_then(Run::take_over_leader) else { break };
                 drop(core);
-                sys::event::wait_readable(pidfd.as_fd());
+                sys::wait::wait_for_end(pidfd.as_fd());
                 self.turn(|turn| turn.look_at_leader_of(generation));
                 core = self.lock();
             }

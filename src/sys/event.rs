@@ -144,6 +144,7 @@ fn is_ready(fd: BorrowedFd<'_>, what: PollFlags, limit: PollTimeout) -> bool {
 }
 
 /// Waits, without a limit, until `fd` is readable.
+#[cfg(test)]
 pub(crate) fn wait_readable(fd: BorrowedFd<'_>) {
     // EINTR: a signal handler ran on this thread. Nothing else can be wrong with one valid descriptor but a lack of
     // kernel memory, which passes.

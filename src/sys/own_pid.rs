@@ -18,6 +18,8 @@ struct Own {
 /// Null until the page is there. No lock guards it: a fork could copy one that is held.
 static PAGE: AtomicPtr<Own> = AtomicPtr::new(ptr::null_mut());
 
+const FIRST: u32 = 1;
+
 /// Goes into a fork as it is, unlike the page.
 static COPIES: AtomicU32 = AtomicU32::new(0);
 
@@ -35,6 +37,11 @@ pub(super) fn incarnation() -> u32 {
         }
         incarnation => incarnation,
     }
+}
+
+/// Whether this process is a fork of one that had looked.
+pub(super) fn is_fork() -> bool {
+    incarnation() != FIRST
 }
 
 pub(super) fn get() -> u32 {

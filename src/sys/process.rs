@@ -1,9 +1,11 @@
 //! Facts about this process, and the few calls that concern a process or a user by number or name.
 
-use std::ffi::CString;
+use std::ffi::{CStr, CString, OsStr, OsString};
 use std::io;
 use std::marker::PhantomData;
 use std::os::fd::{AsRawFd, BorrowedFd};
+use std::os::unix::ffi::OsStrExt;
+use std::sync::OnceLock;
 
 use libc::c_int;
 use nix::errno::Errno;
@@ -19,15 +21,81 @@ pub(crate) fn incarnation() -> u32 {
     super::own_pid::incarnation()
 }
 
+/// Whether this process was forked from one that used this library. What other libraries locked then may be locked for ever.
+pub(crate) fn is_fork() -> bool {
+    super::own_pid::is_fork()
+}
+
+/// Whether `/proc` numbers processes as we do. Not in a pid namespace without one of its own, as `unshare --pid --fork` makes
+/// it: what we would read there is of strangers.
+///
+/// # Errors
+/// It cannot be told now, for want of descriptors or memory.
+pub(crate) fn is_proc_ours() -> io::Result<bool> {
+    static OURS: super::PerProcess<OnceLock<bool>> = super::PerProcess::new();
+    let known = OURS.get_or_init(OnceLock::new);
+    if let Some(ours) = known.get() {
+        return Ok(*ours);
+    }
+    let ours = match std::fs::read("/proc/self/status") {
+        // NSpid, of proc_pid_status(5): our number in the namespace of that /proc, and in each below it.
+        Ok(status) => {
+            let status = String::from_utf8_lossy(&status);
+            let numbers = status.lines().find_map(|line| line.strip_prefix("NSpid:"));
+            numbers.is_some_and(|numbers| numbers.trim() == pid().to_string())
+        }
+        // It is not mounted now, or has no number for us.
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
+        Err(error) => return Err(error),
+    };
+    Ok(*known.get_or_init(|| ours))
+}
+
+/// The environment, as it is now.
+///
+/// In a fork without the lock that std guards it with: see [`replace_environment`].
+pub(crate) fn environment() -> Vec<(OsString, OsString)> {
+    if !is_fork() {
+        return std::env::vars_os().collect();
+    }
+    let array = &raw const environ;
+    // SAFETY: it is null, or ends in a null, and its entries end in NUL. Whoever changes it while other threads run has
+    // promised that none of them reads it (`std::env::set_var`).
+    let entries = unsafe { strings(array) };
+    let pair = |entry: &CStr| {
+        let entry = entry.to_bytes();
+        // As std has it: a variable may begin with an equals sign.
+        let equals = entry.iter().skip(1).position(|byte| *byte == b'=')? + 1;
+        Some((OsStr::from_bytes(&entry[..equals]).to_owned(), OsStr::from_bytes(&entry[equals + 1..]).to_owned()))
+    };
+    entries.into_iter().filter_map(pair).collect()
+}
+
+unsafe extern "C" {
+    static mut environ: *const *const libc::c_char;
+}
+
+/// # Safety
+/// What `array` points to is null, or an array of strings that ends in a null pointer, which nobody changes meanwhile.
+unsafe fn strings<'a>(array: *const *const *const libc::c_char) -> Vec<&'a CStr> {
+    let mut strings = Vec::new();
+    // SAFETY: the caller's promise.
+    let mut array = unsafe { *array };
+    // SAFETY: the caller's promise.
+    while let Some(string) = unsafe { array.as_ref() }.filter(|string| !string.is_null()) {
+        // SAFETY: the caller's promise.
+        strings.push(unsafe { CStr::from_ptr(*string) });
+        array = array.wrapping_add(1);
+    }
+    strings
+}
+
 /// Makes `entries` (`NAME=value`) the environment, without the lock that std and libc guard it with: in a forked child
 /// that lock may be held by a thread which is not there. The entries live as long as the process.
 ///
 /// # Safety
 /// No other thread runs in this process.
 pub(crate) unsafe fn replace_environment(entries: &[CString]) {
-    unsafe extern "C" {
-        static mut environ: *const *const libc::c_char;
-    }
     let entries: Vec<CString> = entries.to_vec();
     let mut pointers: Vec<*const libc::c_char> = entries.iter().map(|entry| entry.as_ptr()).collect();
     pointers.push(std::ptr::null());
@@ -51,6 +119,9 @@ pub(crate) fn is_main_thread() -> bool {
 pub(super) fn has_executed(pid: u32) -> bool {
     // PF_FORKNOEXEC (linux/sched.h), of the flags in proc_pid_stat(5): cleared once it has a memory of its own.
     const NOT_YET: u32 = 0x40;
+    if !is_proc_ours().is_ok_and(|ours| ours) {
+        return false;
+    }
     let stat = std::fs::read(format!("/proc/{pid}/stat")).unwrap_or_default();
     let stat = String::from_utf8_lossy(&stat);
     let flags = stat.rsplit_once(')').and_then(|(_, rest)| rest.split_whitespace().nth(6)?.parse::<u32>().ok());
@@ -67,6 +138,11 @@ pub(crate) fn kill_group(pgid: u32, signal: i32) -> io::Result<()> {
     // SAFETY: kill(2) takes numbers only.
     Errno::result(unsafe { libc::kill(-pgid, signal) })?;
     Ok(())
+}
+
+/// Whether descendants that lost their parent come to this process.
+pub(crate) fn adopts_orphans() -> bool {
+    pid() == 1 || nix::sys::prctl::get_child_subreaper() == Ok(true)
 }
 
 /// Lets descendants that lost their parent become children of this process instead of `init`'s.
@@ -185,6 +261,42 @@ mod tests {
         assert_eq!(blocked() | of_library, !unblockable);
         drop(saved);
         assert_eq!(blocked(), before);
+    }
+
+    #[test]
+    fn whose_proc_it_is() {
+        assert!(is_proc_ours().unwrap());
+        let own = Pid::this().as_raw() as u32;
+        assert!(has_executed(own));
+        crate::sys::fork::tests::in_fork(|| {
+            assert!(is_proc_ours().unwrap());
+            assert!(!has_executed(pid()), "it is a fork");
+            if nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWPID).is_err() {
+                return; // Without the right to.
+            }
+            crate::sys::fork::tests::in_fork(|| {
+                assert_eq!(pid(), 1);
+                assert!(!is_proc_ours().unwrap());
+                assert!(!has_executed(1), "that is the init of another");
+            });
+        });
+    }
+
+    #[test]
+    fn the_environment_of_a_fork_is_its_own() {
+        let sorted = |mut all: Vec<_>| {
+            all.sort();
+            all
+        };
+        assert_eq!(sorted(environment()), sorted(std::env::vars_os().collect()));
+        crate::sys::fork::tests::in_fork(|| {
+            assert!(is_fork());
+            assert_eq!(sorted(environment()), sorted(std::env::vars_os().collect()));
+            // SAFETY: this fork has one thread.
+            unsafe { replace_environment(&[c"A=b=c".into(), c"=D=e".into(), c"F=".into(), c"none".into()]) };
+            let pair = |name: &str, value: &str| (name.into(), value.into());
+            assert_eq!(environment(), [pair("A", "b=c"), pair("=D", "e"), pair("F", "")]);
+        });
     }
 
     #[test]

@@ -1,16 +1,17 @@
 //! Hearing SIGCHLD beside everyone else who does.
 //!
-//! By signal-hook, which leaves other handlers their turn. But not in a fork of a process that had done so: there the copied
-//! registry of signal-hook takes its handler for installed though [`super::fork`] put all of them back to their default, knows
-//! descriptors that belong to the parent, and may wait for ever for a thread that was running the handler when the copy was
-//! made. There a handler of our own takes the place, and calls the one that it found.
+//! By signal-hook, which leaves other handlers their turn. But not in a fork: there the copied registry of signal-hook, which the
+//! program may use as well, takes its handler for installed though [`super::fork`] put all of them back to their default, knows
+//! descriptors that belong to the parent, and may wait for ever for a thread that had its lock, or was running the handler,
+//! when the copy was made. And not where the handler that is there asks for no zombies (`SA_NOCLDWAIT`), which signal-hook does
+//! not. There a handler of our own takes the place, and calls the one that it found.
 
 use std::ffi::c_void;
 use std::io;
 use std::mem::MaybeUninit;
 use std::ptr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicPtr, Ordering};
 
 use super::event::Bell;
 use libc::c_int;
@@ -52,9 +53,6 @@ impl Ear {
     }
 }
 
-/// The incarnation in which signal-hook was asked: this one, or one of which it is a fork. 0: none.
-static REGISTERED: AtomicU32 = AtomicU32::new(0);
-
 type Handler = extern "C" fn(c_int, *mut libc::siginfo_t, *mut c_void);
 
 /// Our own handlers. There is more than one, for a fork may find one that a library put on top of its parent's, and which calls
@@ -76,17 +74,12 @@ pub(crate) fn hear(flag: Arc<Flag>, bell: Arc<Bell>) -> io::Result<bool> {
         return Ok(false);
     }
     let ear = Ear { owner, flag, bell, before: None };
-    let registered = REGISTERED.compare_exchange(0, owner, Ordering::Relaxed, Ordering::Relaxed);
-    if registered.is_ok() || registered == Err(owner) {
-        let copy = Ear { flag: Arc::clone(&ear.flag), bell: Arc::clone(&ear.bell), ..ear };
+    if super::process::is_fork() || before.sa_flags & libc::SA_NOCLDWAIT != 0 {
+        listen(ear, before)?;
+    } else {
         // SAFETY: the action is async-signal-safe, and signal-hook saves errno around it.
-        unsafe { signal_hook::low_level::register(libc::SIGCHLD, move || copy.hear()) }?;
-        if disposition()?.sa_sigaction != libc::SIG_DFL {
-            return Ok(true);
-        }
-        // A copied registry after all: the program uses signal-hook itself.
+        unsafe { signal_hook::low_level::register(libc::SIGCHLD, move || ear.hear()) }?;
     }
-    listen(ear, before)?;
     Ok(true)
 }
 
@@ -105,7 +98,8 @@ fn listen(mut ear: Ear, before: libc::sigaction) -> io::Result<()> {
         (None, None) => None,
     };
     EARS[slot].store(Box::into_raw(Box::new(ear)), Ordering::Release);
-    install(SigHandler::SigAction(HANDLERS[slot]))
+    let asked = SaFlags::from_bits_truncate(before.sa_flags) & SaFlags::SA_NOCLDWAIT;
+    install(SigHandler::SigAction(HANDLERS[slot]), asked)
 }
 
 fn disposition() -> io::Result<libc::sigaction> {
@@ -116,8 +110,8 @@ fn disposition() -> io::Result<libc::sigaction> {
     Ok(unsafe { action.assume_init() })
 }
 
-fn install(handler: SigHandler) -> io::Result<()> {
-    let action = SigAction::new(handler, SaFlags::SA_RESTART | SaFlags::SA_ONSTACK, SigSet::empty());
+fn install(handler: SigHandler, asked: SaFlags) -> io::Result<()> {
+    let action = SigAction::new(handler, SaFlags::SA_RESTART | SaFlags::SA_ONSTACK | asked, SigSet::empty());
     // SAFETY: the handler is async-signal-safe and leaves errno as it was.
     unsafe { sigaction(Signal::SIGCHLD, &action) }?;
     Ok(())

@@ -59,6 +59,11 @@ pub(crate) fn wait(pidfd: BorrowedFd<'_>, look: Look) -> io::Result<Option<Waite
     waitid(pidfd, options)
 }
 
+/// Waits until the process has ended, or is not ours to wait for. (`poll` would do, but not where `RLIMIT_NOFILE` is 0.)
+pub(crate) fn wait_for_end(pidfd: BorrowedFd<'_>) {
+    let _ = waitid(pidfd, libc::WEXITED | libc::WNOWAIT | libc::__WALL);
+}
+
 /// `waitid` with any options, EINTR retried; `None` only with `WNOHANG`.
 pub(super) fn waitid(pidfd: BorrowedFd<'_>, options: i32) -> io::Result<Option<Waited>> {
     let mut info = MaybeUninit::<libc::siginfo_t>::zeroed();

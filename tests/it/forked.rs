@@ -64,6 +64,21 @@ pub(crate) fn threads_come_back_in_forks() {
     assert_eq!(unsafe { libc::pthread_atfork(None, None, Some(in_child)) }, 0);
 }
 
+/// Calls `function` while another thread changes the environment.
+pub(crate) fn beside_changes_of_the_environment(function: impl FnOnce()) {
+    let done = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            while !done.load(Ordering::Relaxed) {
+                // SAFETY: the others read it by std alone, or in a fork, where this thread is not.
+                unsafe { std::env::set_var("PKIT_TEST_CHANGES", "again") };
+            }
+        });
+        function();
+        done.store(true, Ordering::Relaxed);
+    });
+}
+
 /// Has the program listen to SIGCHLD by signal-hook.
 pub(crate) fn register_with_signal_hook() {
     // SAFETY: it does nothing.

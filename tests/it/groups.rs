@@ -1,5 +1,6 @@
 //! What a run is besides its leader: its process group. A run is over when that is gone.
 
+use std::os::unix::process::CommandExt;
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::{Signal as Raw, kill};
@@ -14,6 +15,16 @@ const SHORT: Duration = Duration::from_millis(300);
 const STUBBORN_GRANDCHILD: &str = "sh -c 'trap \"\" TERM; echo $$; while :; do sleep 1000; done' &";
 
 tests! {
+    fn what_other_code_puts_into_the_group_is_left_to_it() {
+        let process = Process::new(sh("exec sleep 1000"));
+        let pid = process.start(true).unwrap();
+        let mut other = std::process::Command::new("sh");
+        let mut other = other.args(["-c", "exit 7"]).process_group(pid as i32).spawn().unwrap();
+        eventually("it has ended", || !is_alive(other.id()));
+        process.terminate(true).unwrap();
+        assert_eq!(other.wait().unwrap().code(), Some(7));
+    }
+
     fn a_child_that_ignores_sigterm_climbs_the_whole_ladder() {
         let stop = Stop::signal(Signal::TERM, SHORT).then(Signal::INT, SHORT).then(Signal::QUIT, SHORT);
         let process = Process::builder(sh("trap '' TERM INT QUIT; echo up; while :; do sleep 1000; done"))

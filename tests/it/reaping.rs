@@ -1,6 +1,7 @@
 //! Every exit arrives, whatever is done to SIGCHLD and whoever else waits for children.
 
 use std::os::unix::process::ExitStatusExt;
+use std::path::Path;
 use std::process::Command as StdCommand;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
@@ -14,7 +15,7 @@ use nix::unistd::Pid;
 use pkit::{Command, EventKind, ExitReason, Process, Resource, Restart, Signal, Stop, Survivors};
 
 use crate::program::{Program, role};
-use crate::support::{LONG, children, eventually, is_alive, sh, skipped, tests};
+use crate::support::{LONG, children, eventually, is_alive, limited, sh, skipped, tests};
 
 /// Subscribing and running do not hang.
 fn is_told_of_a_run() {
@@ -143,6 +144,30 @@ os.execv(sys.argv[1], sys.argv[1:])";
         assert!(process.join().unwrap().success());
     }
 
+    fn who_asked_for_no_zombies_gets_none() {
+        set_sigchld_with(SaFlags::SA_NOCLDWAIT, SigHandler::SigDfl);
+        is_told_of_a_stop();
+        let mut child = StdCommand::new("true").spawn().unwrap();
+        eventually("the kernel reaps it", || !Path::new(&format!("/proc/{}", child.id())).exists());
+        assert_eq!(child.wait().unwrap_err().raw_os_error(), Some(libc::ECHILD));
+    }
+
+    fn a_join_does_not_need_descriptors() {
+        if crate::OLD_KERNEL {
+            return; // There who is left in the group is asked of `/proc`.
+        }
+        let process = Process::new(sh("read x; exit 3").stdin(pkit::Stdio::piped()).clone());
+        process.start(true).unwrap();
+        let stdin = process.stdin();
+        limited(Limit::RLIMIT_NOFILE, 0, || {
+            thread::scope(|scope| {
+                let join = scope.spawn(|| process.join());
+                drop(stdin);
+                assert_eq!(join.join().unwrap().unwrap().code(), Some(3));
+            });
+        });
+    }
+
     fn stops_are_told_once_sigchld_is_no_longer_ignored() {
         set_sigchld(SigHandler::SigIgn);
         let process = Process::new(Command::new("true"));
@@ -262,9 +287,13 @@ fn blocked_in_this_thread() -> SigSet {
     SigSet::thread_get_mask().unwrap()
 }
 
-#[allow(unsafe_code)]
 fn set_sigchld(handler: SigHandler) {
-    let action = SigAction::new(handler, SaFlags::SA_RESTART, SigSet::empty());
+    set_sigchld_with(SaFlags::SA_RESTART, handler);
+}
+
+#[allow(unsafe_code)]
+fn set_sigchld_with(flags: SaFlags, handler: SigHandler) {
+    let action = SigAction::new(handler, flags, SigSet::empty());
     // SAFETY: the handlers of these tests only count in an atomic.
     unsafe { sigaction(Raw::SIGCHLD, &action) }.unwrap();
 }

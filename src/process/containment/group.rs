@@ -63,12 +63,16 @@ pub(super) fn is_occupied(leader: &Leader, leader_reaped: bool, all: &Snapshot) 
 }
 
 /// Whether any of them lives. Zombies that became ours by reparenting, because this program is a subreaper or PID 1, are
-/// reaped: nobody else can.
+/// reaped: nobody else can. (In one that is neither, what is ours here was put into the group by other code, which waits for it.)
 pub(super) fn is_anyone_left<'a>(members: impl Iterator<Item = &'a Entry>) -> bool {
     let own = sys::process::pid();
     let mut left = false;
     for member in members {
-        left |= if !member.zombie { true } else { member.parent == own && !reap_adopted(member) };
+        left |= if !member.zombie {
+            true
+        } else {
+            member.parent == own && sys::process::adopts_orphans() && !reap_adopted(member)
+        };
     }
     left
 }

@@ -19,9 +19,10 @@ const SEPARATOR: u8 = b':';
 
 /// The value for the children of a run. Where this program is part of a run itself they are too, whoever sees them.
 pub(super) fn with_outer(cookie: &str) -> String {
-    match std::env::var(VARIABLE) {
-        Ok(outer) => format!("{outer}{}{cookie}", char::from(SEPARATOR)),
-        Err(_) => cookie.to_owned(),
+    let outer = sys::process::environment().into_iter().find(|(name, _)| name == VARIABLE);
+    match outer.and_then(|(_, value)| value.into_string().ok()) {
+        Some(outer) => format!("{outer}{}{cookie}", char::from(SEPARATOR)),
+        None => cookie.to_owned(),
     }
 }
 

@@ -86,6 +86,20 @@ tests! {
         });
     }
 
+    fn while_another_changes_the_environment() {
+        crate::forked::beside_changes_of_the_environment(|| {
+            for _ in 0..FORKS / 4 {
+                let process = Process::new(forked(|| {
+                    let process = Process::new(sh("exit 7"));
+                    process.start(true).unwrap();
+                    ExitCode::from(process.join().unwrap().code().unwrap() as u8)
+                }));
+                process.start(true).unwrap();
+                assert_eq!(process.join_timeout(LONG).unwrap().expect("it does not hang").code(), Some(7));
+            }
+        });
+    }
+
     fn threads_that_come_back_in_the_child_do_no_harm() {
         crate::forked::threads_come_back_in_forks();
         for _ in 0..3 {
