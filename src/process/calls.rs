@@ -51,6 +51,23 @@ impl Turn<'_> {
     }
 }
 
+impl Turn<'_> {
+    /// Whether calls wait for the lines of run number `generation` that do not belong behind all of them.
+    fn has_other_calls(&self, generation: u64) -> bool {
+        let queue = &self.core.calling.queue;
+        !queue.is_empty() && !queue.iter().any(|call| matches!(call, Call::Exit(of, _) if *of == generation))
+    }
+
+    /// Lets the other calls come first, if there are any.
+    fn line_up_again(&mut self, generation: u64) -> bool {
+        let gives_way = self.has_other_calls(generation);
+        if gives_way {
+            self.call(Call::Lines(generation));
+        }
+        gives_way
+    }
+}
+
 impl Inner {
     /// Whether this thread is inside a callback of this process: to wait for callbacks there would be to wait for
     /// oneself.
@@ -107,11 +124,16 @@ impl Inner {
     }
 
     fn deliver(self: &Arc<Self>, generation: u64) {
+        // All that can be there when someone else gets in the queue: what was printed before is delivered before.
+        let most = 2 * self.config.ring_capacity();
+        let mut left = most;
         loop {
-            let lines = self.turn(|turn| turn.take_lines(generation));
+            let (lines, others) = self.turn(|turn| (turn.take_lines(generation), turn.has_other_calls(generation)));
             if lines.is_empty() {
                 return;
             }
+            let bytes: usize = lines.iter().map(|line| line.bytes().len() + 1).sum();
+            left = if others { left.saturating_sub(bytes) } else { most };
             for line in lines {
                 self.guarded("on_line", || {
                     log_line(&self.name, &line);
@@ -119,6 +141,9 @@ impl Inner {
                         on_line(&line);
                     }
                 });
+            }
+            if left == 0 && self.turn(|turn| turn.line_up_again(generation)) {
+                return;
             }
         }
     }

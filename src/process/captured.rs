@@ -24,7 +24,7 @@ use crate::sys;
 /// A line longer than this comes in pieces.
 pub(super) const LINE_LIMIT: usize = 16 * 1024;
 /// Lines need some room, however little is to be kept.
-const LEAST_CAPACITY: usize = 2 * LINE_LIMIT;
+pub(super) const LEAST_CAPACITY: usize = 2 * LINE_LIMIT;
 /// What is read in one go; the default size of a pipe (`pipe(7)`).
 const CHUNK: usize = 64 * 1024;
 /// How much one child may have read before it is another's turn.
@@ -90,7 +90,7 @@ impl Captured {
             self.owed.push_back((self.generation, line));
         }
         self.generation = generation;
-        let capacity = config.capture_size().max(LEAST_CAPACITY);
+        let capacity = config.ring_capacity();
         let [_, stdout, stderr] = config.stdio();
         let captured = [stdout, stderr].map(|stream| matches!(stream.0, stdio::Kind::Captured));
         for (ring, captured) in self.rings.iter_mut().zip(captured) {

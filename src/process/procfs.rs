@@ -38,10 +38,14 @@ pub(super) fn all() -> io::Result<Snapshot> {
     static NUMBERS: AtomicU64 = AtomicU64::new(0);
     let number = NUMBERS.fetch_add(1, Ordering::Relaxed);
     let mut entries = Vec::new();
-    let directory = if sys::process::is_proc_ours()? { Some(fs::read_dir("/proc")?) } else { None };
+    let directory = match fs::read_dir("/proc") {
+        _ if !sys::process::is_proc_ours()? => None,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => None,
+        directory => Some(directory?),
+    };
     for name in directory.into_iter().flatten() {
         if let Some(pid) = name?.file_name().to_str().and_then(|name| name.parse().ok()) {
-            entries.extend(read(pid)?);
+            entries.extend(look_at(pid)?);
         }
     }
     Ok(Snapshot { entries, number })
@@ -102,15 +106,20 @@ pub(super) fn entry(pid: u32) -> Option<Entry> {
 
 /// `None`: it is gone, or not shown to us.
 pub(super) fn read(pid: u32) -> io::Result<Option<Entry>> {
+    if sys::process::is_proc_ours()? { look_at(pid) } else { Ok(None) }
+}
+
+fn look_at(pid: u32) -> io::Result<Option<Entry>> {
     // A name is bytes of the process's own choice, or a file name that was cut at 15 bytes: not always UTF-8.
-    Ok(read_of(pid, "stat")?.and_then(|stat| parse(pid, &String::from_utf8_lossy(&stat))))
+    Ok(file_of(pid, "stat")?.and_then(|stat| parse(pid, &String::from_utf8_lossy(&stat))))
 }
 
 /// A file of a process, as [`read`].
 pub(super) fn read_of(pid: u32, file: &str) -> io::Result<Option<Vec<u8>>> {
-    if !sys::process::is_proc_ours()? {
-        return Ok(None);
-    }
+    if sys::process::is_proc_ours()? { file_of(pid, file) } else { Ok(None) }
+}
+
+fn file_of(pid: u32, file: &str) -> io::Result<Option<Vec<u8>>> {
     match fs::read(format!("/proc/{pid}/{file}")) {
         Ok(bytes) => Ok(Some(bytes)),
         // Gone, or hidden (hidepid=1): who is not shown is nobody, as with a /proc that leaves them out.
@@ -171,6 +180,19 @@ mod tests {
         assert!(open(&own).is_ok());
         let later = open(&Entry { started: own.started + 1, ..own }).unwrap_err();
         assert_eq!(later.raw_os_error(), Some(libc::ESRCH));
+    }
+
+    #[test]
+    fn without_proc_nobody_is_seen() {
+        let empty = tempfile::tempdir().unwrap();
+        sys::fork::tests::in_fork(|| {
+            assert!(entry(sys::process::pid()).is_some());
+            if nix::unistd::chroot(empty.path()).is_err() {
+                return; // Without the right to.
+            }
+            assert_eq!(all().unwrap().entries, []);
+            assert_eq!(entry(sys::process::pid()), None);
+        });
     }
 
     #[test]

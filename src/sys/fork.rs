@@ -277,4 +277,4 @@ impl Drop for Report {
 }
 
 #[cfg(test)]
-pub(super) mod tests;
+pub(crate) mod tests;

@@ -21,7 +21,7 @@ static PAGE: AtomicPtr<Own> = AtomicPtr::new(ptr::null_mut());
 const FIRST: u32 = 1;
 
 /// Goes into a fork as it is, unlike the page.
-static COPIES: AtomicU32 = AtomicU32::new(0);
+static COPIES: AtomicU32 = AtomicU32::new(FIRST);
 
 /// A number that no process has of which this one is a fork. Their pids tell less: one may have ended and its pid be
 /// ours, and the first process of every pid namespace is number 1.
@@ -41,7 +41,8 @@ pub(super) fn incarnation() -> u32 {
 
 /// Whether this process is a fork of one that had looked.
 pub(super) fn is_fork() -> bool {
-    incarnation() != FIRST
+    // Where the page cannot be had nobody can tell.
+    kept().is_some() && incarnation() != FIRST
 }
 
 pub(super) fn get() -> u32 {
@@ -97,12 +98,21 @@ fn page() -> Option<&'static Own> {
         return None;
     }
     // SAFETY: it is aligned, zeroed, large enough and never unmapped.
-    Some(unsafe { &*page.cast::<Own>() })
+    let own = unsafe { &*page.cast::<Own>() };
+    // Nobody of whom this process is a fork has looked: else the page would be there.
+    own.incarnation.store(FIRST, Ordering::Relaxed);
+    Some(own)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_fork_is_known_for_one() {
+        assert!(!is_fork());
+        crate::sys::fork::tests::in_fork(|| assert!(is_fork()));
+    }
 
     #[test]
     fn it_is_the_kernels() {

@@ -6,6 +6,7 @@ use std::marker::PhantomData;
 use std::os::fd::{AsRawFd, BorrowedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::sync::OnceLock;
+use std::time::Duration;
 
 use libc::c_int;
 use nix::errno::Errno;
@@ -32,35 +33,29 @@ pub(crate) fn is_fork() -> bool {
 /// # Errors
 /// It cannot be told now, for want of descriptors or memory.
 pub(crate) fn is_proc_ours() -> io::Result<bool> {
-    static OURS: super::PerProcess<OnceLock<bool>> = super::PerProcess::new();
-    let known = OURS.get_or_init(OnceLock::new);
-    if let Some(ours) = known.get() {
-        return Ok(*ours);
-    }
-    let ours = match std::fs::read("/proc/self/status") {
+    match std::fs::read("/proc/self/status") {
         // NSpid, of proc_pid_status(5): our number in the namespace of that /proc, and in each below it.
         Ok(status) => {
             let status = String::from_utf8_lossy(&status);
             let numbers = status.lines().find_map(|line| line.strip_prefix("NSpid:"));
-            numbers.is_some_and(|numbers| numbers.trim() == pid().to_string())
+            Ok(numbers.is_some_and(|numbers| numbers.trim() == pid().to_string()))
         }
-        // It is not mounted now, or has no number for us.
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
-        Err(error) => return Err(error),
-    };
-    Ok(*known.get_or_init(|| ours))
+        // It is not mounted, has no number for us, or is not to be read.
+        Err(error) if matches!(error.raw_os_error(), Some(libc::ENOENT | libc::EACCES | libc::EPERM)) => Ok(false),
+        Err(error) => Err(error),
+    }
 }
 
 /// The environment, as it is now.
 ///
-/// In a fork without the lock that std guards it with: see [`replace_environment`].
+/// In a fork the lock that std guards it with may be held for ever by a thread that is not there. Once in each it is tried out, and
+/// where that is so the environment is read without it.
 pub(crate) fn environment() -> Vec<(OsString, OsString)> {
-    if !is_fork() {
+    if !is_fork() || is_environment_free() {
         return std::env::vars_os().collect();
     }
     let array = &raw const environ;
-    // SAFETY: it is null, or ends in a null, and its entries end in NUL. Whoever changes it while other threads run has
-    // promised that none of them reads it (`std::env::set_var`).
+    // SAFETY: it is null, or ends in a null, and its entries end in NUL; and nobody can change it by std in this process.
     let entries = unsafe { strings(array) };
     let pair = |entry: &CStr| {
         let entry = entry.to_bytes();
@@ -69,6 +64,20 @@ pub(crate) fn environment() -> Vec<(OsString, OsString)> {
         Some((OsStr::from_bytes(&entry[..equals]).to_owned(), OsStr::from_bytes(&entry[equals + 1..]).to_owned()))
     };
     entries.into_iter().filter_map(pair).collect()
+}
+
+/// Whether std's lock of the environment is to be had in this fork. A thread that finds it is not waits for it for ever.
+fn is_environment_free() -> bool {
+    static FREE: super::PerProcess<OnceLock<bool>> = super::PerProcess::new();
+    /// Who holds it in this process copies the environment, or changes it, which takes microseconds.
+    const HELD_AT_MOST: Duration = Duration::from_secs(1);
+    *FREE.get_or_init(OnceLock::new).get_or_init(|| {
+        let (read, is_read) = std::sync::mpsc::sync_channel(1);
+        let reader = move || _ = read.send(std::env::var_os("PKIT"));
+        let _blocked = block_program_signals();
+        let started = std::thread::Builder::new().name("pkit-environ".into()).spawn(reader);
+        started.is_ok() && is_read.recv_timeout(HELD_AT_MOST).is_ok()
+    })
 }
 
 unsafe extern "C" {

@@ -116,6 +116,30 @@ tests! {
         assert_eq!(other.join_timeout(LONG).unwrap().unwrap().code(), Some(3));
     }
 
+    fn lines_without_end_do_not_keep_the_others_waiting() {
+        let (told, ready) = mpsc::channel();
+        let handled = Arc::new(AtomicU32::new(0));
+        let count = Arc::clone(&handled);
+        let process = Process::builder(sh("echo before; while :; do echo x; done & read go; echo >&3; wait"))
+            .stdin(pkit::Stdio::piped())
+            .ready(pkit::Ready::fd(3))
+            .capture(1024)
+            .on_line(move |_| {
+                // Slower than they come.
+                let slow = std::time::Instant::now();
+                while slow.elapsed() < Duration::from_micros(50) {}
+                count.fetch_add(1, Ordering::Relaxed);
+            })
+            .on_ready(move |_| told.send(()).unwrap())
+            .build()
+            .unwrap();
+        process.start(false).unwrap();
+        eventually("lines come", || handled.load(Ordering::Relaxed) > 100_000 / 50);
+        crate::support::say(&mut process.stdin().unwrap(), "go");
+        ready.recv_timeout(LONG).unwrap();
+        process.kill(true).unwrap();
+    }
+
     fn they_come_in_order_and_join_waits_for_them() {
         let (builder, journal) = journal(sh("echo one; echo two; exit 3"), |_| ());
         let process = builder.build().unwrap();

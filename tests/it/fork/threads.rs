@@ -88,7 +88,7 @@ tests! {
 
     fn while_another_changes_the_environment() {
         crate::forked::beside_changes_of_the_environment(|| {
-            for _ in 0..FORKS / 4 {
+            for _ in 0..FORKS / 20 {
                 let process = Process::new(forked(|| {
                     let process = Process::new(sh("exit 7"));
                     process.start(true).unwrap();
