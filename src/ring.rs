@@ -172,6 +172,11 @@ impl Ring {
         })
     }
 
+    /// Whether the cursor has passed the absolute offset `at`.
+    pub(crate) fn is_past(&self, id: CursorId, at: u64) -> bool {
+        self.cursors.iter().find(|cursor| cursor.id == id).is_none_or(|cursor| cursor.at >= at)
+    }
+
     /// A copy of what is kept.
     pub(crate) fn contents(&self) -> Vec<u8> {
         let (front, back) = self.bytes.as_slices();

@@ -58,9 +58,11 @@ impl Turn<'_> {
         !queue.is_empty() && !queue.iter().any(|call| matches!(call, Call::Exit(of, _) if *of == generation))
     }
 
-    /// Lets the other calls come first, if there are any.
-    fn line_up_again(&mut self, generation: u64) -> bool {
-        let gives_way = self.has_other_calls(generation);
+    /// Lets the other calls come first, if there are any, once the lines until there were delivered.
+    fn line_up_again(&mut self, generation: u64, until: [u64; 2]) -> bool {
+        let output = &self.core.output;
+        let gives_way =
+            output.generation() == generation && output.is_delivered_until(until) && self.has_other_calls(generation);
         if gives_way {
             self.call(Call::Lines(generation));
         }
@@ -124,16 +126,18 @@ impl Inner {
     }
 
     fn deliver(self: &Arc<Self>, generation: u64) {
-        // All that can be there when someone else gets in the queue: what was printed before is delivered before.
-        let most = 2 * self.config.ring_capacity();
-        let mut left = most;
+        // What was printed before another call is delivered before it.
+        let mut until = None;
         loop {
-            let (lines, others) = self.turn(|turn| (turn.take_lines(generation), turn.has_other_calls(generation)));
+            let lines = self.turn(|turn| {
+                if until.is_none() && turn.has_other_calls(generation) {
+                    until = Some(turn.core.output.ends());
+                }
+                turn.take_lines(generation)
+            });
             if lines.is_empty() {
                 return;
             }
-            let bytes: usize = lines.iter().map(|line| line.bytes().len() + 1).sum();
-            left = if others { left.saturating_sub(bytes) } else { most };
             for line in lines {
                 self.guarded("on_line", || {
                     log_line(&self.name, &line);
@@ -142,7 +146,7 @@ impl Inner {
                     }
                 });
             }
-            if left == 0 && self.turn(|turn| turn.line_up_again(generation)) {
+            if until.is_some_and(|until| self.turn(|turn| turn.line_up_again(generation, until))) {
                 return;
             }
         }

@@ -24,7 +24,7 @@ use crate::sys;
 /// A line longer than this comes in pieces.
 pub(super) const LINE_LIMIT: usize = 16 * 1024;
 /// Lines need some room, however little is to be kept.
-pub(super) const LEAST_CAPACITY: usize = 2 * LINE_LIMIT;
+const LEAST_CAPACITY: usize = 2 * LINE_LIMIT;
 /// What is read in one go; the default size of a pipe (`pipe(7)`).
 const CHUNK: usize = 64 * 1024;
 /// How much one child may have read before it is another's turn.
@@ -58,6 +58,8 @@ pub(super) struct Captured {
     readers: usize,
     /// Somebody wants every line.
     delivered: bool,
+    /// The last line taken was one of stderr.
+    served: bool,
 }
 
 impl Captured {
@@ -72,6 +74,7 @@ impl Captured {
             gate: [None, None],
             readers: 0,
             delivered,
+            served: true,
         }
     }
 
@@ -90,7 +93,7 @@ impl Captured {
             self.owed.push_back((self.generation, line));
         }
         self.generation = generation;
-        let capacity = config.ring_capacity();
+        let capacity = config.capture_size().max(LEAST_CAPACITY);
         let [_, stdout, stderr] = config.stdio();
         let captured = [stdout, stderr].map(|stream| matches!(stream.0, stdio::Kind::Captured));
         for (ring, captured) in self.rings.iter_mut().zip(captured) {
@@ -138,9 +141,27 @@ impl Captured {
         }
     }
 
+    /// Of the streams in turn: one that is never at its end does not keep the other waiting.
     pub(super) fn next_line(&mut self, cursors: Cursors) -> Option<Line> {
-        let streams = self.rings.iter_mut().zip(cursors).zip(STREAMS);
-        streams.into_iter().find_map(|((ring, cursor), stream)| ring.as_mut()?.next_line(cursor?, stream, LINE_LIMIT))
+        let first = usize::from(!self.served);
+        [first, 1 - first].into_iter().find_map(|index| {
+            let line = self.rings[index].as_mut()?.next_line(cursors[index]?, STREAMS[index], LINE_LIMIT)?;
+            self.served = index == 1;
+            Some(line)
+        })
+    }
+
+    /// Behind all that is there of each stream.
+    pub(super) fn ends(&self) -> [u64; 2] {
+        self.rings.each_ref().map(|ring| ring.as_ref().map_or(0, Ring::end))
+    }
+
+    /// Whether all lines before these places were taken for delivery.
+    pub(super) fn is_delivered_until(&self, ends: [u64; 2]) -> bool {
+        self.rings.iter().zip(self.delivery).zip(ends).all(|((ring, cursor), end)| match (ring, cursor) {
+            (Some(ring), Some(cursor)) => !ring.has_line(cursor, LINE_LIMIT) || ring.is_past(cursor, end),
+            _ => true,
+        })
     }
 
     pub(super) fn next_for_gate(&mut self) -> Option<Line> {

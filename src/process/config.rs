@@ -6,7 +6,6 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::captured::LEAST_CAPACITY;
 use super::command::EnvironmentChanges;
 use super::containment::Containment;
 use super::handle::Process;
@@ -184,11 +183,6 @@ impl Config {
 
     pub(super) fn capture_size(&self) -> usize {
         self.capture.unwrap_or(CAPTURE)
-    }
-
-    /// So much of one stream is there at a time.
-    pub(super) fn ring_capacity(&self) -> usize {
-        self.capture_size().max(LEAST_CAPACITY)
     }
 
     /// Where the three standard streams go, the builder's word before the command's before the default.

@@ -20,8 +20,11 @@ const LISTENING: Duration = Duration::from_micros(200);
 const PAUSE: Duration = Duration::from_millis(2);
 /// When to judge again what could not be judged.
 const LATER: Duration = Duration::from_millis(20);
-/// As `LISTENING`, for what it said before its end. No queue of the kernel takes longer to read.
-const LAST_LISTENING: Duration = Duration::from_millis(20);
+/// So many messages that it sent before its end are heard: more than the kernel queues (`max_dgram_qlen`, unix(7)), and few
+/// enough for one that somebody goes on sending to. No time is measured: this thread may not have been running.
+const LAST_MESSAGES: usize = 1024;
+/// So many reads empty the largest pipe (1 MiB, `/proc/sys/fs/pipe-max-size`).
+const LAST_READS: usize = 4096;
 
 impl Turn<'_> {
     pub(super) fn read_gate(&mut self) {
@@ -54,8 +57,7 @@ impl Turn<'_> {
         match &run.gate {
             Gate::Notify(_) => self.read_last_notifications(),
             Gate::Fd { .. } => {
-                let began = Instant::now();
-                while self.read_newline() && began.elapsed() < LAST_LISTENING {}
+                let _ = (0..LAST_READS).take_while(|_| self.read_newline()).count();
             }
             Gate::Line(_) => {
                 self.read_output(0);
@@ -96,8 +98,7 @@ impl Turn<'_> {
             Hearing::Receiving => return,
             Hearing::Open => {}
         }
-        let began = Instant::now();
-        while began.elapsed() < LAST_LISTENING {
+        for _ in 0..LAST_MESSAGES {
             let next = self.core.run.as_ref().and_then(Run::receive);
             let Some(Next::Said(said)) = next else { return };
             self.hear_at_the_end(said);

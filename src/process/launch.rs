@@ -62,7 +62,7 @@ fn launch_contained(
     let mut ends = Ends::new(config)?;
     ends.add_passed(config, &gate);
     let mut variables = gate.variables();
-    variables.extend(contained.variable());
+    variables.extend(contained.variable().map_err(unread)?);
     let setup = setup(config, detached, &contained, ends.child.clone())?;
     let (started, began) = (SystemTime::now(), Instant::now());
     let child = create(config, setup, &variables, creator)?;
@@ -204,7 +204,7 @@ fn create(
     match &config.target.0 {
         target::Kind::Command(command) => execute(config, command, setup, variables, creator),
         target::Kind::Fork(body) => {
-            let environment = environment(config, None, variables);
+            let environment = environment(config, None, variables)?;
             let environment: Vec<CString> = environment.iter().map(|(key, value)| entry(key, value)).collect();
             sys::fork::fork_body(&setup, environment, body, creator)
                 .map_err(|failure| Refused::of(failure, config, &setup, &[]))
@@ -219,7 +219,7 @@ fn execute(
     variables: &[(&'static str, String)],
     creator: Creator<'_>,
 ) -> Result<Child, Refused> {
-    let environment = environment(config, Some(command), variables);
+    let environment = environment(config, Some(command), variables)?;
     let argv0 = command.arg0.as_ref().unwrap_or(&command.program);
     let plan = Plan {
         programs: candidates(&command.program, &environment),
@@ -244,16 +244,20 @@ fn execute(
     }
 }
 
+fn unread(error: io::Error) -> Refused {
+    Refused::new("read the environment", error)
+}
+
 /// The environment of the child: that of this program now, changed by the command, the builder and us.
 fn environment(
     config: &Config,
     command: Option<&Command>,
     ours: &[(&'static str, String)],
-) -> Vec<(OsString, OsString)> {
+) -> Result<Vec<(OsString, OsString)>, Refused> {
     let of_command = command.map(|command| &command.environment);
     let of_builder = &config.child.environment;
     let cleared = of_builder.clear || of_command.is_some_and(|changes| changes.clear);
-    let mut environment: Vec<_> = if cleared { Vec::new() } else { sys::process::environment() };
+    let mut environment = if cleared { Vec::new() } else { sys::process::environment().map_err(unread)? };
     let changes = of_command.into_iter().filter(|_| !of_builder.clear).chain([of_builder]);
     let changes = changes.flat_map(|changes| &changes.changes).map(|(key, value)| (key.as_os_str(), value.as_deref()));
     // A program that was started by a service manager has a WATCHDOG_PID of its own: beside our interval it would tell
@@ -267,7 +271,7 @@ fn environment(
             environment.push((key.to_owned(), value.to_owned()));
         }
     }
-    environment
+    Ok(environment)
 }
 
 /// What to execute, in order: `PATH` of the child for a name without a slash, as `execvp(3)` does.

@@ -40,7 +40,7 @@ pub(super) fn all() -> io::Result<Snapshot> {
     let mut entries = Vec::new();
     let directory = match fs::read_dir("/proc") {
         _ if !sys::process::is_proc_ours()? => None,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => None,
+        Err(error) if sys::process::is_hidden(&error) => None,
         directory => Some(directory?),
     };
     for name in directory.into_iter().flatten() {

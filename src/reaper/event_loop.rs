@@ -166,7 +166,7 @@ fn start() -> io::Result<Arc<Shared>> {
     let worker = Arc::clone(&shared);
     // The program's signal handlers have no business on this thread.
     let _blocked = sys::process::block_program_signals();
-    thread::Builder::new().name("pkit-reaper".into()).spawn(move || worker.run())?;
+    sys::process::thread("pkit-reaper").spawn(move || worker.run())?;
     Ok(shared)
 }
 

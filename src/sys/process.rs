@@ -5,7 +5,9 @@ use std::io;
 use std::marker::PhantomData;
 use std::os::fd::{AsRawFd, BorrowedFd};
 use std::os::unix::ffi::OsStrExt;
-use std::sync::OnceLock;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{Receiver, sync_channel};
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use libc::c_int;
@@ -28,31 +30,34 @@ pub(crate) fn is_fork() -> bool {
 }
 
 /// Whether `/proc` numbers processes as we do. Not in a pid namespace without one of its own, as `unshare --pid --fork` makes
-/// it: what we would read there is of strangers.
+/// it: what we would read there is of strangers. A program may mount one later, or lose it: it is asked each time.
 ///
 /// # Errors
-/// It cannot be told now, for want of descriptors or memory.
+/// It cannot be told now, for want of memory.
 pub(crate) fn is_proc_ours() -> io::Result<bool> {
-    match std::fs::read("/proc/self/status") {
-        // NSpid, of proc_pid_status(5): our number in the namespace of that /proc, and in each below it.
-        Ok(status) => {
-            let status = String::from_utf8_lossy(&status);
-            let numbers = status.lines().find_map(|line| line.strip_prefix("NSpid:"));
-            Ok(numbers.is_some_and(|numbers| numbers.trim() == pid().to_string()))
-        }
+    match std::fs::read_link("/proc/self") {
+        Ok(number) => Ok(number.as_os_str() == pid().to_string().as_str()),
         // It is not mounted, has no number for us, or is not to be read.
-        Err(error) if matches!(error.raw_os_error(), Some(libc::ENOENT | libc::EACCES | libc::EPERM)) => Ok(false),
+        Err(error) if is_hidden(&error) => Ok(false),
         Err(error) => Err(error),
     }
 }
 
+/// Whether a part of `/proc` is not there for us.
+pub(crate) fn is_hidden(error: &io::Error) -> bool {
+    matches!(error.raw_os_error(), Some(libc::ENOENT | libc::EACCES | libc::EPERM))
+}
+
 /// The environment, as it is now.
 ///
-/// In a fork the lock that std guards it with may be held for ever by a thread that is not there. Once in each it is tried out, and
-/// where that is so the environment is read without it.
-pub(crate) fn environment() -> Vec<(OsString, OsString)> {
-    if !is_fork() || is_environment_free() {
-        return std::env::vars_os().collect();
+/// In a fork the lock that std guards it with may be held for ever by a thread that is not there. That is tried out, and as long as it
+/// is so the environment is read without it.
+///
+/// # Errors
+/// It cannot be tried out, for want of a thread.
+pub(crate) fn environment() -> io::Result<Vec<(OsString, OsString)>> {
+    if !is_fork() || is_environment_free()? {
+        return Ok(std::env::vars_os().collect());
     }
     let array = &raw const environ;
     // SAFETY: it is null, or ends in a null, and its entries end in NUL; and nobody can change it by std in this process.
@@ -63,21 +68,43 @@ pub(crate) fn environment() -> Vec<(OsString, OsString)> {
         let equals = entry.iter().skip(1).position(|byte| *byte == b'=')? + 1;
         Some((OsStr::from_bytes(&entry[..equals]).to_owned(), OsStr::from_bytes(&entry[equals + 1..]).to_owned()))
     };
-    entries.into_iter().filter_map(pair).collect()
+    Ok(entries.into_iter().filter_map(pair).collect())
 }
 
 /// Whether std's lock of the environment is to be had in this fork. A thread that finds it is not waits for it for ever.
-fn is_environment_free() -> bool {
-    static FREE: super::PerProcess<OnceLock<bool>> = super::PerProcess::new();
+fn is_environment_free() -> io::Result<bool> {
+    static ANSWER: super::PerProcess<Mutex<Option<Receiver<()>>>> = super::PerProcess::new();
+    static FREE: super::PerProcess<AtomicBool> = super::PerProcess::new();
     /// Who holds it in this process copies the environment, or changes it, which takes microseconds.
     const HELD_AT_MOST: Duration = Duration::from_secs(1);
-    *FREE.get_or_init(OnceLock::new).get_or_init(|| {
-        let (read, is_read) = std::sync::mpsc::sync_channel(1);
-        let reader = move || _ = read.send(std::env::var_os("PKIT"));
+    let free = FREE.get_or_init(AtomicBool::default);
+    if free.load(Ordering::Relaxed) {
+        return Ok(true);
+    }
+    let mut answer = ANSWER.get_or_init(Mutex::default).lock().unwrap_or_else(PoisonError::into_inner);
+    let mut limit = Duration::ZERO;
+    if answer.is_none() {
+        let (read, is_read) = sync_channel(1);
+        let reader = move || {
+            let _ = std::env::var_os("PKIT");
+            let _ = read.send(());
+        };
         let _blocked = block_program_signals();
-        let started = std::thread::Builder::new().name("pkit-environ".into()).spawn(reader);
-        started.is_ok() && is_read.recv_timeout(HELD_AT_MOST).is_ok()
-    })
+        thread("pkit-environ").spawn(reader)?;
+        *answer = Some(is_read);
+        limit = HELD_AT_MOST;
+    }
+    if answer.as_ref().is_some_and(|answer| answer.recv_timeout(limit).is_ok()) {
+        free.store(true, Ordering::Relaxed);
+    }
+    Ok(free.load(Ordering::Relaxed))
+}
+
+/// A thread of ours that is to be.
+pub(crate) fn thread(name: &str) -> std::thread::Builder {
+    let builder = std::thread::Builder::new().name(name.into());
+    // Else std may look the size up in the environment (`RUST_MIN_STACK`), and find its lock as above. The size is std's own.
+    if is_fork() { builder.stack_size(2 << 20) } else { builder }
 }
 
 unsafe extern "C" {
@@ -297,14 +324,14 @@ mod tests {
             all.sort();
             all
         };
-        assert_eq!(sorted(environment()), sorted(std::env::vars_os().collect()));
+        assert_eq!(sorted(environment().unwrap()), sorted(std::env::vars_os().collect()));
         crate::sys::fork::tests::in_fork(|| {
             assert!(is_fork());
-            assert_eq!(sorted(environment()), sorted(std::env::vars_os().collect()));
+            assert_eq!(sorted(environment().unwrap()), sorted(std::env::vars_os().collect()));
             // SAFETY: this fork has one thread.
             unsafe { replace_environment(&[c"A=b=c".into(), c"=D=e".into(), c"F=".into(), c"none".into()]) };
             let pair = |name: &str, value: &str| (name.into(), value.into());
-            assert_eq!(environment(), [pair("A", "b=c"), pair("=D", "e"), pair("F", "")]);
+            assert_eq!(environment().unwrap(), [pair("A", "b=c"), pair("=D", "e"), pair("F", "")]);
         });
     }
 

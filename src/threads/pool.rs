@@ -3,7 +3,6 @@
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::thread;
 use std::time::{Duration, Instant};
 
 use super::jobs::Jobs;
@@ -76,7 +75,7 @@ impl Threads {
         let (name, jobs) = (self.name, Arc::clone(&self.jobs));
         // The program's signal handlers have no business on these threads.
         let _blocked = sys::process::block_program_signals();
-        thread::Builder::new().name(name.into()).spawn(move || work(name, &jobs))?;
+        sys::process::thread(name).spawn(move || work(name, &jobs))?;
         Ok(())
     }
 }

@@ -123,6 +123,26 @@ sys.stdout.buffer.write(b'd' * {LENGTH})");
         assert!(error.is_timeout(), "{error}");
     }
 
+    fn one_stream_without_end_does_not_keep_the_other_waiting() {
+        let (sender, told) = std::sync::mpsc::channel();
+        let on_line = move |line: &Line| {
+            if line.stream() == Stream::Stderr {
+                let _ = sender.send(line.text().into_owned());
+            }
+            // Slower than they come.
+            let began = std::time::Instant::now();
+            while began.elapsed() < Duration::from_micros(20) {}
+        };
+        let script = "while :; do echo x; done & read go; echo 'disk full' >&2; wait";
+        let process = Process::builder(sh(script)).stdin(Stdio::piped()).capture(4096).on_line(on_line).build().unwrap();
+        process.start(true).unwrap();
+        process.wait_for_line(LONG, |line| line == "x").unwrap();
+        say(&mut process.stdin().unwrap(), "go");
+        process.wait_for_line(LONG, |line| line == "disk full").unwrap();
+        assert_eq!(told.recv_timeout(LONG).unwrap(), "disk full");
+        process.kill(true).unwrap();
+    }
+
     fn the_end_of_the_run_ends_the_wait() {
         let process = Process::builder(sh("echo no; exec sleep 1000")).capture(4096).build().unwrap();
         process.start(true).unwrap();

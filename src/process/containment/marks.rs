@@ -18,12 +18,12 @@ pub(super) const VARIABLE: &str = "PKIT_TREE";
 const SEPARATOR: u8 = b':';
 
 /// The value for the children of a run. Where this program is part of a run itself they are too, whoever sees them.
-pub(super) fn with_outer(cookie: &str) -> String {
-    let outer = sys::process::environment().into_iter().find(|(name, _)| name == VARIABLE);
-    match outer.and_then(|(_, value)| value.into_string().ok()) {
+pub(super) fn with_outer(cookie: &str) -> io::Result<String> {
+    let outer = sys::process::environment()?.into_iter().find(|(name, _)| name == VARIABLE);
+    Ok(match outer.and_then(|(_, value)| value.into_string().ok()) {
         Some(outer) => format!("{outer}{}{cookie}", char::from(SEPARATOR)),
         None => cookie.to_owned(),
-    }
+    })
 }
 
 /// Far longer than one takes when nothing is wrong.

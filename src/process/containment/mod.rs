@@ -180,10 +180,10 @@ impl Contained {
     }
 
     /// What the child's environment has to contain.
-    pub(super) fn variable(&self) -> Option<(&'static str, String)> {
+    pub(super) fn variable(&self) -> io::Result<Option<(&'static str, String)>> {
         match self {
-            Contained::Walk(walk) => Some((marks::VARIABLE, marks::with_outer(walk.cookie()))),
-            Contained::Leader | Contained::Group | Contained::Cgroup(_) => None,
+            Contained::Walk(walk) => Ok(Some((marks::VARIABLE, marks::with_outer(walk.cookie())?))),
+            Contained::Leader | Contained::Group | Contained::Cgroup(_) => Ok(None),
         }
     }
 
