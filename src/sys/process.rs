@@ -5,7 +5,7 @@ use std::io;
 use std::marker::PhantomData;
 use std::os::fd::{AsRawFd, BorrowedFd};
 use std::os::unix::ffi::OsStrExt;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::mpsc::{Receiver, sync_channel};
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
@@ -102,9 +102,18 @@ fn is_environment_free() -> io::Result<bool> {
 
 /// A thread of ours that is to be.
 pub(crate) fn thread(name: &str) -> std::thread::Builder {
+    /// As std has it, of the program that was forked; 0 if that had made none of our threads.
+    static STACK_SIZE: AtomicUsize = AtomicUsize::new(0);
+    const DEFAULT: usize = 2 << 20;
     let builder = std::thread::Builder::new().name(name.into());
-    // Else std may look the size up in the environment (`RUST_MIN_STACK`), and find its lock as above. The size is std's own.
-    if is_fork() { builder.stack_size(2 << 20) } else { builder }
+    if is_fork() {
+        // Else std may look the size up in the environment, and find its lock as above.
+        let size = STACK_SIZE.load(Ordering::Relaxed);
+        return builder.stack_size(if size == 0 { DEFAULT } else { size });
+    }
+    let asked = std::env::var("RUST_MIN_STACK").ok().and_then(|size| size.parse().ok());
+    STACK_SIZE.store(asked.unwrap_or(DEFAULT), Ordering::Relaxed);
+    builder
 }
 
 unsafe extern "C" {
