@@ -3,6 +3,9 @@
 //! A child in our memory shares the thread-local storage of the thread that made it, and where that thread goes on meanwhile
 //! the child may not touch any of it, errno included. So what runs in a child makes its calls here.
 
+#[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
+use std::arch::asm;
+
 use libc::{c_int, c_long, c_void};
 
 /// Makes a system call: `syscall!(libc::SYS_close, fd)`. Gives what it returned, or errno.
@@ -59,8 +62,45 @@ pub(super) unsafe fn call<const N: usize>(number: c_long, arguments: [usize; N])
     for (place, argument) in all.iter_mut().zip(arguments) {
         *place = argument;
     }
-    // SAFETY: the caller's promise.
-    unsafe { machine::call(number, all) }
+    let [a, b, c, d, e, f] = all;
+    let answer: isize;
+    // SAFETY: the registers are those of the x86-64 ABI (syscall(2)); the kernel overwrites rcx and r11; the caller answers
+    // for the call.
+    #[cfg(target_arch = "x86_64")]
+    unsafe {
+        asm!(
+            "syscall",
+            inlateout("rax") number as isize => answer,
+            in("rdi") a, in("rsi") b, in("rdx") c, in("r10") d, in("r8") e, in("r9") f,
+            out("rcx") _, out("r11") _,
+            options(nostack),
+        );
+    }
+    // SAFETY: the registers are those of the arm64 ABI; as above.
+    #[cfg(target_arch = "aarch64")]
+    unsafe {
+        asm!(
+            "svc 0",
+            in("x8") number,
+            inlateout("x0") a as isize => answer,
+            in("x1") b, in("x2") c, in("x3") d, in("x4") e, in("x5") f,
+            options(nostack),
+        );
+    }
+    // Where we do not know the machine: through the C library, whose errno is the calling thread's. That is right where the
+    // thread waits until the child has left its memory, and `clone3` is not to be had.
+    #[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
+    {
+        // SAFETY: the caller's promise.
+        let returned = unsafe { libc::syscall(number, a, b, c, d, e, f) };
+        answer = if returned == -1 { -(nix::errno::Errno::last_raw() as isize) } else { returned as isize };
+    }
+    result(answer)
+}
+
+/// The kernel's answer: errno is told as a small negative number.
+fn result(answer: isize) -> Result<usize, i32> {
+    if (-4095..0).contains(&answer) { Err(-answer as i32) } else { Ok(answer as usize) }
 }
 
 /// The kernel's `struct clone_args`, as of its first version.
@@ -94,141 +134,48 @@ pub(super) unsafe fn clone3(
     enter: extern "C" fn(*mut c_void) -> c_int,
     argument: *mut c_void,
 ) -> Result<usize, i32> {
-    // SAFETY: the caller's promise.
-    unsafe { machine::clone3(args, enter, argument) }
-}
-
-#[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
-/// The kernel's answer: errno is told as a small negative number.
-fn result(answer: isize) -> Result<usize, i32> {
-    if (-4095..0).contains(&answer) { Err(-answer as i32) } else { Ok(answer as usize) }
-}
-
-#[cfg(target_arch = "x86_64")]
-mod machine {
-    use std::arch::asm;
-
-    use libc::{c_int, c_long, c_void};
-
-    use super::{CloneArgs, result};
-
-    pub(super) unsafe fn call(number: c_long, [a, b, c, d, e, f]: [usize; 6]) -> Result<usize, i32> {
-        let mut answer = number as isize;
-        // SAFETY: the registers are those of the x86-64 ABI (syscall(2)); the kernel overwrites rcx and r11; the caller
-        // answers for the call.
-        unsafe {
-            asm!(
-                "syscall",
-                inlateout("rax") answer,
-                in("rdi") a, in("rsi") b, in("rdx") c, in("r10") d, in("r8") e, in("r9") f,
-                out("rcx") _, out("r11") _,
-                options(nostack),
-            );
-        }
-        result(answer)
+    let answer: isize;
+    // SAFETY: as in `call`. The child has a stack of its own, and leaves this code by the call, from which it does not come
+    // back.
+    #[cfg(target_arch = "x86_64")]
+    unsafe {
+        asm!(
+            "syscall",
+            "test rax, rax",
+            "jnz 2f",
+            "xor ebp, ebp",
+            "mov rdi, r13",
+            "call r12",
+            "ud2",
+            "2:",
+            inlateout("rax") libc::SYS_clone3 as isize => answer,
+            in("rdi") std::ptr::from_ref(args), in("rsi") size_of::<CloneArgs>(),
+            in("r12") enter, in("r13") argument,
+            out("rcx") _, out("r11") _,
+        );
     }
-
-    pub(super) unsafe fn clone3(
-        args: &CloneArgs,
-        enter: extern "C" fn(*mut c_void) -> c_int,
-        argument: *mut c_void,
-    ) -> Result<usize, i32> {
-        let mut answer = libc::SYS_clone3 as isize;
-        // SAFETY: as above. The child has a stack of its own, and leaves this code by the call, from which it does not
-        // come back.
-        unsafe {
-            asm!(
-                "syscall",
-                "test rax, rax",
-                "jnz 2f",
-                "xor ebp, ebp",
-                "mov rdi, r13",
-                "call r12",
-                "ud2",
-                "2:",
-                inlateout("rax") answer,
-                in("rdi") std::ptr::from_ref(args), in("rsi") size_of::<CloneArgs>(),
-                in("r12") enter, in("r13") argument,
-                out("rcx") _, out("r11") _,
-            );
-        }
-        result(answer)
+    // SAFETY: as above.
+    #[cfg(target_arch = "aarch64")]
+    unsafe {
+        asm!(
+            "svc 0",
+            "cbnz x0, 2f",
+            "mov x29, xzr",
+            "mov x0, x21",
+            "blr x20",
+            "brk #1",
+            "2:",
+            in("x8") libc::SYS_clone3,
+            inlateout("x0") std::ptr::from_ref(args) => answer, in("x1") size_of::<CloneArgs>(),
+            in("x20") enter, in("x21") argument,
+        );
     }
-}
-
-#[cfg(target_arch = "aarch64")]
-mod machine {
-    use std::arch::asm;
-
-    use libc::{c_int, c_long, c_void};
-
-    use super::{CloneArgs, result};
-
-    pub(super) unsafe fn call(number: c_long, [a, b, c, d, e, f]: [usize; 6]) -> Result<usize, i32> {
-        let mut answer = a as isize;
-        // SAFETY: the registers are those of the arm64 ABI (syscall(2)); the caller answers for the call.
-        unsafe {
-            asm!(
-                "svc 0",
-                in("x8") number,
-                inlateout("x0") answer,
-                in("x1") b, in("x2") c, in("x3") d, in("x4") e, in("x5") f,
-                options(nostack),
-            );
-        }
-        result(answer)
+    #[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
+    {
+        let _ = (args, enter, argument);
+        answer = -(libc::ENOSYS as isize);
     }
-
-    pub(super) unsafe fn clone3(
-        args: &CloneArgs,
-        enter: extern "C" fn(*mut c_void) -> c_int,
-        argument: *mut c_void,
-    ) -> Result<usize, i32> {
-        let mut answer = std::ptr::from_ref(args).expose_provenance() as isize;
-        // SAFETY: as above. The child has a stack of its own, and leaves this code by the call, from which it does not
-        // come back.
-        unsafe {
-            asm!(
-                "svc 0",
-                "cbnz x0, 2f",
-                "mov x29, xzr",
-                "mov x0, x21",
-                "blr x20",
-                "brk #1",
-                "2:",
-                in("x8") libc::SYS_clone3,
-                inlateout("x0") answer, in("x1") size_of::<CloneArgs>(),
-                in("x20") enter, in("x21") argument,
-            );
-        }
-        result(answer)
-    }
-}
-
-/// Where we do not know the machine: through the C library, whose errno is the calling thread's. That is right where the thread
-/// waits until the child has left its memory, and [`clone3`] is not to be had.
-#[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
-mod machine {
-    use libc::{c_int, c_long, c_void};
-
-    use super::CloneArgs;
-
-    pub(super) unsafe fn call(number: c_long, [a, b, c, d, e, f]: [usize; 6]) -> Result<usize, i32> {
-        // SAFETY: the caller's promise.
-        match unsafe { libc::syscall(number, a, b, c, d, e, f) } {
-            // SAFETY: it points to this thread's errno.
-            -1 => Err(unsafe { *libc::__errno_location() }),
-            answer => Ok(answer as usize),
-        }
-    }
-
-    pub(super) unsafe fn clone3(
-        _args: &CloneArgs,
-        _enter: extern "C" fn(*mut c_void) -> c_int,
-        _argument: *mut c_void,
-    ) -> Result<usize, i32> {
-        Err(libc::ENOSYS)
-    }
+    result(answer)
 }
 
 #[cfg(test)]

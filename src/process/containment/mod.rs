@@ -44,7 +44,8 @@ pub enum Containment {
     /// descendant that daemonised *and* emptied its environment escapes it, and so does one that a
     /// [`Target::fork`](crate::Target::fork) forked and that daemonised without executing anything. [`Status::containment`](crate::Status) says
     /// which it is. Reading an environment can hang (`proc_pid_environ(5)`: it waits for a lock of that process's memory):
-    /// whose cannot be read within a second belongs to no run until it can. A signal by hand waits for a walk 100 ms at most, one of a stop ladder a second.
+    /// whose cannot be read within a second belongs to no run until it can. A signal by hand waits for a walk 100 ms at
+    /// most, one of a stop ladder a second.
     ///
     /// A subreaper is the whole program, for the rest of its life: orphans of children that other code started come to
     /// it too, and are left to that code.
