@@ -76,7 +76,7 @@ fn rate() {
         .side("pkit", || from_threads(children, pkit_plain))
         .side("std", || from_threads(children, std_plain))
         .side("tokio", || from_tasks(children, &runtime))
-        .run(11);
+        .run(41);
     times.require("std", 1.1, 1.0);
     times.require("tokio", 1.1, 1.0);
 }

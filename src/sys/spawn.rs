@@ -339,7 +339,7 @@ fn pointers(strings: &[CString]) -> Vec<*const c_char> {
     strings.iter().map(|string| string.as_ptr()).chain([ptr::null()]).collect()
 }
 
-/// The child's stack: pages of its own, with one below that traps an overflow. One is kept for the next start.
+/// The child's stack: pages of its own, with some below that trap an overflow. A few are kept for the next starts.
 struct Stack(*mut c_void);
 
 /// Far more than the child's few small frames need; pages never touched cost nothing.
@@ -347,14 +347,14 @@ const STACK_SIZE: usize = 64 * 1024;
 /// The largest page size of the platforms that we support.
 const GUARD_SIZE: usize = 64 * 1024;
 
-/// A stack that nobody uses, or null. No lock, for a fork of the program could copy that while it is held.
-static SPARE: AtomicPtr<c_void> = AtomicPtr::new(ptr::null_mut());
+/// Stacks that nobody uses, or null. No lock, for a fork of the program could copy that while it is held.
+static SPARES: [AtomicPtr<c_void>; 4] = [const { AtomicPtr::new(ptr::null_mut()) }; 4];
 
 impl Stack {
     fn take() -> Result<Stack, Halt> {
         // Acquire: what the last child wrote to it must not overtake what ours writes.
-        let spare = SPARE.swap(ptr::null_mut(), Ordering::Acquire);
-        if spare.is_null() { Stack::map() } else { Ok(Stack(spare)) }
+        let mut spares = SPARES.iter().map(|spare| spare.swap(ptr::null_mut(), Ordering::Acquire));
+        spares.find(|spare| !spare.is_null()).map_or_else(Stack::map, |spare| Ok(Stack(spare)))
     }
 
     fn map() -> Result<Stack, Halt> {
@@ -378,10 +378,12 @@ impl Stack {
         self.0.wrapping_byte_add(GUARD_SIZE)
     }
 
-    /// Keeps it for the next start, or unmaps it when one is kept already. Only once the child has left it.
+    /// Keeps it for a next start, or unmaps it when enough are kept already. Only once the child has left it.
     fn give_back(self) {
-        let kept = SPARE.compare_exchange(ptr::null_mut(), self.0, Ordering::Release, Ordering::Relaxed);
-        if kept.is_ok() {
+        let keep = |spare: &AtomicPtr<c_void>| {
+            spare.compare_exchange(ptr::null_mut(), self.0, Ordering::Release, Ordering::Relaxed).is_ok()
+        };
+        if SPARES.iter().any(keep) {
             std::mem::forget(self);
         }
     }
