@@ -88,12 +88,16 @@ impl Ring {
     pub(crate) fn free(&self) -> usize {
         let slowest = self.cursors.iter().map(|cursor| cursor.at).min();
         let unread = slowest.map_or(0, |at| self.unread(at));
-        self.capacity + self.extra - unread
+        self.most() - unread
+    }
+
+    fn most(&self) -> usize {
+        self.capacity.saturating_add(self.extra)
     }
 
     /// Keeps so many bytes more, for the rest of this run.
     pub(crate) fn grow(&mut self, bytes: usize) {
-        self.extra += bytes;
+        self.extra = self.extra.saturating_add(bytes);
     }
 
     /// Appends bytes, never more than [`free`](Ring::free), and drops the oldest beyond the capacity.
@@ -105,7 +109,7 @@ impl Ring {
             self.last_newline = Some(self.end() + newline as u64);
         }
 
-        let surplus = (self.bytes.len() + bytes.len()).saturating_sub(self.capacity + self.extra);
+        let surplus = (self.bytes.len() + bytes.len()).saturating_sub(self.most());
         let old = surplus.min(self.bytes.len());
         self.bytes.drain(..old);
         self.start += surplus as u64;
@@ -273,7 +277,7 @@ impl Ring {
     fn reserve(&mut self, more: usize) {
         let needed = self.bytes.len() + more;
         if needed > self.bytes.capacity() {
-            let most = self.capacity + self.extra;
+            let most = self.most();
             let room = needed.checked_next_power_of_two().map_or(most, |room| room.min(most));
             self.bytes.reserve_exact(room - self.bytes.len());
         }
@@ -294,6 +298,17 @@ mod tests {
     use proptest::prelude::*;
 
     const LIMIT: usize = 8;
+
+    #[test]
+    fn one_without_a_limit_grows_no_further() {
+        let mut ring = Ring::new(usize::MAX);
+        ring.add_cursor(0);
+        ring.push(b"some");
+        ring.grow(4096);
+        assert_eq!(ring.free(), usize::MAX - 4);
+        ring.push(b"more");
+        assert_eq!(ring.contents(), b"somemore");
+    }
 
     /// A ring of capacity 16 with the bytes in it, and a cursor at its start.
     fn ring(bytes: &[u8]) -> (Ring, CursorId) {

@@ -12,6 +12,7 @@ use super::state::Event;
 use super::turn::Turn;
 use crate::callbacks::Callbacks;
 use crate::exit::Exit;
+use crate::sys;
 
 /// Something to tell the user's callbacks.
 pub(super) enum Call {
@@ -32,8 +33,14 @@ pub(super) struct Calling {
 }
 
 thread_local! {
-    /// The process (by id, plus one) whose callback this thread is in.
-    static WITHIN: Cell<u64> = const { Cell::new(0) };
+    /// Whose callback this thread is in. In a fork that was made there, ids begin anew, and it is in none.
+    static WITHIN: Cell<Option<Within>> = const { Cell::new(None) };
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Within {
+    incarnation: u32,
+    process: u64,
 }
 
 impl Turn<'_> {
@@ -74,7 +81,11 @@ impl Inner {
     /// Whether this thread is inside a callback of this process: to wait for callbacks there would be to wait for
     /// oneself.
     pub(super) fn is_within_callback(&self) -> bool {
-        WITHIN.get() == self.id + 1
+        WITHIN.get() == Some(self.within())
+    }
+
+    fn within(&self) -> Within {
+        Within { incarnation: sys::process::incarnation(), process: self.id }
     }
 
     pub(super) fn run_calls_if_any(self: &Arc<Self>, core: &mut Core) {
@@ -86,7 +97,7 @@ impl Inner {
     }
 
     fn run_calls(self: &Arc<Self>) {
-        let outer = WITHIN.replace(self.id + 1);
+        let outer = WITHIN.replace(Some(self.within()));
         while let Some(call) = self.next_call() {
             self.make_call(call);
         }

@@ -7,6 +7,7 @@ use std::os::unix::ffi::OsStrExt;
 use super::config::{Config, Group};
 use super::containment::Containment;
 use super::{readiness, stdio, target};
+use crate::sys;
 
 /// Everything that [`Builder::build`](crate::Builder::build) refuses.
 pub(super) fn options(config: &Config) -> Result<(), String> {
@@ -22,6 +23,10 @@ pub(super) fn options(config: &Config) -> Result<(), String> {
     }
     if child.nice.is_some_and(|nice| !(-20..=19).contains(&nice)) {
         return Err(format!("nice value {} is outside -20..=19", child.nice.unwrap_or_default()));
+    }
+    // To setresuid(2) and setresgid(2) that number says: leave it as it is.
+    if [child.uid, child.gid].contains(&Some(u32::MAX)) {
+        return Err(format!("{} is no user and no group", u32::MAX));
     }
     if child.cores.as_ref().is_some_and(Vec::is_empty) {
         return Err("an empty set of cores: it could run nowhere".into());
@@ -66,6 +71,13 @@ fn check_readiness(config: &Config) -> Result<(), String> {
             .is_none_or(|(host, port)| host.is_empty() || port.parse::<u16>().unwrap_or_default() == 0)
     {
         return Err(format!("readiness address `{address}` is not of the form host:port, with a port from 1 on"));
+    }
+    if let readiness::Kind::Unix(path) = &ready.kind
+        && !sys::socket::is_address(path)
+    {
+        return Err(format!(
+            "{path:?} is no path of a socket: it is too long (unix(7)), empty, or contains a NUL byte"
+        ));
     }
     Ok(())
 }

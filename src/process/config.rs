@@ -151,17 +151,6 @@ impl Config {
         }
     }
 
-    /// Whether a drop of it may run what the user wrote.
-    pub(super) fn owns_user_code(&self) -> bool {
-        let Calls { on_start, on_ready, on_exit, on_line } = &self.calls;
-        on_start.is_some()
-            || on_ready.is_some()
-            || on_exit.is_some()
-            || on_line.is_some()
-            || matches!(self.target.0, target::Kind::Fork(_))
-            || matches!(self.ready.kind, readiness::Kind::Check(_))
-    }
-
     /// Some of it may be there after this program, or after its run, and that is meant so.
     pub(super) fn outlives(&self, detached: bool) -> bool {
         detached || self.child.parent_death.is_none() || self.survivors.ladder().is_none()

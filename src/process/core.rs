@@ -299,12 +299,10 @@ impl Watcher for Inner {
     }
 }
 
-/// A thread of ours may hold a process last. What the user's closures captured is dropped with it, and may block or
-/// panic: on a callback thread, as the closures themselves.
+/// A thread of ours may hold a process last. What the user's closures captured is dropped with it, and the descriptors that the
+/// user gave it are closed: that may block or panic, on a callback thread.
 pub(super) fn let_go(inner: Arc<Inner>) {
-    if let Some(inner) = Arc::into_inner(inner)
-        && inner.config.owns_user_code()
-    {
+    if let Some(inner) = Arc::into_inner(inner) {
         Callbacks::get().run(move || drop(inner));
     }
 }

@@ -1,8 +1,9 @@
 //! The receiving end of a run's readiness.
 //!
 //! Channels that the child writes to (`notify`, `fd`, `line`) wake the reaper. What has to be tried (`tcp`, `unix`,
-//! `file`, `check`) is tried after 1 ms, then twice as long each time, at most every 100 ms: connections by the reaper
-//! without waiting, the rest on a callback thread, since a file system or a closure may block.
+//! `file`, `check`) is tried after 1 ms, then twice as long each time, at most every 100 ms: `tcp` by the reaper
+//! without waiting, the rest on a callback thread, since a file system (a path of a socket is looked up in one) or a closure may
+//! block.
 
 use std::fs;
 use std::io;
@@ -171,7 +172,8 @@ impl Probe {
         match self {
             Probe::File { path, before } => identity(path).is_some_and(|now| Some(now) != *before),
             Probe::Check(check) => check(process),
-            Probe::Tcp(_) | Probe::Unix(_) => false,
+            Probe::Unix(_) => matches!(self.connect(), Some(Connecting::Done)),
+            Probe::Tcp(_) => false,
         }
     }
 }

@@ -92,7 +92,7 @@ fn answer_all() -> bool {
     }
     let found = all();
     for ask in asks {
-        // It may drop what a user's closure captured, and that may panic: the others are answered all the same.
+        // A panic in one: the others are answered all the same.
         if catch_unwind(AssertUnwindSafe(|| ask(&found))).is_err() {
             log::error!("pkit: a panic while looking for what a run left");
         }

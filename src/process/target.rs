@@ -44,6 +44,16 @@ impl Target {
     ///   ([`Error::is_foreign`](crate::Error::is_foreign)), connections and files are shared, not copied;
     /// - all descriptors but 0, 1, 2 and those passed are closed in it: an object that owns one must not be used.
     ///
+    /// # What it begins with
+    ///
+    /// Every signal is at its default, and what was ignored is ignored. A library that keeps a list of its handlers does not know of
+    /// that: signals that the parent registered with the crate `signal-hook` are not heard in the closure, registered anew or not;
+    /// `sigaction(2)` itself does it.
+    ///
+    /// Its stack is that of the thread that forked: the main thread's if the start was called there, the caller's if the process
+    /// outlives this program, else that of a thread of pkit's. Those have as much as the main thread may have (`RLIMIT_STACK`),
+    /// at least 2 MiB and at most 64 MiB; automatic restarts always come from them.
+    ///
     /// # Example
     ///
     /// ```

@@ -25,13 +25,15 @@ impl Turn<'_> {
         run.stop_connecting();
         let Gate::Try { probe, .. } = &run.gate else { return self.go_on_hearing() };
         match probe {
-            Probe::Tcp(_) | Probe::Unix(_) => {
+            Probe::Tcp(_) => {
                 let connecting = probe.connect();
                 self.connecting(connecting);
             }
             // One that does not come back holds one thread, however many runs there are.
-            Probe::File { .. } | Probe::Check(_) if *checking => run.try_at = run.gate.next_try(self.now),
-            Probe::File { .. } | Probe::Check(_) => {
+            Probe::Unix(_) | Probe::File { .. } | Probe::Check(_) if *checking => {
+                run.try_at = run.gate.next_try(self.now)
+            }
+            Probe::Unix(_) | Probe::File { .. } | Probe::Check(_) => {
                 *checking = true;
                 let (probe, inner, generation) = (probe.clone(), Arc::clone(self.inner), run.generation);
                 Callbacks::get().run(move || {

@@ -230,6 +230,8 @@ impl<'a> Turn<'a> {
                     let occupied = all.as_ref().map_or(true, is_occupied);
                     let answer = if occupied { Event::Occupied } else { Event::Empty };
                     inner.turn(|turn| turn.feed_of(generation, answer));
+                    // Others wait for that thread.
+                    let_go(inner);
                 }));
                 None
             }

@@ -2,6 +2,7 @@
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::thread;
@@ -184,16 +185,56 @@ impl Shared {
                 thread::park_timeout(Duration::from_secs(1));
             }
             for watcher in self.timers.wake_up(Instant::now()) {
-                watcher.due(Instant::now());
+                guarded(|| watcher.due(Instant::now()));
             }
             for token in tokens.drain(..) {
                 if token == BELL {
                     self.bell.silence();
                 } else if let Some(watched) = self.registry.get(Token::from_raw(token)) {
-                    watched.watcher.ready(watched.key);
+                    guarded(|| watched.watcher.ready(watched.key));
                 }
             }
-            self.children.round(&self.sigchld);
+            guarded(|| self.children.round(&self.sigchld));
+        }
+    }
+}
+
+/// A panic there is a bug of ours; it shall not be the end of all supervision.
+fn guarded(call: impl FnOnce()) {
+    if let Err(payload) = catch_unwind(AssertUnwindSafe(call)) {
+        // Its drop could panic again.
+        std::mem::forget(payload);
+        Callbacks::get().run(|| log::error!("pkit: a panic on the thread `pkit-reaper`"));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::sync::mpsc::{Sender, channel};
+
+    struct Panics(Sender<()>);
+
+    impl Watcher for Panics {
+        fn ready(self: Arc<Self>, _key: u64) {}
+
+        fn due(self: Arc<Self>, _now: Instant) {
+            self.0.send(()).unwrap();
+            panic!("a test of that");
+        }
+
+        fn look(self: Arc<Self>) {}
+    }
+
+    #[test]
+    fn a_panic_is_not_the_end_of_it() {
+        let (sender, receiver) = channel();
+        let watcher = Arc::new(Panics(sender));
+        let reaper = Reaper::get();
+        reaper.ensure().unwrap();
+        for _ in 0..2 {
+            reaper.set_timer(reaper.new_id(), None, Some(Instant::now()), &watcher);
+            receiver.recv().unwrap();
         }
     }
 }

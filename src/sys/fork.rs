@@ -26,7 +26,7 @@ use super::creator::Creator;
 use super::latch::Latch;
 use super::pidfd::Pidfd;
 use super::process::{block_all_signals, replace_environment};
-use super::setup::{Halt, Prepared, Setup, Step};
+use super::setup::{Halt, Handlers, Prepared, Setup, Step};
 use super::spawn::{Child, Failure, reap};
 
 /// What the exit code of a Rust program is when its main thread panics.
@@ -142,7 +142,7 @@ impl Copying<'_> {
     /// As for [`Prepared::apply`]; the bell is open and of no use to anybody in this process.
     unsafe fn enter(&mut self) -> ! {
         // SAFETY: the caller's promise.
-        let result = unsafe { self.prepared.apply(false) };
+        let result = unsafe { self.prepared.apply(Handlers::OfProgram) };
         self.report.tell(result);
         let one = 1_u64;
         // SAFETY: write(2) reads eight bytes of a local.

@@ -7,13 +7,20 @@
 use std::ptr;
 use std::sync::atomic::{AtomicPtr, AtomicU32, Ordering};
 
+use super::process::has_executed;
+
 /// What is in the page. All zero is a fork that has not looked yet.
 #[derive(Default)]
 struct Own {
     pid: AtomicU32,
     /// How many forks deep this process is, counting only those who looked.
     incarnation: AtomicU32,
+    /// Whether it is a fork of one that had not looked: 0 until it is known, then [`NOT_FORKED`] or [`FORKED`].
+    forked: AtomicU32,
 }
+
+const NOT_FORKED: u32 = 1;
+const FORKED: u32 = 2;
 
 /// Null until the page is there. No lock guards it: a fork could copy one that is held.
 static PAGE: AtomicPtr<Own> = AtomicPtr::new(ptr::null_mut());
@@ -23,10 +30,16 @@ const FIRST: u32 = 1;
 /// Goes into a fork as it is, unlike the page.
 static COPIES: AtomicU32 = AtomicU32::new(FIRST);
 
+/// The number of a process that asked for one when the page could not be had: it stays that.
+static WITHOUT_PAGE: AtomicU32 = AtomicU32::new(0);
+
 /// A number that no process has of which this one is a fork. Their pids tell less: one may have ended and its pid be
 /// ours, and the first process of every pid namespace is number 1.
 pub(super) fn incarnation() -> u32 {
-    let Some(kept) = kept() else { return std::process::id() };
+    let Some(kept) = kept() else {
+        WITHOUT_PAGE.store(without_page(), Ordering::Relaxed);
+        return without_page();
+    };
     match kept.incarnation.load(Ordering::Relaxed) {
         0 => {
             let fresh = COPIES.fetch_add(1, Ordering::Relaxed) + 1;
@@ -39,10 +52,26 @@ pub(super) fn incarnation() -> u32 {
     }
 }
 
-/// Whether this process is a fork of one that had looked.
+/// Apart from all numbers that are counted: no pid is that large (`pid_max`, proc_sys_kernel(5)).
+fn without_page() -> u32 {
+    std::process::id() | 1 << 31
+}
+
+/// Whether this process is a fork, and has executed no program since.
 pub(super) fn is_fork() -> bool {
     // Where the page cannot be had nobody can tell.
-    kept().is_some() && incarnation() != FIRST
+    let Some(kept) = kept() else { return false };
+    if incarnation() > FIRST && incarnation() != without_page() {
+        return true;
+    }
+    match kept.forked.load(Ordering::Relaxed) {
+        0 => {
+            let forked = has_executed(get()) == Some(false);
+            kept.forked.store(if forked { FORKED } else { NOT_FORKED }, Ordering::Relaxed);
+            forked
+        }
+        known => known == FORKED,
+    }
 }
 
 pub(super) fn get() -> u32 {
@@ -99,8 +128,9 @@ fn page() -> Option<&'static Own> {
     }
     // SAFETY: it is aligned, zeroed, large enough and never unmapped.
     let own = unsafe { &*page.cast::<Own>() };
-    // Nobody of whom this process is a fork has looked: else the page would be there.
-    own.incarnation.store(FIRST, Ordering::Relaxed);
+    // Nobody of whom this process is a fork has looked, or the page would be there; or it could not be had.
+    let asked = WITHOUT_PAGE.load(Ordering::Relaxed) == without_page();
+    own.incarnation.store(if asked { without_page() } else { FIRST }, Ordering::Relaxed);
     Some(own)
 }
 

@@ -12,6 +12,7 @@ use std::time::Duration;
 
 use libc::c_int;
 use nix::errno::Errno;
+use nix::sys::resource::{Resource, getrlimit};
 use nix::unistd::{self, Gid, Pid};
 
 /// This process; in a fork, that one.
@@ -24,7 +25,7 @@ pub(crate) fn incarnation() -> u32 {
     super::own_pid::incarnation()
 }
 
-/// Whether this process was forked from one that used this library. What other libraries locked then may be locked for ever.
+/// Whether this process was forked, and has executed no program since. What other threads had locked then may be locked for ever.
 pub(crate) fn is_fork() -> bool {
     super::own_pid::is_fork()
 }
@@ -62,11 +63,12 @@ pub(crate) fn environment() -> io::Result<Vec<(OsString, OsString)>> {
     let array = &raw const environ;
     // SAFETY: it is null, or ends in a null, and its entries end in NUL; and nobody can change it by std in this process.
     let entries = unsafe { strings(array) };
+    let text = |bytes: &[u8]| OsStr::from_bytes(bytes).to_owned();
     let pair = |entry: &CStr| {
         let entry = entry.to_bytes();
         // As std has it: a variable may begin with an equals sign.
         let equals = entry.iter().skip(1).position(|byte| *byte == b'=')? + 1;
-        Some((OsStr::from_bytes(&entry[..equals]).to_owned(), OsStr::from_bytes(&entry[equals + 1..]).to_owned()))
+        Some((text(&entry[..equals]), text(&entry[equals + 1..])))
     };
     Ok(entries.into_iter().filter_map(pair).collect())
 }
@@ -100,20 +102,25 @@ fn is_environment_free() -> io::Result<bool> {
     Ok(free.load(Ordering::Relaxed))
 }
 
-/// A thread of ours that is to be.
+/// A thread of ours that is to be. A fork that it makes, or a callback that it runs, has its stack: so that is no smaller than the
+/// main thread's, within reason.
 pub(crate) fn thread(name: &str) -> std::thread::Builder {
-    /// As std has it, of the program that was forked; 0 if that had made none of our threads.
+    /// Of the program that was forked; 0 if that had made none of our threads.
     static STACK_SIZE: AtomicUsize = AtomicUsize::new(0);
     const DEFAULT: usize = 2 << 20;
+    /// "Unlimited" is no size.
+    const REASON: u64 = 64 << 20;
     let builder = std::thread::Builder::new().name(name.into());
     if is_fork() {
         // Else std may look the size up in the environment, and find its lock as above.
         let size = STACK_SIZE.load(Ordering::Relaxed);
         return builder.stack_size(if size == 0 { DEFAULT } else { size });
     }
-    let asked = std::env::var("RUST_MIN_STACK").ok().and_then(|size| size.parse().ok());
-    STACK_SIZE.store(asked.unwrap_or(DEFAULT), Ordering::Relaxed);
-    builder
+    let asked: Option<usize> = std::env::var("RUST_MIN_STACK").ok().and_then(|size| size.parse().ok());
+    let (limit, _) = getrlimit(Resource::RLIMIT_STACK).unwrap_or_default();
+    let size = DEFAULT.max(limit.min(REASON) as usize).max(asked.unwrap_or(0));
+    STACK_SIZE.store(size, Ordering::Relaxed);
+    builder.stack_size(size)
 }
 
 unsafe extern "C" {
@@ -160,17 +167,15 @@ pub(crate) fn is_main_thread() -> bool {
     thread_id() == pid()
 }
 
-/// Whether a process has executed a program since it was made; false where that cannot be told.
-pub(super) fn has_executed(pid: u32) -> bool {
+/// Whether a process has executed a program since it was made; `None` where that cannot be told.
+pub(super) fn has_executed(pid: u32) -> Option<bool> {
     // PF_FORKNOEXEC (linux/sched.h), of the flags in proc_pid_stat(5): cleared once it has a memory of its own.
     const NOT_YET: u32 = 0x40;
-    if !is_proc_ours().is_ok_and(|ours| ours) {
-        return false;
-    }
-    let stat = std::fs::read(format!("/proc/{pid}/stat")).unwrap_or_default();
+    is_proc_ours().ok().filter(|ours| *ours)?;
+    let stat = std::fs::read(format!("/proc/{pid}/stat")).ok()?;
     let stat = String::from_utf8_lossy(&stat);
-    let flags = stat.rsplit_once(')').and_then(|(_, rest)| rest.split_whitespace().nth(6)?.parse::<u32>().ok());
-    flags.is_some_and(|flags| flags & NOT_YET == 0)
+    let flags: u32 = stat.rsplit_once(')')?.1.split_whitespace().nth(6)?.parse().ok()?;
+    Some(flags & NOT_YET == 0)
 }
 
 /// Sends `signal` to a process group, by number. For kernels without a group signal by pidfd, and only while the
@@ -259,7 +264,7 @@ pub(crate) fn block_program_signals() -> SavedMask {
 }
 
 /// From here to the first real-time signal that it lets programs use.
-const FIRST_OF_LIBRARY: i32 = 32;
+pub(super) const FIRST_OF_LIBRARY: i32 = 32;
 
 impl Drop for SavedMask {
     fn drop(&mut self) {
@@ -279,122 +284,4 @@ fn set_mask(mask: u64) -> u64 {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::sys::spawn::tests::{endless, finish, sh, spawn};
-    use crate::sys::wait::Change;
-    use std::os::fd::AsFd;
-
-    fn blocked() -> u64 {
-        let status = std::fs::read_to_string("/proc/thread-self/status").unwrap();
-        let line = status.lines().find_map(|line| line.strip_prefix("SigBlk:")).unwrap();
-        u64::from_str_radix(line.trim(), 16).unwrap()
-    }
-
-    #[test]
-    fn all_signals_are_blocked_and_given_back() {
-        let before = blocked();
-        let saved = block_all_signals();
-        let unblockable = 1 << (libc::SIGKILL - 1) | 1 << (libc::SIGSTOP - 1);
-        assert_eq!(blocked(), !unblockable);
-        drop(saved);
-        assert_eq!(blocked(), before);
-        let saved = block_program_signals();
-        // Two for glibc, three for musl.
-        let of_library = (32..libc::SIGRTMIN()).fold(0, |mask, signal| mask | 1 << (signal - 1));
-        assert_eq!(blocked() & of_library, 0);
-        assert_eq!(blocked() | of_library, !unblockable);
-        drop(saved);
-        assert_eq!(blocked(), before);
-    }
-
-    #[test]
-    fn whose_proc_it_is() {
-        assert!(is_proc_ours().unwrap());
-        let own = Pid::this().as_raw() as u32;
-        assert!(has_executed(own));
-        crate::sys::fork::tests::in_fork(|| {
-            assert!(is_proc_ours().unwrap());
-            assert!(!has_executed(pid()), "it is a fork");
-            if nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWPID).is_err() {
-                return; // Without the right to.
-            }
-            crate::sys::fork::tests::in_fork(|| {
-                assert_eq!(pid(), 1);
-                assert!(!is_proc_ours().unwrap());
-                assert!(!has_executed(1), "that is the init of another");
-            });
-        });
-    }
-
-    #[test]
-    fn the_environment_of_a_fork_is_its_own() {
-        let sorted = |mut all: Vec<_>| {
-            all.sort();
-            all
-        };
-        assert_eq!(sorted(environment().unwrap()), sorted(std::env::vars_os().collect()));
-        crate::sys::fork::tests::in_fork(|| {
-            assert!(is_fork());
-            assert_eq!(sorted(environment().unwrap()), sorted(std::env::vars_os().collect()));
-            // SAFETY: this fork has one thread.
-            unsafe { replace_environment(&[c"A=b=c".into(), c"=D=e".into(), c"F=".into(), c"none".into()]) };
-            let pair = |name: &str, value: &str| (name.into(), value.into());
-            assert_eq!(environment().unwrap(), [pair("A", "b=c"), pair("=D", "e"), pair("F", "")]);
-        });
-    }
-
-    #[test]
-    fn threads_are_told_apart() {
-        let (id, main) = std::thread::spawn(|| (thread_id(), is_main_thread())).join().unwrap();
-        assert!(!main);
-        assert_ne!(id, thread_id());
-    }
-
-    #[test]
-    fn a_group_is_killed_but_never_everybody() {
-        for wrong in [0, 1, u32::MAX] {
-            assert_eq!(kill_group(wrong, 0).unwrap_err().raw_os_error(), Some(libc::EINVAL));
-        }
-        let mut plan = endless();
-        plan.setup.group = Some(0);
-        let child = spawn(&plan).unwrap();
-        assert_eq!(process_group_of(child.pid).unwrap(), child.pid);
-        kill_group(child.pid, libc::SIGKILL).unwrap();
-        assert!(matches!(finish(&child).change, Change::Killed { .. }));
-    }
-
-    #[test]
-    fn a_directory_is_locked_once() {
-        // In a child: a copy of a descriptor in the fork of another test would keep it open.
-        crate::sys::fork::tests::in_fork(|| {
-            let directory = tempfile::tempdir().unwrap();
-            let open = || std::fs::File::open(directory.path()).unwrap();
-            let (one, two) = (open(), open());
-            assert!(lock_directory(one.as_fd()).unwrap());
-            assert!(!lock_directory(two.as_fd()).unwrap());
-            drop(one);
-            assert!(lock_directory(two.as_fd()).unwrap());
-        });
-    }
-
-    #[test]
-    fn users_are_found_by_name() {
-        let root = user("root").unwrap().unwrap();
-        assert_eq!((root.uid, root.gid), (0, 0));
-        assert!(root.groups.contains(&0));
-        assert_eq!(user("no-such-user-here").unwrap(), None);
-        assert!(user("a\0b").is_err());
-    }
-
-    #[test]
-    fn orphans_come_to_a_subreaper() {
-        // In a child, because it holds for the whole program.
-        crate::sys::fork::tests::in_fork(|| {
-            become_subreaper().unwrap();
-            finish(&spawn(&sh("(exit 5) & exit 0")).unwrap());
-            let orphan = nix::sys::wait::waitpid(None, None).unwrap();
-            assert!(matches!(orphan, nix::sys::wait::WaitStatus::Exited(_, 5)), "{orphan:?}");
-        });
-    }
-}
+mod tests;

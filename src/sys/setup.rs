@@ -21,6 +21,7 @@ use std::ptr;
 use libc::c_int;
 
 use self::descriptors::Descriptors;
+use super::process::FIRST_OF_LIBRARY;
 use super::syscall::syscall;
 
 /// What a child was doing when it failed.
@@ -89,6 +90,17 @@ pub(super) struct Halt {
     pub(super) errno: i32,
 }
 
+/// Which signal handlers of this program a child has, to take away.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Handlers {
+    /// The kernel did it.
+    None,
+    /// All but those of the C library, which is used on: it asks all threads by signal to change their user, and thinks that its
+    /// handler is there since it made its first thread.
+    OfProgram,
+    All,
+}
+
 /// A [`Setup`] with everything allocated that the child needs.
 #[derive(Debug)]
 pub(super) struct Prepared<'a> {
@@ -119,9 +131,9 @@ impl<'a> Prepared<'a> {
     ///
     /// # Safety
     /// Only in a child that may change: one made by `fork`, or by `clone` without `CLONE_FILES`, `CLONE_FS` and
-    /// `CLONE_SIGHAND`. All signals must be blocked; they are not any more when this returns. `unhandled` says that no signal
-    /// has a handler.
-    pub(super) unsafe fn apply(&mut self, unhandled: bool) -> Result<(), Halt> {
+    /// `CLONE_SIGHAND`. All signals must be blocked; they are not any more when this returns. The child has no handlers but those
+    /// that `handlers` tells of.
+    pub(super) unsafe fn apply(&mut self, handlers: Handlers) -> Result<(), Halt> {
         // SAFETY: each of these asks for what this function asks for.
         unsafe { self.join() }?;
         // SAFETY: as above.
@@ -135,7 +147,7 @@ impl<'a> Prepared<'a> {
         // SAFETY: as above.
         unsafe { self.parent_death() }?;
         // SAFETY: as above, and all signals are blocked.
-        unsafe { self.signals(unhandled) }
+        unsafe { self.signals(handlers) }
     }
 
     /// Cgroup, session and group.
@@ -228,14 +240,12 @@ impl<'a> Prepared<'a> {
 
     /// Handlers to their default, then the mask: the other way round a pending signal would run a handler of the
     /// parent, in the parent's memory.
-    unsafe fn signals(&self, unhandled: bool) -> Result<(), Halt> {
+    unsafe fn signals(&self, handlers: Handlers) -> Result<(), Halt> {
         // Ignored stays ignored (nohup), but Rust programs ignore SIGPIPE without having been asked.
         // SAFETY: the caller's promise.
         unsafe { set_default(libc::SIGPIPE) }?;
-        if !unhandled {
-            // SAFETY: the caller's promise.
-            unsafe { remove_handlers() }?;
-        }
+        // SAFETY: the caller's promise.
+        unsafe { remove_handlers(handlers) }?;
         let mask = self.setup.signal_mask;
         let old: *mut u64 = ptr::null_mut();
         // SAFETY: rt_sigprocmask(2) reads the eight bytes it is told about.
@@ -247,8 +257,14 @@ impl<'a> Prepared<'a> {
 
 /// # Safety
 /// As for [`Prepared::apply`].
-unsafe fn remove_handlers() -> Result<(), Halt> {
-    for signal in (1..=LAST_SIGNAL).filter(|signal| !matches!(*signal, libc::SIGKILL | libc::SIGSTOP)) {
+unsafe fn remove_handlers(handlers: Handlers) -> Result<(), Halt> {
+    let of_library = FIRST_OF_LIBRARY..libc::SIGRTMIN();
+    let is_to_go = |signal: &c_int| match handlers {
+        Handlers::None => false,
+        Handlers::OfProgram => !matches!(*signal, libc::SIGKILL | libc::SIGSTOP) && !of_library.contains(signal),
+        Handlers::All => !matches!(*signal, libc::SIGKILL | libc::SIGSTOP),
+    };
+    for signal in (1..=LAST_SIGNAL).filter(is_to_go) {
         let mut action = KernelAction::DEFAULT;
         let none: *const KernelAction = ptr::null();
         // SAFETY: rt_sigaction(2) writes one kernel sigaction, which KernelAction is at least as large as.

@@ -34,7 +34,7 @@ use super::latch::Latch;
 use super::per_process::PerProcess;
 use super::pidfd::Pidfd;
 use super::process::{block_all_signals, has_executed};
-use super::setup::{Halt, Prepared};
+use super::setup::{Halt, Handlers, Prepared};
 use super::syscall::{self, CloneArgs, syscall};
 use super::wait::waitid;
 
@@ -86,7 +86,7 @@ pub(crate) fn spawn(plan: &Plan, creator: Creator<'_>) -> Result<Child, Failure>
         argv: argv.as_ptr(),
         envp: envp.as_ptr(),
         stack: stack.lowest(),
-        unhandled: true,
+        handlers: Handlers::None,
         born: &born,
         halt: None,
         program: None,
@@ -146,7 +146,8 @@ impl Dumpable {
         }
         let mut borrowed = Dumpable::lock();
         if borrowed.by == 0 {
-            borrowed.was_dumpable = nix::sys::prctl::get_dumpable() == Ok(true);
+            // SAFETY: PR_GET_DUMPABLE takes no more. (nix takes the 2, dumpable by root only, for a yes.)
+            borrowed.was_dumpable = unsafe { libc::prctl(libc::PR_GET_DUMPABLE) } == 1;
         }
         borrowed.by += 1;
         Some(Dumpable)
@@ -176,8 +177,7 @@ struct Task<'a> {
     envp: *const *const c_char,
     /// [`STACK_SIZE`] bytes from here.
     stack: *mut c_void,
-    /// The child has none of our signal handlers.
-    unhandled: bool,
+    handlers: Handlers,
     born: &'a Born,
     halt: Option<Halt>,
     program: Option<usize>,
@@ -208,7 +208,7 @@ impl Born {
         child.is_some_and(|(pid, pidfd)| {
             // SAFETY: it is the child's, and closed only after this wait.
             let pidfd = unsafe { BorrowedFd::borrow_raw(pidfd) };
-            is_readable(pidfd) || has_executed(pid)
+            is_readable(pidfd) || has_executed(pid) == Some(true)
         })
     }
 }
@@ -259,7 +259,7 @@ unsafe fn vfork(task: *mut Task<'_>) {
     let flags = libc::CLONE_VM | libc::CLONE_VFORK | libc::CLONE_PIDFD | libc::SIGCHLD;
     // SAFETY: the caller's promise.
     let before = unsafe { &mut *task };
-    before.unhandled = false;
+    before.handlers = Handlers::All;
     let top = before.stack.wrapping_byte_add(STACK_SIZE);
     let born = before.born;
     born.is_waited_for.store(true, Ordering::Relaxed);
@@ -309,7 +309,7 @@ impl Task<'_> {
     /// As for [`Prepared::apply`]; `argv` and `envp` end in null.
     unsafe fn start(&mut self) -> Option<Halt> {
         // SAFETY: the caller's promise.
-        if let Err(halt) = unsafe { self.prepared.apply(self.unhandled) } {
+        if let Err(halt) = unsafe { self.prepared.apply(self.handlers) } {
             return Some(halt);
         }
         let mut forbidden = None;

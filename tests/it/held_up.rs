@@ -1,11 +1,18 @@
 //! What holds up one process, or one thread, holds up no other.
 
+use std::io::Write;
+use std::net::{TcpListener, TcpStream};
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::sync::{Arc, Mutex, mpsc};
 use std::time::Duration;
 
+use nix::mount::{MntFlags, MsFlags, mount, umount2};
+use nix::sched::CloneFlags;
 use pkit::{Backoff, Command, Process, Ready, Restart, Signal, State, Stdio};
 
-use crate::support::{LINGERING, LONG, open_descriptors, python, say, sh, tests, without_descriptors};
+use crate::support::{
+    LINGERING, LONG, eventually, is_alive, open_descriptors, python, say, sh, skipped, tests, without_descriptors,
+};
 
 /// Sockets that neither end takes any more from.
 const CLIENTS: &str = "
@@ -14,6 +21,37 @@ clients = [lingering(0.3) for _ in range(3)]
 tell('READY=1')
 sys.stdin.readline()
 ";
+
+fn connect_on_a_file_system_that_does_not_answer() {
+    let directory = tempfile::tempdir().unwrap();
+    let none = None::<&str>;
+    let fuse = std::fs::File::options().read(true).write(true).open("/dev/fuse");
+    let (Ok(fuse), Ok(())) = (fuse, nix::sched::unshare(CloneFlags::CLONE_NEWNS)) else {
+        return skipped("there is no FUSE, or no mount namespace may be made");
+    };
+    mount(none, "/", none, MsFlags::MS_REC | MsFlags::MS_PRIVATE, none).unwrap();
+    let ready = Ready::unix(directory.path().join("socket"));
+    let service = Process::builder(sh("exec sleep 1000")).ready(ready).build().unwrap();
+    service.start(false).unwrap();
+    // Nobody serves it: whoever looks a path up in it waits.
+    let options = format!("fd={},rootmode=40000,user_id=0,group_id=0", fuse.as_raw_fd());
+    mount(Some("none"), directory.path(), Some("fuse"), MsFlags::empty(), Some(&*options)).unwrap();
+    let connecting = format!("{} ", libc::SYS_connect);
+    eventually("somebody connects", || {
+        let threads = std::fs::read_dir("/proc/self/task").unwrap();
+        threads.flatten().any(|thread| {
+            std::fs::read_to_string(thread.path().join("syscall")).is_ok_and(|call| call.starts_with(&connecting))
+        })
+    });
+    let other = Process::new(Command::new("true"));
+    other.start(true).unwrap();
+    assert!(other.join_timeout(Duration::from_secs(20)).unwrap().is_some());
+    assert_eq!(service.state(), State::Running);
+    service.kill(true).unwrap();
+    // What waits for it fails then.
+    drop(fuse);
+    umount2(directory.path(), MntFlags::MNT_DETACH).unwrap();
+}
 
 tests! {
     fn restarts_that_block_hold_no_other_start_up() {
@@ -87,9 +125,37 @@ os.kill(os.getpid(), signal.SIGKILL)");
             other.start(true).unwrap();
             assert!(other.join_timeout(LONG).unwrap().unwrap().success());
         }
-        crate::support::eventually("all are closed", || {
+        eventually("all are closed", || {
             !open_descriptors().iter().any(|(_, name)| name.starts_with("socket:"))
         });
+    }
+
+    fn descriptors_that_take_long_to_close_hold_nobody_up() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let mut ours = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        let (theirs, _) = listener.accept().unwrap();
+        ours.set_nonblocking(true).unwrap();
+        while ours.write(&[0; 1 << 16]).is_ok() {}
+        let linger = libc::linger { l_onoff: 1, l_linger: 100 };
+        nix::sys::socket::setsockopt(&ours, nix::sys::socket::sockopt::Linger, &linger).unwrap();
+        let process = Process::builder(sh("exit 0")).stdout(Stdio::from(OwnedFd::from(ours))).build().unwrap();
+        let pid = process.start(true).unwrap();
+        // The last handle: what the process owns is let go by who sees its end.
+        drop(process);
+        eventually("it has ended", || !is_alive(pid));
+        for _ in 0..20 {
+            let other = Process::new(Command::new("true"));
+            other.start(true).unwrap();
+            assert!(other.join_timeout(Duration::from_secs(20)).unwrap().is_some());
+        }
+        // What was not read is not waited for when the reader is gone.
+        drop((theirs, listener));
+        eventually("it is closed", || !open_descriptors().iter().any(|(_, name)| name.starts_with("socket:")));
+    }
+
+    fn a_socket_on_a_file_system_that_does_not_answer_holds_nobody_up() {
+        // In a process none of whose threads has another mount namespace.
+        crate::forked::in_a_raw_fork(connect_on_a_file_system_that_does_not_answer);
     }
 
     fn who_stops_it_in_a_callback_waits_for_no_callback() {

@@ -62,6 +62,18 @@ for n in range({lines}): sys.stdout.buffer.write(b'%08d' % n + filler)");
         assert_eq!(process.output().stdout_dropped() + process.output().stdout().len() as u64, lines * LINE as u64);
     }
 
+    fn all_of_it_can_be_kept() {
+        let count = Arc::new(AtomicU64::new(0));
+        let lines = Arc::clone(&count);
+        let process = Process::builder(sh("seq 1 100000; echo problem >&2")).capture(usize::MAX);
+        let process = process.on_line(move |_| _ = lines.fetch_add(1, Ordering::Relaxed)).build().unwrap();
+        process.start(true).unwrap();
+        process.join().unwrap();
+        assert_eq!(count.load(Ordering::Relaxed), 100_001);
+        let wanted: String = (1..=100_000).map(|number| format!("{number}\n")).collect();
+        assert!(process.output().stdout_text() == wanted);
+    }
+
     fn the_last_bytes_are_kept() {
         let process = Process::builder(sh("seq 1 100000; echo problem >&2")).capture(8192).build().unwrap();
         process.start(true).unwrap();

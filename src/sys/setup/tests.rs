@@ -182,7 +182,7 @@ fn a_parent_that_is_gone_already_is_noticed() {
     let mut orphan = || {
         let _blocked = crate::sys::process::block_all_signals();
         // SAFETY: a child of a fork, with all signals blocked.
-        let _ = unsafe { prepared.apply(false) };
+        let _ = unsafe { prepared.apply(Handlers::OfProgram) };
         0
     };
     // SAFETY: the tests hold no locks that other tests would have to give back.
@@ -236,7 +236,7 @@ fn a_pending_signal_runs_no_handler_in_our_memory() {
         let mut child = || {
             let _blocked = crate::sys::process::block_all_signals();
             // SAFETY: a child of a fork, with all signals blocked.
-            let _ = unsafe { prepared.apply(false) };
+            let _ = unsafe { prepared.apply(Handlers::OfProgram) };
             0
         };
         // SAFETY: one thread.

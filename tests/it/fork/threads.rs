@@ -1,11 +1,11 @@
 //! Forks while other threads are at work.
 
 use std::process::ExitCode;
-use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Mutex, mpsc};
 use std::thread;
 
-use pkit::Process;
+use pkit::{Backoff, Process, Restart};
 
 use crate::forked::{forked, tell};
 use crate::support::{LONG, sh, tests};
@@ -98,6 +98,68 @@ tests! {
                 assert_eq!(process.join_timeout(LONG).unwrap().expect("it does not hang").code(), Some(7));
             }
         });
+    }
+
+    fn a_first_use_of_pkit_in_a_fork_while_another_changes_the_environment() {
+        crate::forked::beside_changes_of_the_environment(|| {
+            for _ in 0..20 {
+                crate::forked::in_a_raw_fork(|| {
+                    let process = Process::new(sh("exit 7"));
+                    process.start(true).unwrap();
+                    assert_eq!(process.join().unwrap().code(), Some(7));
+                });
+            }
+        });
+    }
+
+    fn a_copy_with_threads_becomes_another_user() {
+        // The C library asks all threads by signal, with a handler that it installed for the first thread of all.
+        thread::spawn(|| ()).join().unwrap();
+        let process = Process::new(forked(|| {
+            let inside = Process::new(sh("exit 7"));
+            inside.start(true).unwrap();
+            nix::unistd::setuid(nix::unistd::getuid()).unwrap();
+            ExitCode::from(inside.join().unwrap().code().unwrap() as u8)
+        }));
+        process.start(true).unwrap();
+        assert_eq!(process.join().unwrap().code(), Some(7));
+    }
+
+    fn the_stack_of_a_copy_is_as_large_as_mains() {
+        let process = Process::builder(forked(|| {
+            let mut large = [0_u8; 3 << 20];
+            std::hint::black_box(&mut large).fill(1);
+            ExitCode::from(large[large.len() / 2])
+        }));
+        let again = Restart::on_failure().backoff(Backoff::none()).limit(2, LONG);
+        let process = process.restart(again).build().unwrap();
+        // By pkit's threads all of them, the restarts in any case.
+        let start = || process.start(true).map(drop);
+        thread::scope(|scope| scope.spawn(start).join().unwrap()).unwrap();
+        assert_eq!(process.join().unwrap().code(), Some(1));
+        assert_eq!(process.restarts(), 2);
+    }
+
+    fn one_that_was_made_in_a_callback_is_in_none() {
+        let (sender, receiver) = mpsc::channel();
+        let sender = Mutex::new(sender);
+        let inside = || {
+            let again = Restart::on_failure().backoff(Backoff::none()).limit(2, LONG);
+            // The first of its program, as that whose callback this is.
+            let process = Process::builder(sh("exit 3")).restart(again).on_exit(|_, _| thread::yield_now()).build().unwrap();
+            process.start(true).unwrap();
+            let code = process.join().unwrap().code().unwrap() as u8;
+            ExitCode::from(code + process.restarts() as u8)
+        };
+        let outer = Process::builder(sh("exit 0")).on_start(move |_| {
+            let copy = Process::builder(forked(inside)).outlive_parent().build().unwrap();
+            copy.start(true).unwrap();
+            sender.lock().unwrap().send(copy.join().unwrap().code()).unwrap();
+        });
+        let outer = outer.build().unwrap();
+        outer.start(true).unwrap();
+        assert_eq!(receiver.recv_timeout(LONG).unwrap(), Some(5));
+        outer.join().unwrap();
     }
 
     fn threads_that_come_back_in_the_child_do_no_harm() {

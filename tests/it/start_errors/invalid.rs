@@ -32,6 +32,8 @@ tests! {
         assert_eq!(problem(|b| b.umask(0o1777)), "umask 0o1777 has bits outside 0o777");
         assert_eq!(problem(|b| b.nice(20)), "nice value 20 is outside -20..=19");
         assert_eq!(problem(|b| b.nice(-21)), "nice value -21 is outside -20..=19");
+        assert_eq!(problem(|b| b.uid(u32::MAX)), "4294967295 is no user and no group");
+        assert_eq!(problem(|b| b.gid(u32::MAX)), "4294967295 is no user and no group");
         assert_eq!(problem(|b| b.cores([])), "an empty set of cores: it could run nowhere");
         assert_eq!(problem(|b| b.rlimit(Resource::OpenFiles, 9, 8)), "the soft limit 9 of OpenFiles is above its hard limit 8");
         assert_eq!(problem(|b| b.pass_fd(null(), 2)), "descriptor 2 cannot be passed: 0, 1 and 2 are stdin, stdout and stderr");
@@ -55,6 +57,11 @@ tests! {
             let text = format!("readiness address `{address}` is not of the form host:port, with a port from 1 on");
             assert_eq!(problem(|b| b.ready(Ready::tcp(address))), text);
         }
+        for path in ["p".repeat(108), String::new(), "a\0b".to_owned()] {
+            let text = "is no path of a socket: it is too long (unix(7)), empty, or contains a NUL byte";
+            assert_eq!(problem(|b| b.ready(Ready::unix(&path))), format!("{path:?} {text}"));
+        }
+        assert!(Process::builder(Command::new("true")).ready(Ready::unix("p".repeat(107))).build().is_ok());
         assert_eq!(problem(|b| b.ready(Ready::line("up\n"))), r#"no line can be told by "up\n": give a part of one"#);
         assert_eq!(problem(|b| b.ready(Ready::fd(3).watchdog(Duration::from_secs(1)))), "a watchdog needs readiness by notify, not Ready::fd(3)");
         assert_eq!(problem(|b| b.ready(Ready::fd(3)).ready_within(Duration::ZERO)), "a limit of zero for its readiness cannot be met");
