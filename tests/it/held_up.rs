@@ -143,11 +143,17 @@ os.kill(os.getpid(), signal.SIGKILL)");
         // The last handle: what the process owns is let go by who sees its end.
         drop(process);
         eventually("it has ended", || !is_alive(pid));
-        for _ in 0..20 {
-            let other = Process::new(Command::new("true"));
-            other.start(true).unwrap();
-            assert!(other.join_timeout(Duration::from_secs(20)).unwrap().is_some());
-        }
+        let (sender, receiver) = mpsc::channel();
+        std::thread::spawn(move || {
+            for _ in 0..20 {
+                let other = Process::new(Command::new("true"));
+                other.start(true).unwrap();
+                assert!(other.join_timeout(LONG).unwrap().is_some());
+            }
+            sender.send(()).unwrap();
+        });
+        // Not that long.
+        receiver.recv_timeout(Duration::from_secs(40)).unwrap();
         // What was not read is not waited for when the reader is gone.
         drop((theirs, listener));
         eventually("it is closed", || !open_descriptors().iter().any(|(_, name)| name.starts_with("socket:")));

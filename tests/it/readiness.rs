@@ -38,7 +38,7 @@ tests! {
 
     fn who_ends_before_its_line_is_over_though_others_go_on_writing() {
         // The other one fills everything that is kept, while nobody looks for the line any more.
-        let script = "(trap '' TERM; exec 9>&1; while :; do echo and more of the same; done) & exec sleep 0";
+        let script = "trap '' TERM; (exec 9>&1; while :; do echo and more of the same; done) & exec sleep 0";
         let process = Process::builder(sh(script)).ready(Ready::line("ready")).capture(1);
         let process = process.survivors(pkit::Survivors::stop(pkit::Stop::signal(Signal::TERM, Duration::from_millis(200))));
         let process = process.build().unwrap();

@@ -5,10 +5,11 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Mutex, mpsc};
 use std::thread;
 
+use nix::sys::resource::Resource as Limit;
 use pkit::{Backoff, Process, Restart};
 
 use crate::forked::{forked, tell};
-use crate::support::{LONG, sh, tests};
+use crate::support::{LONG, limited, sh, tests};
 
 const THREADS: usize = 8;
 const FORKS: usize = 200;
@@ -62,6 +63,30 @@ fn beside_busy_threads(forks: usize, closure: impl Fn() -> ExitCode + Send + Syn
     assert_eq!(process.output().stdout_text(), "done");
 }
 
+/// Of this program, which never used pkit itself: every other test is a process of its own.
+#[test]
+fn a_first_use_of_pkit_in_a_fork_while_another_changes_the_environment() {
+    crate::forked::beside_changes_of_the_environment(|| {
+        for _ in 0..50 {
+            crate::forked::in_a_raw_fork(|| {
+                let process = Process::new(sh("exit 7"));
+                process.start(true).unwrap();
+                assert_eq!(process.join().unwrap().code(), Some(7));
+            });
+        }
+    });
+}
+
+/// As above: here for the same reason.
+#[test]
+fn a_first_use_of_pkit_without_memory() {
+    crate::forked::in_a_raw_fork(|| {
+        let process = limited(Limit::RLIMIT_AS, 1 << 20, || Process::new(sh("exit 9")));
+        process.start(true).unwrap();
+        assert_eq!(process.join().unwrap().code(), Some(9));
+    });
+}
+
 tests! {
     fn while_others_allocate_and_lock() {
         beside_busy_threads(FORKS, || {
@@ -100,18 +125,6 @@ tests! {
         });
     }
 
-    fn a_first_use_of_pkit_in_a_fork_while_another_changes_the_environment() {
-        crate::forked::beside_changes_of_the_environment(|| {
-            for _ in 0..20 {
-                crate::forked::in_a_raw_fork(|| {
-                    let process = Process::new(sh("exit 7"));
-                    process.start(true).unwrap();
-                    assert_eq!(process.join().unwrap().code(), Some(7));
-                });
-            }
-        });
-    }
-
     fn a_copy_with_threads_becomes_another_user() {
         // The C library asks all threads by signal, with a handler that it installed for the first thread of all.
         thread::spawn(|| ()).join().unwrap();
@@ -145,11 +158,14 @@ tests! {
         let sender = Mutex::new(sender);
         let inside = || {
             let again = Restart::on_failure().backoff(Backoff::none()).limit(2, LONG);
-            // The first of its program, as that whose callback this is.
-            let process = Process::builder(sh("exit 3")).restart(again).on_exit(|_, _| thread::yield_now()).build().unwrap();
-            process.start(true).unwrap();
-            let code = process.join().unwrap().code().unwrap() as u8;
-            ExitCode::from(code + process.restarts() as u8)
+            // One of the first of its program, as that is whose callback this is.
+            let process = || Process::builder(sh("exit 3")).restart(again.clone()).on_exit(|_, _| ()).build().unwrap();
+            let restarts = std::iter::repeat_with(process).take(10).map(|process| {
+                process.start(true).unwrap();
+                assert_eq!(process.join().unwrap().code(), Some(3));
+                process.restarts()
+            });
+            ExitCode::from(restarts.sum::<u64>() as u8)
         };
         let outer = Process::builder(sh("exit 0")).on_start(move |_| {
             let copy = Process::builder(forked(inside)).outlive_parent().build().unwrap();
@@ -158,7 +174,7 @@ tests! {
         });
         let outer = outer.build().unwrap();
         outer.start(true).unwrap();
-        assert_eq!(receiver.recv_timeout(LONG).unwrap(), Some(5));
+        assert_eq!(receiver.recv_timeout(LONG).unwrap(), Some(20));
         outer.join().unwrap();
     }
 

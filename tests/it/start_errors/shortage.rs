@@ -267,12 +267,6 @@ tests! {
         }
     }
 
-    fn what_is_made_without_memory_can_be_used_later() {
-        let process = limited(Limit::RLIMIT_AS, 1 << 20, || Process::new(sh("exit 9")));
-        process.start(true).unwrap();
-        assert_eq!(process.join().unwrap().code(), Some(9));
-    }
-
     fn a_policy_meeting_enomem_backs_off_and_recovers() {
         let builder = Process::builder(sh("read line; exit 1")).stdin(Stdio::piped());
         let process = builder.restart(patient()).build().unwrap();
