@@ -138,9 +138,10 @@ os.kill(os.getpid(), signal.SIGKILL)");
         while ours.write(&[0; 1 << 16]).is_ok() {}
         let linger = libc::linger { l_onoff: 1, l_linger: 100 };
         nix::sys::socket::setsockopt(&ours, nix::sys::socket::sockopt::Linger, &linger).unwrap();
-        let process = Process::builder(sh("exit 0")).stdout(Stdio::from(OwnedFd::from(ours))).build().unwrap();
+        let process = Process::builder(sh("exec sleep 1000")).stdout(Stdio::from(OwnedFd::from(ours)));
+        let process = process.build().unwrap();
         let pid = process.start(true).unwrap();
-        // The last handle: what the process owns is let go by who sees its end.
+        // The last handle, which stops it: what the process owns is let go by who sees its end.
         drop(process);
         eventually("it has ended", || !is_alive(pid));
         let (sender, receiver) = mpsc::channel();
