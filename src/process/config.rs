@@ -151,6 +151,23 @@ impl Config {
         }
     }
 
+    /// Whether a drop of it may run what the user wrote, or close what the user opened.
+    pub(super) fn owns_what_is_the_users(&self) -> bool {
+        let Calls { on_start, on_ready, on_exit, on_line } = &self.calls;
+        let streams = match &self.target.0 {
+            target::Kind::Command(command) => [&command.stdin, &command.stdout, &command.stderr],
+            target::Kind::Fork(_) => return true,
+        };
+        let mut streams = streams.into_iter().chain([&self.stdin, &self.stdout, &self.stderr]).flatten();
+        on_start.is_some()
+            || on_ready.is_some()
+            || on_exit.is_some()
+            || on_line.is_some()
+            || matches!(self.ready.kind, readiness::Kind::Check(_))
+            || !self.child.passed.is_empty()
+            || streams.any(|stream| matches!(stream.0, stdio::Kind::Fd(_)))
+    }
+
     /// Some of it may be there after this program, or after its run, and that is meant so.
     pub(super) fn outlives(&self, detached: bool) -> bool {
         detached || self.child.parent_death.is_none() || self.survivors.ladder().is_none()

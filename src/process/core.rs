@@ -159,7 +159,10 @@ impl Inner {
             })
         });
         match begun {
-            Ok(pid) => Ok(pid),
+            Ok(pid) => {
+                self.hear_of_orphans();
+                Ok(pid)
+            }
             Err(refused) => {
                 let errno = refused.errno();
                 let Refused { step, source, .. } = refused;
@@ -180,7 +183,10 @@ impl Inner {
             || matches!(self.config.child.containment, Containment::Tree)
             || matches!(
                 self.config.ready.kind,
-                readiness::Kind::File(_) | readiness::Kind::Check(_) | readiness::Kind::Notify
+                readiness::Kind::Unix(_)
+                    | readiness::Kind::File(_)
+                    | readiness::Kind::Check(_)
+                    | readiness::Kind::Notify
             )
             || !sys::pidfd::features().group_signal
     }
@@ -281,6 +287,10 @@ impl Watcher for Inner {
             let run = turn.core.run.as_ref();
             let relook = run.and_then(|run| run.relook).is_some_and(|relook| now >= relook.at);
             let try_gate = run.and_then(|run| run.try_at).is_some_and(|at| now >= at);
+            let take_orphans = run.and_then(|run| run.orphans_at).is_some_and(|at| now >= at);
+            if take_orphans {
+                turn.take_orphans();
+            }
             if relook {
                 turn.look_at_leader();
             }
@@ -294,7 +304,10 @@ impl Watcher for Inner {
     }
 
     fn look(self: Arc<Self>) {
-        self.turn(|turn| turn.look_for_stops());
+        self.turn(|turn| {
+            turn.look_for_stops();
+            turn.look_for_orphans();
+        });
         let_go(self);
     }
 }
@@ -302,13 +315,22 @@ impl Watcher for Inner {
 /// A thread of ours may hold a process last. What the user's closures captured is dropped with it, and the descriptors that the
 /// user gave it are closed: that may block or panic, on a callback thread.
 pub(super) fn let_go(inner: Arc<Inner>) {
-    if let Some(inner) = Arc::into_inner(inner) {
-        Callbacks::get().run(move || drop(inner));
+    if let Some(mut inner) = Arc::into_inner(inner) {
+        inner.end_events();
+        if inner.config.owns_what_is_the_users() {
+            Callbacks::get().run(move || drop(inner));
+        }
     }
 }
 
 impl Drop for Inner {
     fn drop(&mut self) {
+        self.end_events();
+    }
+}
+
+impl Inner {
+    fn end_events(&mut self) {
         let core = self.core.get_mut();
         let queues: Vec<_> = core.subscribers.iter().filter_map(Weak::upgrade).collect();
         queues.iter().filter_map(|queue| queue.end()).for_each(monitor::wake);

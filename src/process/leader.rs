@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 
 use super::containment::ContainmentLevel;
 use super::core::Inner;
+use super::procfs;
 use super::run::{Ended, Relook, Run};
 use super::state::Event;
 use super::turn::Turn;
@@ -83,6 +84,29 @@ impl Turn<'_> {
     }
 }
 
+/// A look reads all of `/proc`.
+const BETWEEN_LOOKS: Duration = Duration::from_secs(1);
+
+impl Turn<'_> {
+    /// SIGCHLD: an orphan of the run may have ended that came to this program. Nobody else waits for it.
+    pub(super) fn look_for_orphans(&mut self) {
+        let now = self.now;
+        if let Some(run) = self.core.run.as_mut().filter(|run| run.orphans_at.is_none())
+            && sys::process::adopts_orphans()
+        {
+            run.orphans_at = Some(run.orphans_taken.map_or(now, |last| now.max(last + BETWEEN_LOOKS)));
+        }
+    }
+
+    pub(super) fn take_orphans(&mut self) {
+        let now = self.now;
+        let Some(run) = &mut self.core.run else { return };
+        (run.orphans_at, run.orphans_taken) = (None, Some(now));
+        let orphans = run.contained.orphans(&run.leader, run.reaped);
+        procfs::survey(Box::new(move |all| _ = all.as_ref().map(|all| orphans.take(all))));
+    }
+}
+
 impl Run {
     /// Hands the watch over the leader from the reaper to the caller, who then has to look at it once its pidfd is
     /// readable. `None` if it has ended, or someone else watches it.
@@ -146,10 +170,20 @@ impl Inner {
         if self.is_foreign() {
             return;
         }
-        if let Err(error) = Reaper::get().hear_sigchld() {
-            let name = Arc::clone(&self.name);
-            log::error!("stops of `{name}` will not be told: cannot listen to SIGCHLD: {error}");
-        }
+        self.hear_sigchld("stops");
         self.look_for_stops();
+    }
+
+    /// A run began: what it leaves may come to this program, if that is a subreaper or PID 1.
+    pub(super) fn hear_of_orphans(&self) {
+        if sys::process::adopts_orphans() {
+            self.hear_sigchld("ends of orphans");
+        }
+    }
+
+    fn hear_sigchld(&self, what: &str) {
+        if let Err(error) = Reaper::get().hear_sigchld() {
+            log::error!("{what} of `{}` will not be heard of: cannot listen to SIGCHLD: {error}", self.name);
+        }
     }
 }

@@ -57,6 +57,9 @@ pub(super) struct Run {
     pub(super) connecting: Option<(OwnedFd, Token)>,
     /// When the gate is tried next.
     pub(super) try_at: Option<Instant>,
+    /// When orphans of it are looked for next, and when they were last.
+    pub(super) orphans_at: Option<Instant>,
+    pub(super) orphans_taken: Option<Instant>,
     pub(super) contained: Contained,
     /// What it named by `MAINPID=`.
     pub(super) main: Option<Main>,
@@ -130,6 +133,8 @@ impl Run {
             gate_token: None,
             connecting: None,
             try_at: None,
+            orphans_at: None,
+            orphans_taken: None,
             contained: launched.contained,
             main: None,
             closing: Arc::default(),

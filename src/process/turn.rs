@@ -341,7 +341,8 @@ impl<'a> Turn<'a> {
             let run = self.core.run.as_ref();
             let relook = run.and_then(|run| run.relook).map(|relook| relook.at);
             let try_at = run.and_then(|run| run.try_at);
-            [self.core.machine.deadline(), relook, try_at].into_iter().flatten().min()
+            let orphans_at = run.and_then(|run| run.orphans_at);
+            [self.core.machine.deadline(), relook, try_at, orphans_at].into_iter().flatten().min()
         };
         if due != self.core.timer {
             Reaper::get().set_timer(self.inner.id, self.core.timer, due, self.inner);

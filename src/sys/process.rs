@@ -110,17 +110,14 @@ pub(crate) fn thread(name: &str) -> std::thread::Builder {
     const DEFAULT: usize = 2 << 20;
     /// "Unlimited" is no size.
     const REASON: u64 = 64 << 20;
-    let builder = std::thread::Builder::new().name(name.into());
-    if is_fork() {
-        // Else std may look the size up in the environment, and find its lock as above.
-        let size = STACK_SIZE.load(Ordering::Relaxed);
-        return builder.stack_size(if size == 0 { DEFAULT } else { size });
+    // In a fork std is not to look the size up in the environment, whose lock is as above.
+    if !is_fork() {
+        let asked = std::env::var("RUST_MIN_STACK").ok().and_then(|size| size.parse().ok());
+        STACK_SIZE.store(asked.unwrap_or(DEFAULT), Ordering::Relaxed);
     }
-    let asked: Option<usize> = std::env::var("RUST_MIN_STACK").ok().and_then(|size| size.parse().ok());
     let (limit, _) = getrlimit(Resource::RLIMIT_STACK).unwrap_or_default();
-    let size = DEFAULT.max(limit.min(REASON) as usize).max(asked.unwrap_or(0));
-    STACK_SIZE.store(size, Ordering::Relaxed);
-    builder.stack_size(size)
+    let size = DEFAULT.max(limit.min(REASON) as usize).max(STACK_SIZE.load(Ordering::Relaxed));
+    std::thread::Builder::new().name(name.into()).stack_size(size)
 }
 
 unsafe extern "C" {

@@ -64,16 +64,24 @@ pub(crate) fn wait_for_end(pidfd: BorrowedFd<'_>) {
     let _ = waitid(pidfd, libc::WEXITED | libc::WNOWAIT | libc::__WALL);
 }
 
+/// Takes the statuses of all children that have ended in the group of that number.
+pub(crate) fn take_group(group: u32) {
+    // ECHILD: there is no child in it.
+    while let Ok(Some(_)) = waitid_of(libc::P_PGID, group as i32, libc::WEXITED | libc::WNOHANG | libc::__WALL) {}
+}
+
 /// `waitid` with any options, EINTR retried; `None` only with `WNOHANG`.
 pub(super) fn waitid(pidfd: BorrowedFd<'_>, options: i32) -> io::Result<Option<Waited>> {
+    waitid_of(libc::P_PIDFD, pidfd.as_raw_fd(), options)
+}
+
+fn waitid_of(kind: libc::idtype_t, id: i32, options: i32) -> io::Result<Option<Waited>> {
     let mut info = MaybeUninit::<libc::siginfo_t>::zeroed();
     let mut usage = MaybeUninit::<libc::rusage>::zeroed();
     loop {
-        let fd = pidfd.as_raw_fd();
         // SAFETY: waitid(2) writes at most one siginfo and one rusage, and both have room for it.
-        let result = unsafe {
-            libc::syscall(libc::SYS_waitid, libc::P_PIDFD, fd, info.as_mut_ptr(), options, usage.as_mut_ptr())
-        };
+        let result =
+            unsafe { libc::syscall(libc::SYS_waitid, kind, id, info.as_mut_ptr(), options, usage.as_mut_ptr()) };
         if result != -1 {
             break;
         }

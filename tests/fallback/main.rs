@@ -32,6 +32,8 @@ mod lines;
 mod notify;
 #[path = "../it/options/mod.rs"]
 mod options;
+#[path = "../it/orphans.rs"]
+mod orphans;
 #[path = "../it/output.rs"]
 mod output;
 #[path = "../it/parent_death.rs"]

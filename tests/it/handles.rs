@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use pkit::{Backoff, Process, Restart, RestartMode, State, Status};
 
-use crate::support::{LONG, eventually, is_alive, sh, tests};
+use crate::support::{LONG, children, eventually, is_alive, sh, tests, thread_names};
 
 /// What must hold in every snapshot.
 fn check(status: &Status) {
@@ -23,6 +23,22 @@ fn check(status: &Status) {
 }
 
 tests! {
+    fn who_has_no_callbacks_needs_no_thread_to_be_let_go() {
+        let stop = pkit::Stop::kill();
+        let many: Vec<_> = (0..200).map(|_| Process::builder(sh("exec sleep 1000")).stop(stop.clone()).build().unwrap()).collect();
+        for process in &many {
+            process.start(true).unwrap();
+        }
+        drop(many);
+        let mut most = 0;
+        eventually("all are gone", || {
+            most = most.max(thread_names().iter().filter(|name| *name == "pkit-callback").count());
+            children().is_empty()
+        });
+        // On old kernels one looks who is left.
+        assert!(most <= 1, "{most} threads");
+    }
+
     fn what_never_stops_changing_does_not_stretch_the_limit() {
         let process = Process::new(sh("exec sleep 1000"));
         let error = process.wait_until(Duration::from_millis(50), |_| {

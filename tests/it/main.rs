@@ -19,6 +19,7 @@ mod held_up;
 mod lines;
 mod notify;
 mod options;
+mod orphans;
 mod output;
 mod parent_death;
 mod pid_reuse;

@@ -125,11 +125,20 @@ impl Cgroup {
         });
     }
 
+    pub(super) fn membership(&self) -> Membership {
+        Membership(self.name.clone())
+    }
+}
+
+/// Who is in the cgroup of that name, or in one below it. A zombie stays in its own (cgroups(7)).
+pub(super) struct Membership(String);
+
+impl Membership {
     pub(super) fn contains(&self, pid: u32) -> io::Result<bool> {
         // Of one process alone: how many are in the cgroup is up to them.
         let cgroups = procfs::read_of(pid, "cgroup")?.unwrap_or_default();
         let cgroups = String::from_utf8_lossy(&cgroups);
-        let rest = v2_name(&cgroups).and_then(|name| name.strip_prefix(&self.name));
+        let rest = v2_name(&cgroups).and_then(|name| name.strip_prefix(&self.0));
         Ok(rest.is_some_and(|rest| rest.is_empty() || rest.starts_with('/')))
     }
 }

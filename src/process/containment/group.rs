@@ -59,26 +59,29 @@ pub(super) fn is_occupied(leader: &Leader, leader_reaped: bool, all: &Snapshot) 
     // Who sees none of a group that the kernel says is there has no /proc, or one that hides others' processes
     // (hidepid).
     let hidden = members.peek().is_none() && leader_reaped && may_be_occupied(leader);
-    is_anyone_left(members) || hidden
+    if hidden && sys::process::adopts_orphans() {
+        // It may be there for its zombies alone, which came to us.
+        sys::wait::take_group(leader.pid);
+    }
+    is_anyone_left(members) || hidden && may_be_occupied(leader)
 }
 
 /// Whether any of them lives. Zombies that became ours by reparenting, because this program is a subreaper or PID 1, are
 /// reaped: nobody else can. (In one that is neither, what is ours here was put into the group by other code, which waits for it.)
 pub(super) fn is_anyone_left<'a>(members: impl Iterator<Item = &'a Entry>) -> bool {
-    let own = sys::process::pid();
     let mut left = false;
     for member in members {
-        left |= if !member.zombie {
-            true
-        } else {
-            member.parent == own && sys::process::adopts_orphans() && !reap_adopted(member)
-        };
+        let is_ours = || member.parent == sys::process::pid() && sys::process::adopts_orphans();
+        left |= if member.zombie { is_ours() && !take(member) } else { true };
     }
     left
 }
 
-/// False: it is still there.
-fn reap_adopted(zombie: &Entry) -> bool {
+/// Takes the status of a zombie; false: it is still there, with another parent perhaps.
+pub(super) fn take(zombie: &Entry) -> bool {
+    if zombie.parent != sys::process::pid() {
+        return false;
+    }
     match procfs::open(zombie) {
         // ECHILD: somebody else took it meanwhile.
         Ok(pidfd) => !matches!(sys::wait::wait(pidfd.as_fd(), Look::Exit { keep: false }), Ok(None)),

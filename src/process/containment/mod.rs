@@ -114,6 +114,31 @@ impl Membership {
     }
 }
 
+/// Whether a zombie, which may be in the run's group, is of the run.
+type Belongs = Box<dyn Fn(bool, &Entry) -> bool + Send>;
+
+/// See [`Contained::orphans`].
+pub(super) struct Orphans {
+    leader: Leader,
+    leader_reaped: bool,
+    belongs: Belongs,
+}
+
+impl Orphans {
+    /// Takes the statuses of those that have ended, where orphans come to this program; how many there are that cannot be taken
+    /// yet.
+    pub(super) fn take(self, all: &Snapshot) -> usize {
+        if !sys::process::adopts_orphans() {
+            return 0;
+        }
+        // After the look: if the number is the group's now, it was then.
+        let has_group = group::has_its_number(&self.leader, self.leader_reaped);
+        let zombies = all.entries.iter().filter(|entry| entry.zombie && entry.pid != self.leader.pid);
+        let ours = zombies.filter(|zombie| (self.belongs)(has_group && zombie.group == self.leader.pid, zombie));
+        ours.filter(|zombie| !group::take(zombie)).count()
+    }
+}
+
 /// Whether anything of a run is left.
 pub(super) enum Occupancy {
     Empty,
@@ -240,17 +265,15 @@ impl Contained {
                     return Occupancy::Occupied;
                 }
                 // Of the group, one may be outside of the cgroup. And a run is over when nothing of it is left, its
-                // cgroup included.
+                // cgroup and the zombies in it included: those the kernel does not count.
                 let remove = cgroup.removal();
+                let orphans = self.orphans(leader, leader_reaped);
                 match group_occupancy(leader, leader_reaped, looks) {
+                    Occupancy::Empty if sys::process::adopts_orphans() => {
+                        Occupancy::Survey(cleared(Box::new(|_| false), orphans, looks, remove))
+                    }
                     Occupancy::Empty => Occupancy::After(Box::new(remove)),
-                    Occupancy::Survey(is_occupied) => Occupancy::Survey(Box::new(move |all| {
-                        let occupied = is_occupied(all);
-                        if !occupied {
-                            remove();
-                        }
-                        occupied
-                    })),
+                    Occupancy::Survey(is_occupied) => Occupancy::Survey(cleared(is_occupied, orphans, looks, remove)),
                     other @ (Occupancy::Occupied | Occupancy::After(_)) => other,
                 }
             }
@@ -260,6 +283,24 @@ impl Contained {
                 Occupancy::Survey(Box::new(move |all| walk.is_occupied(&leader, leader_reaped, all)))
             }
         }
+    }
+
+    /// Those of the run that come to this program and end, so that nobody else waits for them.
+    pub(super) fn orphans(&self, leader: &Leader, leader_reaped: bool) -> Orphans {
+        let leader = leader.clone();
+        let belongs: Belongs = match self {
+            Contained::Leader => Box::new(|_, _| false),
+            Contained::Group => Box::new(|in_group, _| in_group),
+            Contained::Cgroup(cgroup) => {
+                let cgroup = cgroup.membership();
+                Box::new(move |in_group, zombie| in_group || cgroup.contains(zombie.pid).unwrap_or(false))
+            }
+            Contained::Walk(walk) => {
+                let walk = Arc::clone(walk);
+                Box::new(move |in_group, zombie| in_group || walk.has_seen(zombie))
+            }
+        };
+        Orphans { leader, leader_reaped, belongs }
     }
 
     /// Whether a process that is not the leader is part of the run.
@@ -272,13 +313,25 @@ impl Contained {
             Contained::Leader => Membership::Known(false),
             _ if in_group => Membership::Known(true),
             Contained::Group => Membership::Known(false),
-            Contained::Cgroup(cgroup) => Membership::Known(cgroup.contains(pid)?),
+            Contained::Cgroup(cgroup) => Membership::Known(cgroup.membership().contains(pid)?),
             Contained::Walk(walk) => {
                 let (walk, leader) = (Arc::clone(walk), leader.clone());
                 Membership::Unknown(Box::new(move || walk.contains(&leader, pid)))
             }
         })
     }
+}
+
+/// Once it is not occupied, its orphans are taken and it is removed.
+fn cleared(is_occupied: Survey, orphans: Orphans, looks: u32, remove: impl FnOnce() + Send + 'static) -> Survey {
+    Box::new(move |all| {
+        // One whose parent is about to end comes to us next, if anybody ever takes it.
+        let occupied = is_occupied(all) || orphans.take(all) > 0 && looks < PATIENCE;
+        if !occupied {
+            remove();
+        }
+        occupied
+    })
 }
 
 fn group_occupancy(leader: &Leader, leader_reaped: bool, looks: u32) -> Occupancy {

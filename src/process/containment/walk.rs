@@ -103,13 +103,24 @@ impl Walk {
         // Who was forked while `/proc` was read may have been missed, and its parent too if that ended meanwhile; but not
         // again.
         let is_seen = |all: &Snapshot| self.is_seen_occupied(leader, leader_reaped, all);
-        is_seen(all) || procfs::all().as_ref().map_or(true, is_seen)
+        is_seen(all)
+            || procfs::all().as_ref().map_or(true, is_seen)
+            // Where nobody is to be seen the kernel still says whether the group is there.
+            || group::is_occupied(leader, leader_reaped, all)
     }
 
     fn is_seen_occupied(&self, leader: &Leader, leader_reaped: bool, all: &Snapshot) -> bool {
         // Who cannot be looked at is not taken for gone.
         let Ok(members) = self.members(leader, leader_reaped, all) else { return true };
         group::is_anyone_left(members.iter().filter(|member| !leader.is(member)))
+    }
+
+    /// Whether a zombie was seen to belong when it lived, or has a session of those who were.
+    pub(super) fn has_seen(&self, zombie: &Entry) -> bool {
+        let known = self.lock();
+        let own_session = || procfs::entry(sys::process::pid()).map(|own| own.session);
+        let mut of_session = known.entries.values().filter(|entry| entry.session == zombie.session);
+        known.contains(zombie) || of_session.next().is_some() && own_session() != Some(zombie.session)
     }
 
     /// It reads what may block: not under a lock.

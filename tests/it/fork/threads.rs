@@ -87,6 +87,22 @@ fn a_first_use_of_pkit_without_memory() {
     });
 }
 
+/// As above: a daemon is a fork of such a program.
+#[test]
+fn the_stack_of_a_copy_in_a_daemon_is_as_large_as_mains() {
+    crate::forked::in_a_raw_fork(|| {
+        let process = Process::new(forked(needs_3_mib));
+        thread::scope(|scope| scope.spawn(|| process.start(true).map(drop)).join().unwrap()).unwrap();
+        assert_eq!(process.join().unwrap().code(), Some(1));
+    });
+}
+
+fn needs_3_mib() -> ExitCode {
+    let mut large = [0_u8; 3 << 20];
+    std::hint::black_box(&mut large).fill(1);
+    ExitCode::from(large[large.len() / 2])
+}
+
 tests! {
     fn while_others_allocate_and_lock() {
         beside_busy_threads(FORKS, || {
@@ -139,11 +155,7 @@ tests! {
     }
 
     fn the_stack_of_a_copy_is_as_large_as_mains() {
-        let process = Process::builder(forked(|| {
-            let mut large = [0_u8; 3 << 20];
-            std::hint::black_box(&mut large).fill(1);
-            ExitCode::from(large[large.len() / 2])
-        }));
+        let process = Process::builder(forked(needs_3_mib));
         let again = Restart::on_failure().backoff(Backoff::none()).limit(2, LONG);
         let process = process.restart(again).build().unwrap();
         // By pkit's threads all of them, the restarts in any case.

@@ -1,0 +1,102 @@
+//! Processes that lose their parent, and come to this program.
+
+use std::time::Duration;
+
+use nix::errno::Errno;
+use nix::mount::{MsFlags, mount};
+use nix::sched::CloneFlags;
+use nix::sys::signal::kill;
+use nix::unistd::Pid;
+use pkit::{Builder, Containment, ContainmentLevel, Process};
+
+use crate::support::{LONG, children, eventually, pid_said_by, sh, skipped, tests};
+
+fn become_subreaper() {
+    nix::sys::prctl::set_child_subreaper(true).unwrap();
+}
+
+fn tree(script: &str) -> Builder {
+    Process::builder(sh(script)).contain(Containment::Tree).capture(1000)
+}
+
+/// Starts what leaves fifty of `orphan` behind, each of which ends at once, and says "up".
+fn litters(builder: impl Fn(&str) -> Builder, orphan: &str) -> Process {
+    let script = format!("i=0; while [ $i -lt 50 ]; do ({orphan} true &); i=$((i+1)); done; echo up; exec sleep 1000");
+    let process = builder(&script).build().unwrap();
+    process.start(true).unwrap();
+    process.wait_for_line(LONG, |line| line == "up").unwrap();
+    process
+}
+
+fn are_taken_while_it_runs(process: &Process) {
+    eventually("nobody is left but the leader", || children() == [process.pid().unwrap()]);
+    process.kill(true).unwrap();
+}
+
+fn a_tree_without_proc_is_ended() {
+    let none = None::<&str>;
+    if nix::sched::unshare(CloneFlags::CLONE_NEWNS).is_err() {
+        return skipped("no mount namespace may be made");
+    }
+    mount(none, "/", none, MsFlags::MS_REC | MsFlags::MS_PRIVATE, none).unwrap();
+    mount(Some("none"), "/proc", Some("tmpfs"), MsFlags::empty(), none).unwrap();
+    pkit::testing::pretend_no_cgroups();
+    let process = tree("sleep 1000 >/dev/null & echo $!").build().unwrap();
+    process.start(true).unwrap();
+    process.join_timeout(LONG).unwrap().unwrap();
+    assert_eq!(process.status().containment, Some(ContainmentLevel::Walk));
+    let survivor = pid_said_by(&process);
+    assert_eq!(kill(Pid::from_raw(survivor as i32), None), Err(Errno::ESRCH));
+}
+
+tests! {
+    fn of_a_group_are_taken_while_it_runs() {
+        become_subreaper();
+        let group = |script: &str| Process::builder(sh(script)).capture(1000);
+        are_taken_while_it_runs(&litters(group, ""));
+    }
+
+    fn of_a_tree_are_taken_while_it_runs_by_walking() {
+        pkit::testing::pretend_no_cgroups();
+        are_taken_while_it_runs(&litters(tree, ""));
+    }
+
+    fn of_a_tree_are_taken_while_it_runs_by_its_cgroup() {
+        become_subreaper();
+        let process = litters(tree, "setsid");
+        if process.status().containment == Some(ContainmentLevel::Cgroup) {
+            are_taken_while_it_runs(&process);
+        } else {
+            skipped("this program may not make a cgroup");
+            process.kill(true).unwrap();
+        }
+    }
+
+    fn that_are_killed_with_their_cgroup_are_taken() {
+        become_subreaper();
+        for _ in 0..10 {
+            let process = tree("setsid sh -c 'echo $$; sleep 1000 & sleep 1000' & sleep 1000").build().unwrap();
+            process.start(true).unwrap();
+            pid_said_by(&process);
+            process.terminate(true).unwrap();
+        }
+        eventually("none is left", || children().is_empty());
+    }
+
+    fn of_other_code_are_its_own() {
+        become_subreaper();
+        let process = litters(tree, "");
+        // Ends while the others are looked for, and is waited for by who started it.
+        let mut other = std::process::Command::new("sh").args(["-c", "exit 3"]).spawn().unwrap();
+        eventually("nobody is left but the leader and that one", || children().len() == 2);
+        std::thread::scope(|scope| scope.spawn(|| litters(tree, "").kill(true)).join().unwrap()).unwrap();
+        assert_eq!(other.wait().unwrap().code(), Some(3));
+        process.kill(Duration::from_secs(60)).unwrap();
+    }
+
+    fn without_proc_a_tree_is_ended_as_a_group_is() {
+        if pkit::testing::has_group_signal() {
+            crate::forked::in_a_raw_fork(a_tree_without_proc_is_ended);
+        }
+    }
+}
