@@ -287,9 +287,13 @@ impl Watcher for Inner {
             let run = turn.core.run.as_ref();
             let relook = run.and_then(|run| run.relook).is_some_and(|relook| now >= relook.at);
             let try_gate = run.and_then(|run| run.try_at).is_some_and(|at| now >= at);
+            let run_owes = run.and_then(|run| run.owed).is_some_and(|(_, at)| now >= at);
             let take_orphans = run.and_then(|run| run.orphans_at).is_some_and(|at| now >= at);
             if take_orphans {
                 turn.take_orphans();
+            }
+            if run_owes {
+                turn.send_owed();
             }
             if relook {
                 turn.look_at_leader();

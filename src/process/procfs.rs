@@ -3,11 +3,12 @@
 //! Only for what no cheaper interface tells. It costs time in proportion to the processes of the
 //! machine, so from kernel 6.9 on nothing on the way of an ordinary exit comes here.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 
 use crate::callbacks::Callbacks;
 use crate::sys;
@@ -30,6 +31,14 @@ pub(super) struct Snapshot {
     pub(super) entries: Vec<Entry>,
     /// One with a larger number was begun later.
     pub(super) number: u64,
+    /// What was found in the environments of some of them, by pid.
+    pub(super) variables: OnceLock<BTreeMap<u32, Vec<u8>>>,
+}
+
+impl Snapshot {
+    pub(super) fn new(entries: Vec<Entry>, number: u64) -> Snapshot {
+        Snapshot { entries, number, variables: OnceLock::new() }
+    }
 }
 
 /// # Errors
@@ -48,7 +57,7 @@ pub(super) fn all() -> io::Result<Snapshot> {
             entries.extend(look_at(pid)?);
         }
     }
-    Ok(Snapshot { entries, number })
+    Ok(Snapshot::new(entries, number))
 }
 
 /// Someone who wants to see all processes.

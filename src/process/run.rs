@@ -60,6 +60,8 @@ pub(super) struct Run {
     /// When orphans of it are looked for next, and when they were last.
     pub(super) orphans_at: Option<Instant>,
     pub(super) orphans_taken: Option<Instant>,
+    /// A signal that waits until it is noted who belongs to the run, and for how long.
+    pub(super) owed: Option<(Signal, Instant)>,
     pub(super) contained: Contained,
     /// What it named by `MAINPID=`.
     pub(super) main: Option<Main>,
@@ -135,6 +137,7 @@ impl Run {
             try_at: None,
             orphans_at: None,
             orphans_taken: None,
+            owed: None,
             contained: launched.contained,
             main: None,
             closing: Arc::default(),

@@ -20,7 +20,7 @@ use super::procfs;
 use super::refused::NO_THREAD;
 use super::run::Run;
 use super::state::{Action, Conclusion, Event, Notice};
-use super::waiting::{NOTED_WITHIN, note_within};
+use super::waiting::NOTED_WITHIN;
 use crate::callbacks::Callbacks;
 use crate::error::{Error, Kind};
 use crate::exit::{Exit, ExitFacts};
@@ -164,16 +164,27 @@ impl<'a> Turn<'a> {
     fn signal_all(&mut self, signal: Signal) {
         let Some(run) = &self.core.run else { return };
         let Some(note) = run.contained.note(&run.leader, run.reaped) else { return self.signal_now(signal) };
-        let (inner, generation) = (Arc::clone(self.inner), run.generation);
-        // If no thread comes to it in time, the SIGKILL that ends the ladder does not wait for one.
-        Callbacks::get().run(move || {
-            note_within(NOTED_WITHIN, note);
+        self.send_owed();
+        let (inner, now) = (Arc::clone(self.inner), self.now);
+        let Some(run) = &mut self.core.run else { return };
+        let generation = run.generation;
+        run.owed = Some((signal, now + NOTED_WITHIN));
+        procfs::survey(Box::new(move |all| {
+            _ = all.as_ref().map(note);
             inner.turn(|turn| {
                 if turn.core.run.as_ref().is_some_and(|run| run.generation == generation) {
-                    turn.signal_now(signal);
+                    turn.send_owed();
                 }
             });
-        });
+            let_go(inner);
+        }));
+    }
+
+    /// Who belongs was noted, or it takes too long.
+    pub(super) fn send_owed(&mut self) {
+        if let Some((signal, _)) = self.core.run.as_mut().and_then(|run| run.owed.take()) {
+            self.signal_now(signal);
+        }
     }
 
     fn signal_now(&mut self, signal: Signal) {
@@ -342,7 +353,8 @@ impl<'a> Turn<'a> {
             let relook = run.and_then(|run| run.relook).map(|relook| relook.at);
             let try_at = run.and_then(|run| run.try_at);
             let orphans_at = run.and_then(|run| run.orphans_at);
-            [self.core.machine.deadline(), relook, try_at, orphans_at].into_iter().flatten().min()
+            let owed = run.and_then(|run| run.owed).map(|(_, at)| at);
+            [self.core.machine.deadline(), relook, try_at, orphans_at, owed].into_iter().flatten().min()
         };
         if due != self.core.timer {
             Reaper::get().set_timer(self.inner.id, self.core.timer, due, self.inner);

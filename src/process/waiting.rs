@@ -7,10 +7,10 @@ use std::time::{Duration, Instant};
 
 use super::captured::Cursors;
 use super::core::{Core, Inner, NeverReady};
+use super::procfs;
 use super::run::Run;
 use super::state::{Event, State};
 use super::status::Status;
-use crate::callbacks::Callbacks;
 use crate::error::{End, Error, Kind, Result};
 use crate::exit::{Exit, Fault};
 use crate::line::Line;
@@ -18,20 +18,10 @@ use crate::spawners::Spawners;
 use crate::sys;
 use crate::sys::spawn::Creator;
 
-/// For a walk, which takes milliseconds.
+/// For a walk, which takes milliseconds: a signal does not wait for ever for what only helps to know zombies.
 pub(super) const NOTED_WITHIN: Duration = Duration::from_secs(1);
 /// The same where a caller may be in a hurry.
 const NOTED_AT_ONCE: Duration = Duration::from_millis(100);
-
-/// Notes who belongs to a run. A signal does not wait for ever for what only helps to know zombies.
-pub(super) fn note_within(limit: Duration, note: impl FnOnce() + Send + 'static) {
-    let (noted, is_noted) = mpsc::sync_channel(1);
-    Callbacks::get().run(move || {
-        note();
-        let _ = noted.send(());
-    });
-    let _ = is_noted.recv_timeout(limit);
-}
 
 impl Inner {
     /// A handle of the parent is useless in its fork: its lock may be held by a thread that is not there.
@@ -47,7 +37,12 @@ impl Inner {
     pub(super) fn note_tree(&self) {
         let note = self.lock().run.as_ref().and_then(|run| run.contained.note(&run.leader, run.reaped));
         if let Some(note) = note {
-            note_within(NOTED_AT_ONCE, note);
+            let (noted, is_noted) = mpsc::sync_channel(1);
+            procfs::survey(Box::new(move |all| {
+                _ = all.as_ref().map(note);
+                let _ = noted.send(());
+            }));
+            let _ = is_noted.recv_timeout(NOTED_AT_ONCE);
         }
     }
 

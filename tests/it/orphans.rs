@@ -9,7 +9,7 @@ use nix::sys::signal::kill;
 use nix::unistd::Pid;
 use pkit::{Builder, Containment, ContainmentLevel, Process};
 
-use crate::support::{LONG, children, eventually, pid_said_by, sh, skipped, tests};
+use crate::support::{LONG, children, eventually, pid_said_by, sh, skipped, tests, thread_names};
 
 fn become_subreaper() {
     nix::sys::prctl::set_child_subreaper(true).unwrap();
@@ -92,6 +92,26 @@ tests! {
         std::thread::scope(|scope| scope.spawn(|| litters(tree, "").kill(true)).join().unwrap()).unwrap();
         assert_eq!(other.wait().unwrap().code(), Some(3));
         process.kill(Duration::from_secs(60)).unwrap();
+    }
+
+    fn many_trees_that_are_stopped_at_once_share_what_is_seen() {
+        pkit::testing::pretend_no_cgroups();
+        let many: Vec<_> = (0..100).map(|_| tree("exec sleep 1000").build().unwrap()).collect();
+        for process in &many {
+            process.start(true).unwrap();
+        }
+        for process in &many {
+            process.terminate(false).unwrap();
+        }
+        let mut most = 0;
+        eventually("all are gone", || {
+            most = most.max(thread_names().iter().filter(|name| *name == "pkit-callback").count());
+            children().is_empty()
+        });
+        assert!(most <= 5, "{most} threads");
+        for process in &many {
+            assert!(!process.join().unwrap().forced());
+        }
     }
 
     fn without_proc_a_tree_is_ended_as_a_group_is() {

@@ -4,13 +4,13 @@
 //! that up. So it is done on a callback thread and waited for so long; a process whose environment cannot be read belongs to
 //! nobody until it can.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use crate::callbacks::Callbacks;
-use crate::process::procfs::{self, Entry};
+use crate::process::procfs::{self, Entry, Snapshot};
 use crate::sys;
 
 /// Who has this variable belongs to the runs whose cookies are its value.
@@ -43,27 +43,47 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Which of them were executed with this cookie in their environment, by pid.
+/// Whether it was executed with this cookie in its environment.
 ///
 /// # Errors
 /// It cannot be told now, for want of descriptors or memory.
-pub(super) fn marked(entries: impl Iterator<Item = Entry>, cookie: &str) -> io::Result<Vec<u32>> {
+pub(super) fn is_marked(entry: &Entry, cookie: &str) -> io::Result<bool> {
+    Ok(values([entry].into_iter())?.values().any(|value| is_among(value, cookie)))
+}
+
+/// Which of the children of this program were executed with this cookie in their environment, by pid. The environments are read
+/// once, whoever asks.
+///
+/// # Errors
+/// As [`is_marked`].
+pub(super) fn marked(all: &Snapshot, cookie: &str) -> io::Result<BTreeSet<u32>> {
+    let values = match all.variables.get() {
+        Some(values) => values,
+        None => {
+            let own = sys::process::pid();
+            let values = values(all.entries.iter().filter(|entry| entry.parent == own && !entry.zombie))?;
+            all.variables.get_or_init(|| values)
+        }
+    };
+    Ok(values.iter().filter(|(_, value)| is_among(value, cookie)).map(|(pid, _)| *pid).collect())
+}
+
+fn values<'a>(entries: impl Iterator<Item = &'a Entry>) -> io::Result<BTreeMap<u32, Vec<u8>>> {
     let mut left: Vec<Id> = entries.map(|entry| (entry.pid, entry.started)).collect();
     left.retain(|id| !stuck().contains(id));
-    let mut marked = Vec::new();
+    let mut all = BTreeMap::new();
     while !left.is_empty() {
         let reading = Arc::new(Reading { ids: left.clone(), state: Mutex::default(), finished: Condvar::new() });
         let reader = Arc::clone(&reading);
         Callbacks::get().run(move || reader.read());
         let (values, hangs) = reading.wait()?;
-        let values = left.iter().zip(values).filter(|(_, value)| is_among(value, cookie));
-        marked.extend(values.map(|(id, _)| id.0));
+        all.extend(left.iter().map(|id| id.0).zip(values));
         match hangs {
             Some(at) => drop(left.drain(..=at)),
             None => left.clear(),
         }
     }
-    Ok(marked)
+    Ok(all)
 }
 
 fn is_among(value: &[u8], cookie: &str) -> bool {
@@ -162,7 +182,7 @@ mod tests {
     #[test]
     fn a_cookie_is_found_among_others() {
         let own = procfs::entry(sys::process::pid()).unwrap();
-        assert_eq!(marked([own].into_iter(), "1-2-3").unwrap(), []);
+        assert!(!is_marked(&own, "1-2-3").unwrap());
         assert!(is_among(b"1-2-3:4-5-6", "4-5-6") && is_among(b"4-5-6", "4-5-6"));
         assert!(!is_among(b"1-2-3:4-5-67", "4-5-6") && !is_among(b"", "4-5-6"));
     }

@@ -213,12 +213,12 @@ impl Contained {
         }
     }
 
-    /// What has to be done before a signal may end any of it. It reads `/proc`: not under a lock.
-    pub(super) fn note(&self, leader: &Leader, leader_reaped: bool) -> Option<impl FnOnce() + Send + 'static> {
+    /// What has to be done, with all processes, before a signal may end any of it. It reads what may block: not under a lock.
+    pub(super) fn note(&self, leader: &Leader, leader_reaped: bool) -> Option<impl FnOnce(&Snapshot) + Send + 'static> {
         match self {
             Contained::Walk(walk) => {
                 let (walk, leader) = (Arc::clone(walk), leader.clone());
-                Some(move || walk.note(&leader, leader_reaped))
+                Some(move |all: &Snapshot| walk.note(&leader, leader_reaped, all))
             }
             Contained::Leader | Contained::Group | Contained::Cgroup(_) => None,
         }

@@ -9,7 +9,6 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use crate::callbacks::Callbacks;
 use crate::process::procfs::{self, Entry, Snapshot};
 use crate::signal::Signal;
 use crate::sys;
@@ -78,24 +77,24 @@ impl Walk {
 
     /// Notes who belongs, before a signal ends some of them: an orphan that is a zombie by then would show nothing that
     /// tells it from a stranger's.
-    pub(super) fn note(&self, leader: &Leader, leader_reaped: bool) {
+    pub(super) fn note(&self, leader: &Leader, leader_reaped: bool, all: &Snapshot) {
         // What cannot be read is not noted. (There are no descriptors left, say.)
-        let _ = procfs::all().and_then(|all| self.members(leader, leader_reaped, &all));
+        let _ = self.members(leader, leader_reaped, all);
     }
 
-    /// Signals what left the group. It reads `/proc`, so it is done on another thread.
+    /// Signals what left the group, as seen after this call.
     pub(super) fn signal_beyond_group(self: &Arc<Self>, leader: &Leader, leader_reaped: bool, signal: Signal) {
         let (walk, leader) = (Arc::clone(self), leader.clone());
-        Callbacks::get().run(move || {
+        procfs::survey(Box::new(move |all| {
             // Who cannot be read now is signalled by the next step of the ladder, or the next SIGKILL.
-            let all = procfs::all().and_then(|all| walk.members(&leader, leader_reaped, &all));
-            for member in all.iter().flatten().filter(|member| member.group != leader.pid) {
+            let members = all.as_ref().ok().and_then(|all| walk.members(&leader, leader_reaped, all).ok());
+            for member in members.iter().flatten().filter(|member| member.group != leader.pid) {
                 if let Ok(pidfd) = procfs::open(member) {
                     // ESRCH: it has ended. EPERM: it changed its user, and we may not.
                     let _ = pidfd.signal(signal.as_raw());
                 }
             }
-        });
+        }));
     }
 
     /// Whether anything but the leader lives. Reaps what was adopted and has ended.
@@ -134,7 +133,7 @@ impl Walk {
                 return Ok(true);
             }
             if entry.parent == own {
-                return Ok(!marks::marked([entry].into_iter(), &self.cookie)?.is_empty());
+                return marks::is_marked(&entry, &self.cookie);
             }
             next = entry.parent;
         }
@@ -164,10 +163,13 @@ impl Walk {
             if seen() || (entry.parent == own && of_session()) {
                 belongs.insert(entry.pid);
             } else if entry.parent == own && !entry.zombie {
-                adopted.push(*entry);
+                adopted.push(entry.pid);
             }
         }
-        belongs.extend(marks::marked(adopted.into_iter(), &self.cookie)?);
+        if !adopted.is_empty() {
+            let marked = marks::marked(all, &self.cookie)?;
+            belongs.extend(adopted.into_iter().filter(|pid| marked.contains(pid)));
+        }
         // Children of those who belong, to any depth.
         loop {
             let before = belongs.len();
@@ -202,7 +204,7 @@ mod tests {
     /// While the leader is among them it was not reaped.
     fn members(walk: &Walk, leader: &Leader, number: u64, entries: &[Entry]) -> Vec<Entry> {
         let reaped = !entries.iter().any(|entry| leader.is(entry));
-        walk.members(leader, reaped, &Snapshot { entries: entries.to_vec(), number }).unwrap()
+        walk.members(leader, reaped, &Snapshot::new(entries.to_vec(), number)).unwrap()
     }
 
     /// One that was reaped: its number is anybody's.
@@ -227,7 +229,7 @@ mod tests {
             assert_eq!(members(&walk, &leader, 2, &all), [survivor]);
         }
         assert_eq!(members(&walk, &leader, 3, &[entry(other, 1, other, 7)]), [], "a later process");
-        let at_once = Snapshot { entries: vec![entry(own, 1, own, 5)], number: 4 };
+        let at_once = Snapshot::new(vec![entry(own, 1, own, 5)], 4);
         assert_eq!(walk.members(&leader, true, &at_once).unwrap(), [], "in the same tick of the clock");
     }
 
@@ -239,7 +241,7 @@ mod tests {
         // A look that knew nothing of it comes in between, and finds it dead.
         members(&walk, &leader, 1, &[entry(pid, 1, pid, 5), born]);
         let zombie = Entry { parent: 1, zombie: true, ..born };
-        walk.lock().learn(&[], &Snapshot { entries: vec![zombie], number: 2 });
+        walk.lock().learn(&[], &Snapshot::new(vec![zombie], 2));
         assert_eq!(members(&walk, &leader, 3, &[zombie]), [zombie]);
         assert_eq!(members(&walk, &leader, 4, &[]), []);
         assert_eq!(members(&walk, &leader, 5, &[zombie]), [], "it was gone");
