@@ -67,7 +67,7 @@ fn beside_busy_threads(forks: usize, closure: impl Fn() -> ExitCode + Send + Syn
 #[test]
 fn a_first_use_of_pkit_in_a_fork_while_another_changes_the_environment() {
     crate::forked::beside_changes_of_the_environment(|| {
-        for _ in 0..50 {
+        for _ in 0..10 {
             crate::forked::in_a_raw_fork(|| {
                 let process = Process::new(sh("exit 7"));
                 process.start(true).unwrap();
