@@ -12,7 +12,7 @@ use std::task::Waker;
 use std::time::{Instant, SystemTime};
 
 use super::calls::Call;
-use super::containment::Occupancy;
+use super::containment::{Occupancy, Seen, Survey};
 use super::core::{Core, Inner, NeverReady, let_go};
 use super::events::{Event as PublicEvent, EventKind, Queue};
 use super::monitor::{self, Guard};
@@ -235,15 +235,7 @@ impl<'a> Turn<'a> {
             Occupancy::Empty => Some(Event::Empty),
             Occupancy::Occupied => Some(Event::Occupied),
             Occupancy::Survey(is_occupied) => {
-                let (inner, generation) = (Arc::clone(self.inner), run.generation);
-                procfs::survey(Box::new(move |all| {
-                    // What cannot be looked at is not taken for empty: it is looked at again.
-                    let occupied = all.as_ref().map_or(true, is_occupied);
-                    let answer = if occupied { Event::Occupied } else { Event::Empty };
-                    inner.turn(|turn| turn.feed_of(generation, answer));
-                    // Others wait for that thread.
-                    let_go(inner);
-                }));
+                self.inner.survey(run.generation, is_occupied);
                 None
             }
             Occupancy::After(act) => {
@@ -366,6 +358,22 @@ impl<'a> Turn<'a> {
         inner.core.release(core, changed, over);
         wakers.into_iter().for_each(monitor::wake);
         drop((queues, ended));
+    }
+}
+
+impl Inner {
+    fn survey(self: &Arc<Self>, generation: u64, look: Survey) {
+        let inner = Arc::clone(self);
+        procfs::survey(Box::new(move |all| {
+            // What cannot be looked at is not taken for empty: it is looked at again.
+            match all.as_ref().map_or(Seen::Occupied, look) {
+                Seen::Occupied => inner.turn(|turn| turn.feed_of(generation, Event::Occupied)),
+                Seen::Empty => inner.turn(|turn| turn.feed_of(generation, Event::Empty)),
+                Seen::Again(look) => inner.survey(generation, look),
+            }
+            // Others wait for that thread.
+            let_go(inner);
+        }));
     }
 }
 

@@ -91,7 +91,21 @@ impl Leader {
 }
 
 /// Says of all processes whether any of them is part of a run.
-type Survey = Box<dyn FnOnce(&Snapshot) -> bool + Send>;
+pub(super) type Survey = Box<dyn FnOnce(&Snapshot) -> Seen + Send>;
+
+/// What a survey says.
+pub(super) enum Seen {
+    Occupied,
+    Empty,
+    /// Nobody was seen, and that has to be so once more.
+    Again(Survey),
+}
+
+impl From<bool> for Seen {
+    fn from(occupied: bool) -> Seen {
+        if occupied { Seen::Occupied } else { Seen::Empty }
+    }
+}
 
 /// Whether a process is part of a run.
 pub(super) enum Membership {
@@ -143,7 +157,7 @@ impl Orphans {
 pub(super) enum Occupancy {
     Empty,
     Occupied,
-    /// All processes have to be looked at: true is occupied.
+    /// All processes have to be looked at.
     Survey(Survey),
     /// Empty, after this.
     After(Box<dyn FnOnce() + Send>),
@@ -270,7 +284,7 @@ impl Contained {
                 let orphans = self.orphans(leader, leader_reaped);
                 match group_occupancy(leader, leader_reaped, looks) {
                     Occupancy::Empty if sys::process::adopts_orphans() => {
-                        Occupancy::Survey(cleared(Box::new(|_| false), orphans, looks, remove))
+                        Occupancy::Survey(cleared(Box::new(|_| Seen::Empty), orphans, looks, remove))
                     }
                     Occupancy::Empty => Occupancy::After(Box::new(remove)),
                     Occupancy::Survey(is_occupied) => Occupancy::Survey(cleared(is_occupied, orphans, looks, remove)),
@@ -280,7 +294,14 @@ impl Contained {
             Contained::Group => group_occupancy(leader, leader_reaped, looks),
             Contained::Walk(walk) => {
                 let (walk, leader) = (Arc::clone(walk), leader.clone());
-                Occupancy::Survey(Box::new(move |all| walk.is_occupied(&leader, leader_reaped, all)))
+                Occupancy::Survey(Box::new(move |all| {
+                    if walk.is_occupied(&leader, leader_reaped, all) {
+                        return Seen::Occupied;
+                    }
+                    // Who was forked while `/proc` was read may have been missed, and its parent too if that ended meanwhile;
+                    // but not again.
+                    Seen::Again(Box::new(move |all| walk.is_occupied(&leader, leader_reaped, all).into()))
+                }))
             }
         }
     }
@@ -326,11 +347,14 @@ impl Contained {
 fn cleared(is_occupied: Survey, orphans: Orphans, looks: u32, remove: impl FnOnce() + Send + 'static) -> Survey {
     Box::new(move |all| {
         // One whose parent is about to end comes to us next, if anybody ever takes it.
-        let occupied = is_occupied(all) || orphans.take(all) > 0 && looks < PATIENCE;
-        if !occupied {
+        let seen = match is_occupied(all) {
+            Seen::Empty if orphans.take(all) > 0 && looks < PATIENCE => Seen::Occupied,
+            seen => seen,
+        };
+        if matches!(seen, Seen::Empty) {
             remove();
         }
-        occupied
+        seen
     })
 }
 
@@ -342,5 +366,5 @@ fn group_occupancy(leader: &Leader, leader_reaped: bool, looks: u32) -> Occupanc
         return Occupancy::Occupied;
     }
     let leader = leader.clone();
-    Occupancy::Survey(Box::new(move |all| group::is_occupied(&leader, leader_reaped, all)))
+    Occupancy::Survey(Box::new(move |all| group::is_occupied(&leader, leader_reaped, all).into()))
 }

@@ -99,19 +99,11 @@ impl Walk {
 
     /// Whether anything but the leader lives. Reaps what was adopted and has ended.
     pub(super) fn is_occupied(&self, leader: &Leader, leader_reaped: bool, all: &Snapshot) -> bool {
-        // Who was forked while `/proc` was read may have been missed, and its parent too if that ended meanwhile; but not
-        // again.
-        let is_seen = |all: &Snapshot| self.is_seen_occupied(leader, leader_reaped, all);
-        is_seen(all)
-            || procfs::all().as_ref().map_or(true, is_seen)
-            // Where nobody is to be seen the kernel still says whether the group is there.
-            || group::is_occupied(leader, leader_reaped, all)
-    }
-
-    fn is_seen_occupied(&self, leader: &Leader, leader_reaped: bool, all: &Snapshot) -> bool {
         // Who cannot be looked at is not taken for gone.
         let Ok(members) = self.members(leader, leader_reaped, all) else { return true };
         group::is_anyone_left(members.iter().filter(|member| !leader.is(member)))
+            // Where nobody is to be seen the kernel still says whether the group is there.
+            || group::is_occupied(leader, leader_reaped, all)
     }
 
     /// Whether a zombie was seen to belong when it lived, or has a session of those who were.
