@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::containment::ContainmentLevel;
-use super::core::Inner;
+use super::core::{Inner, let_go};
 use super::procfs;
 use super::run::{Ended, Relook, Run};
 use super::state::Event;
@@ -93,6 +93,8 @@ impl Turn<'_> {
         let now = self.now;
         if let Some(run) = self.core.run.as_mut().filter(|run| run.orphans_at.is_none())
             && sys::process::adopts_orphans()
+            // The usual exit is one of a leader, which was reaped before.
+            && sys::wait::is_any_zombie()
         {
             run.orphans_at = Some(run.orphans_taken.map_or(now, |last| now.max(last + BETWEEN_LOOKS)));
         }
@@ -103,7 +105,17 @@ impl Turn<'_> {
         let Some(run) = &mut self.core.run else { return };
         (run.orphans_at, run.orphans_taken) = (None, Some(now));
         let orphans = run.contained.orphans(&run.leader, run.reaped);
-        procfs::survey(Box::new(move |all| _ = all.as_ref().map(|all| orphans.take(all))));
+        let (inner, generation) = (Arc::clone(self.inner), run.generation);
+        procfs::survey(Box::new(move |all| {
+            if !all.as_ref().is_ok_and(|all| orphans.take(all) == 0) {
+                inner.turn(|turn| {
+                    if turn.core.run.as_ref().is_some_and(|run| run.generation == generation) {
+                        turn.look_for_orphans();
+                    }
+                });
+            }
+            let_go(inner);
+        }));
     }
 }
 

@@ -207,6 +207,8 @@ impl<'a> Turn<'a> {
     }
 
     fn kill_all(&mut self) {
+        // In the order in which they were decided.
+        self.send_owed();
         let Some(run) = &mut self.core.run else { return };
         let sent = run.contained.kill(&run.leader, run.reaped);
         // It is sent again to who was created meanwhile, and told once.

@@ -117,7 +117,8 @@ impl Reaper {
         }
     }
 
-    /// Listens to SIGCHLD from now on, for someone who wants to be told when a child stops or goes on.
+    /// Listens to SIGCHLD from now on, for someone who wants to be told when a child stops or goes on, or when
+    /// an orphan has ended that came to this program.
     ///
     /// Not before: nothing else needs it, and a handler costs every exit a wake-up of some thread of the program.
     pub(crate) fn hear_sigchld(&self) -> io::Result<()> {

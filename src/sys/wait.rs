@@ -64,6 +64,13 @@ pub(crate) fn wait_for_end(pidfd: BorrowedFd<'_>) {
     let _ = waitid(pidfd, libc::WEXITED | libc::WNOWAIT | libc::__WALL);
 }
 
+/// Whether any child at all has ended and was not waited for. Takes nothing.
+pub(crate) fn is_any_zombie() -> bool {
+    let options = libc::WEXITED | libc::WNOHANG | libc::WNOWAIT | libc::__WALL;
+    // ECHILD: there is no child.
+    matches!(waitid_of(libc::P_ALL, 0, options), Ok(Some(_)))
+}
+
 /// Takes the statuses of all children that have ended in the group of that number.
 pub(crate) fn take_group(group: u32) {
     // ECHILD: there is no child in it.

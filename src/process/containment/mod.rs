@@ -14,6 +14,7 @@ mod group;
 mod marks;
 mod walk;
 
+use std::cell::LazyCell;
 use std::io;
 use std::os::fd::{AsRawFd, RawFd};
 use std::sync::Arc;
@@ -45,7 +46,7 @@ pub enum Containment {
     /// [`Target::fork`](crate::Target::fork) forked and that daemonised without executing anything. [`Status::containment`](crate::Status) says
     /// which it is. Reading an environment can hang (`proc_pid_environ(5)`: it waits for a lock of that process's memory):
     /// whose cannot be read within a second belongs to no run until it can. A signal by hand waits for a walk 100 ms at
-    /// most, one of a stop ladder a second.
+    /// most, one of a stop ladder a second, and that is part of the time that it gives.
     ///
     /// A subreaper is the whole program, for the rest of its life: orphans of children that other code started come to
     /// it too, and are left to that code.
@@ -146,9 +147,9 @@ impl Orphans {
             return 0;
         }
         // After the look: if the number is the group's now, it was then.
-        let has_group = group::has_its_number(&self.leader, self.leader_reaped);
+        let has_group = LazyCell::new(|| group::has_its_number(&self.leader, self.leader_reaped));
         let zombies = all.entries.iter().filter(|entry| entry.zombie && entry.pid != self.leader.pid);
-        let ours = zombies.filter(|zombie| (self.belongs)(has_group && zombie.group == self.leader.pid, zombie));
+        let ours = zombies.filter(|zombie| (self.belongs)(zombie.group == self.leader.pid && *has_group, zombie));
         ours.filter(|zombie| !group::take(zombie)).count()
     }
 }

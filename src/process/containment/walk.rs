@@ -109,9 +109,10 @@ impl Walk {
     /// Whether a zombie was seen to belong when it lived, or has a session of those who were.
     pub(super) fn has_seen(&self, zombie: &Entry) -> bool {
         let known = self.lock();
-        let own_session = || procfs::entry(sys::process::pid()).map(|own| own.session);
+        // Children of other code have our session: where that cannot be told, they might.
+        let is_other = || procfs::entry(sys::process::pid()).is_some_and(|own| own.session != zombie.session);
         let mut of_session = known.entries.values().filter(|entry| entry.session == zombie.session);
-        known.contains(zombie) || of_session.next().is_some() && own_session() != Some(zombie.session)
+        known.contains(zombie) || of_session.next().is_some() && is_other()
     }
 
     /// It reads what may block: not under a lock.
