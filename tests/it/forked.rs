@@ -111,9 +111,10 @@ pub(crate) fn in_a_raw_fork(function: impl FnOnce()) {
     // SAFETY: the threads that this test has are those of pkit, and what is used inside is made for that.
     match unsafe { nix::unistd::fork() }.unwrap() {
         nix::unistd::ForkResult::Child => {
-            function();
+            // A panic that left here would end this copy of the test's thread, and the process with it: well.
+            let result = std::panic::catch_unwind(std::panic::AssertUnwindSafe(function));
             // SAFETY: it ends the process, and nothing else.
-            unsafe { libc::_exit(0) };
+            unsafe { libc::_exit(i32::from(result.is_err())) };
         }
         nix::unistd::ForkResult::Parent { child } => {
             let status = nix::sys::wait::waitpid(child, None).unwrap();
