@@ -56,9 +56,7 @@ impl Turn<'_> {
             self.core.calling.queue.push_back(call);
         }
     }
-}
 
-impl Turn<'_> {
     /// Whether calls wait for the lines of run number `generation` that do not belong behind all of them.
     fn has_other_calls(&self, generation: u64) -> bool {
         let queue = &self.core.calling.queue;

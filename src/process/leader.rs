@@ -24,6 +24,8 @@ const FILED_WITHIN: Duration = Duration::from_secs(1);
 const FIRST_PAUSE: Duration = Duration::from_millis(1);
 const LAST_PAUSE: Duration = Duration::from_millis(100);
 const STOPS_IN_A_ROW: usize = 8;
+/// A look reads all of `/proc`.
+const BETWEEN_LOOKS: Duration = Duration::from_secs(1);
 
 impl Turn<'_> {
     /// For who waited for that leader without the lock: another run may be there by now.
@@ -82,12 +84,7 @@ impl Turn<'_> {
             }
         }
     }
-}
 
-/// A look reads all of `/proc`.
-const BETWEEN_LOOKS: Duration = Duration::from_secs(1);
-
-impl Turn<'_> {
     /// SIGCHLD: an orphan of the run may have ended that came to this program. Nobody else waits for it.
     pub(super) fn look_for_orphans(&mut self) {
         let now = self.now;

@@ -61,7 +61,7 @@ fn without_page() -> u32 {
 pub(super) fn is_fork() -> bool {
     // Where the page cannot be had nobody can tell.
     let Some(kept) = kept() else { return false };
-    if incarnation() > FIRST && incarnation() != without_page() {
+    if ![FIRST, without_page()].contains(&incarnation()) {
         return true;
     }
     match kept.forked.load(Ordering::Relaxed) {

@@ -258,13 +258,13 @@ impl<'a> Prepared<'a> {
 /// # Safety
 /// As for [`Prepared::apply`].
 unsafe fn remove_handlers(handlers: Handlers) -> Result<(), Halt> {
-    let of_library = FIRST_OF_LIBRARY..libc::SIGRTMIN();
-    let is_to_go = |signal: &c_int| match handlers {
-        Handlers::None => false,
-        Handlers::OfProgram => !matches!(*signal, libc::SIGKILL | libc::SIGSTOP) && !of_library.contains(signal),
-        Handlers::All => !matches!(*signal, libc::SIGKILL | libc::SIGSTOP),
+    let kept = match handlers {
+        Handlers::None => return Ok(()),
+        Handlers::OfProgram => FIRST_OF_LIBRARY..libc::SIGRTMIN(),
+        Handlers::All => 0..0,
     };
-    for signal in (1..=LAST_SIGNAL).filter(is_to_go) {
+    let has_one = |signal: &c_int| !matches!(*signal, libc::SIGKILL | libc::SIGSTOP) && !kept.contains(signal);
+    for signal in (1..=LAST_SIGNAL).filter(has_one) {
         let mut action = KernelAction::DEFAULT;
         let none: *const KernelAction = ptr::null();
         // SAFETY: rt_sigaction(2) writes one kernel sigaction, which KernelAction is at least as large as.

@@ -162,12 +162,12 @@ pub(crate) fn connect_tcp(address: &SocketAddr) -> io::Result<Connecting> {
     connect(family, &SockaddrStorage::from(*address))
 }
 
-/// Begins a connection to a unix stream socket. A full backlog counts as done: someone listens.
 /// Whether a unix socket can have that path.
 pub(crate) fn is_address(path: &Path) -> bool {
     !path.as_os_str().is_empty() && UnixAddr::new(path).is_ok()
 }
 
+/// Begins a connection to a unix stream socket. A full backlog counts as done: someone listens.
 pub(crate) fn connect_unix(path: &Path) -> io::Result<Connecting> {
     match connect(AddressFamily::Unix, &UnixAddr::new(path)?) {
         Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(Connecting::Done),

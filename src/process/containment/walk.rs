@@ -108,11 +108,13 @@ impl Walk {
 
     /// Whether a zombie was seen to belong when it lived, or has a session of those who were.
     pub(super) fn has_seen(&self, zombie: &Entry) -> bool {
-        let known = self.lock();
+        let (known, of_session) = {
+            let known = self.lock();
+            (known.contains(zombie), known.entries.values().any(|entry| entry.session == zombie.session))
+        };
         // Children of other code have our session: where that cannot be told, they might.
         let is_other = || procfs::entry(sys::process::pid()).is_some_and(|own| own.session != zombie.session);
-        let mut of_session = known.entries.values().filter(|entry| entry.session == zombie.session);
-        known.contains(zombie) || of_session.next().is_some() && is_other()
+        known || of_session && is_other()
     }
 
     /// It reads what may block: not under a lock.
@@ -238,6 +240,22 @@ mod tests {
         assert_eq!(members(&walk, &leader, 3, &[zombie]), [zombie]);
         assert_eq!(members(&walk, &leader, 4, &[]), []);
         assert_eq!(members(&walk, &leader, 5, &[zombie]), [], "it was gone");
+    }
+
+    #[test]
+    fn of_the_zombies_only_those_of_sessions_that_are_not_ours_are_taken() {
+        let (walk, leader, own) = (Walk::new(), leader(5), procfs::entry(sys::process::pid()).unwrap());
+        let of = |session| Entry { session, ..entry(leader.pid, own.pid, leader.pid, 5) };
+        let zombie =
+            |session| Entry { zombie: true, ..Entry { session, ..entry(leader.pid + 1, own.pid, leader.pid + 1, 6) } };
+        walk.lock()
+            .learn(&[of(own.session), Entry { pid: leader.pid + 2, ..of(leader.pid) }], &Snapshot::new(vec![], 1));
+        assert!(walk.has_seen(&zombie(leader.pid)));
+        assert!(!walk.has_seen(&zombie(own.session)) && !walk.has_seen(&zombie(leader.pid + 3)));
+        sys::fork::tests::in_fork(|| {
+            nix::sys::resource::setrlimit(nix::sys::resource::Resource::RLIMIT_NOFILE, 0, 0).unwrap();
+            assert!(!walk.has_seen(&zombie(own.session)), "which session is ours cannot be told");
+        });
     }
 
     #[test]
