@@ -88,18 +88,18 @@ tests! {
     fn survivors_are_stopped_by_their_ladder() {
         let process = Process::builder(sh(&format!("{STUBBORN_GRANDCHILD} read line; exit 4")))
             .stdin(pkit::Stdio::piped())
-            .survivors(Survivors::stop(Stop::signal(Signal::HUP, LONG).then(Signal::TERM, SHORT)))
+            .survivors(Survivors::stop(Stop::signal(Signal::USR1, LONG).then(Signal::TERM, SHORT)))
             .capture(1024)
             .build()
             .unwrap();
-        // It ignores TERM only, so HUP is its end.
+        // It ignores TERM only, so USR1 is its end.
         let events = process.subscribe();
         let exit = end_by_itself(&process);
         assert!(exit.code() == Some(4) && !exit.requested() && !exit.forced(), "{exit:?}");
         drop(process);
         let told = |kind: &EventKind| matches!(kind, EventKind::LeftBehind | EventKind::SignalSent(_) | EventKind::Exited(_));
         let told: Vec<EventKind> = events.map(|event| event.kind).filter(told).collect();
-        let order = [EventKind::LeftBehind, EventKind::SignalSent(Signal::HUP), EventKind::Exited(exit)];
+        let order = [EventKind::LeftBehind, EventKind::SignalSent(Signal::USR1), EventKind::Exited(exit)];
         assert_eq!(told.iter().map(ToString::to_string).collect::<Vec<_>>(), order.map(|kind| kind.to_string()));
     }
 
