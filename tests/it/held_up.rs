@@ -138,12 +138,17 @@ os.kill(os.getpid(), signal.SIGKILL)");
         while ours.write(&[0; 1 << 16]).is_ok() {}
         let linger = libc::linger { l_onoff: 1, l_linger: 100 };
         nix::sys::socket::setsockopt(&ours, nix::sys::socket::sockopt::Linger, &linger).unwrap();
+        let number = ours.as_raw_fd();
+        let is_open = |name: &str| open_descriptors().iter().any(|(_, open)| open == name);
+        let (_, name) = open_descriptors().into_iter().find(|(open, _)| *open == number).unwrap();
         let process = Process::builder(sh("exec sleep 1000")).stdout(Stdio::from(OwnedFd::from(ours)));
         let process = process.build().unwrap();
         let pid = process.start(true).unwrap();
         // The last handle, which stops it: what the process owns is let go by who sees its end.
         drop(process);
         eventually("it has ended", || !is_alive(pid));
+        // Not before: a child has copies of all descriptors until its exec, and one that closes this one last waits itself.
+        eventually("it is being closed", || !is_open(&name));
         let (sender, receiver) = mpsc::channel();
         std::thread::spawn(move || {
             for _ in 0..20 {
