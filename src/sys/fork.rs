@@ -1,8 +1,8 @@
 //! Running a closure in a forked copy of this program.
 //!
 //! `clone` cannot be used here: the C library's `fork` puts its own locks and thread bookkeeping in order for the
-//! child, and a closure may use all of the library. That leaves the pidfd to be opened afterwards, which is safe as
-//! long as nobody else reaps our child.
+//! child, and a closure may use all of the library. That leaves the pidfd to be opened afterwards: until then the child waits, so
+//! that it cannot end, and be reaped by whoever waits for all children, before we have hold of it.
 //!
 //! The child goes through the same [`Setup`] as one that executes a program, then says so, then runs the closure. It
 //! reports through a page of shared memory and an eventfd, and the parent waits for the eventfd or the pidfd, whichever
@@ -77,7 +77,7 @@ pub(crate) fn fork_body(
 /// child that is free memory, which the C library gives to the next thread.
 ///
 /// # Errors
-/// At [`Step::Create`] also when someone else reaped the child before we could get hold of it.
+/// At [`Step::Create`] also when the child was killed, and reaped by someone else, before we could get hold of it.
 pub(super) unsafe fn fork(
     setup: &Setup,
     body: &mut dyn FnMut() -> i32,
@@ -98,6 +98,7 @@ pub(super) unsafe fn fork(
         abandon(pid, &error);
         create(error)
     })?;
+    copying.report.have_hold();
     wait_for(&copying.report, &copying.bell, &pidfd).map_err(create)?;
     match copying.report.outcome() {
         Some(Err(halt)) => {
@@ -147,7 +148,8 @@ impl Copying<'_> {
         let one = 1_u64;
         // SAFETY: write(2) reads eight bytes of a local.
         unsafe { libc::syscall(libc::SYS_write, self.bell.as_raw_fd(), &raw const one, size_of::<u64>()) };
-        if result.is_err() {
+        let is_held = self.report.latch().wait(&|| self.prepared.is_orphaned());
+        if result.is_err() || !is_held {
             // SAFETY: _exit runs no handlers and flushes nothing, which here would be copies of the parent's.
             unsafe { libc::_exit(127) };
         }
@@ -209,6 +211,8 @@ struct Report(*mut Page);
 struct Page {
     /// One of the constants below; what else is in the page is valid once this is not `PENDING`.
     state: AtomicU32,
+    /// The child's, which waits for the parent to have hold of it.
+    latch: Latch,
     halt: mem::MaybeUninit<Halt>,
 }
 
@@ -221,8 +225,26 @@ impl Report {
         let (access, flags) = (libc::PROT_READ | libc::PROT_WRITE, libc::MAP_SHARED | libc::MAP_ANONYMOUS);
         // SAFETY: a new mapping at an address of the kernel's choice harms nobody.
         let page = unsafe { libc::mmap(ptr::null_mut(), size_of::<Page>(), access, flags, -1, 0) };
-        // All zero is a valid page, and means PENDING.
-        if page == libc::MAP_FAILED { Err(io::Error::last_os_error()) } else { Ok(Report(page.cast())) }
+        if page == libc::MAP_FAILED {
+            return Err(io::Error::last_os_error());
+        }
+        let new = Page { state: AtomicU32::new(PENDING), latch: Latch::new(), halt: mem::MaybeUninit::uninit() };
+        // SAFETY: it is mapped for writing, large enough, and aligned as a page is.
+        unsafe { page.cast::<Page>().write(new) };
+        Ok(Report(page.cast()))
+    }
+
+    fn latch(&self) -> &Latch {
+        // SAFETY: the page is mapped, see `state`.
+        let latch = unsafe { &raw const (*self.0).latch };
+        // SAFETY: as above, and a latch may be shared.
+        unsafe { &*latch }
+    }
+
+    /// The parent's word: the child may go on.
+    fn have_hold(&self) {
+        // SAFETY: the page is mapped until the drop, and nobody else opens it.
+        unsafe { Latch::open(self.latch()) };
     }
 
     fn state(&self) -> &AtomicU32 {

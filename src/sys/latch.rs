@@ -34,8 +34,8 @@ impl Latch {
         let _ = unsafe { libc::syscall(libc::SYS_futex, latch, libc::FUTEX_WAKE, 1) };
     }
 
-    /// Waits until it is open, or the child `has_left` all the same, which is asked now and then.
-    pub(super) fn wait(&self, has_left: &dyn Fn() -> bool) {
+    /// Waits until it is open; or until whoever should open it `has_left`, which is asked now and then: false.
+    pub(super) fn wait(&self, has_left: &dyn Fn() -> bool) -> bool {
         while self.0.load(Ordering::Acquire) != OPEN {
             // SAFETY: FUTEX_WAIT reads the word, which is ours, and the time.
             let woken = unsafe {
@@ -43,9 +43,10 @@ impl Latch {
             };
             // EAGAIN: it was opened in between. EINTR: a signal.
             if woken == -1 && Errno::last() == Errno::ETIMEDOUT && has_left() {
-                return;
+                return false;
             }
         }
+        true
     }
 }
 
@@ -55,15 +56,15 @@ mod tests {
 
     #[test]
     fn who_is_not_woken_looks_for_himself() {
-        Latch::new().wait(&|| true);
+        assert!(!Latch::new().wait(&|| true));
         let latch = Latch::new();
         let asked = std::cell::Cell::new(0);
-        latch.wait(&|| {
+        let opened = latch.wait(&|| {
             asked.set(asked.get() + 1);
             // As the kernel does, when it can clear the word and cannot wake.
             latch.0.store(OPEN, Ordering::Release);
             false
         });
-        assert_eq!(asked.get(), 1);
+        assert_eq!((opened, asked.get()), (true, 1));
     }
 }

@@ -225,10 +225,7 @@ impl<'a> Prepared<'a> {
         let Some(signal) = self.setup.parent_death else { return Ok(()) };
         // SAFETY: PR_SET_PDEATHSIG takes a number.
         check(Step::ParentDeath, unsafe { syscall!(libc::SYS_prctl, libc::PR_SET_PDEATHSIG, signal) })?;
-        // SAFETY: getppid(2) cannot fail.
-        let parent = check(Step::ParentDeath, unsafe { syscall!(libc::SYS_getppid) })?;
-        // 0: it is in a pid namespace that we do not see, and its death cannot be told.
-        if parent != self.parent && parent != 0 {
+        if self.is_orphaned() {
             // SAFETY: getpid(2) cannot fail.
             let me = check(Step::ParentDeath, unsafe { syscall!(libc::SYS_getpid) })?;
             // What the kernel would have done a moment later. It is pending until the mask is set, as that would be.
@@ -236,6 +233,13 @@ impl<'a> Prepared<'a> {
             check(Step::ParentDeath, unsafe { syscall!(libc::SYS_kill, me, signal) })?;
         }
         Ok(())
+    }
+
+    /// Whether the parent is gone. One in a pid namespace that we do not see cannot be told of.
+    pub(super) fn is_orphaned(&self) -> bool {
+        // SAFETY: getppid(2) cannot fail.
+        let parent = unsafe { syscall!(libc::SYS_getppid) };
+        parent.is_ok_and(|parent| parent != self.parent && parent != 0)
     }
 
     /// Handlers to their default, then the mask: the other way round a pending signal would run a handler of the

@@ -14,6 +14,7 @@ use nix::sys::wait::waitpid;
 use nix::unistd::Pid;
 use pkit::{Command, EventKind, ExitReason, Process, Resource, Restart, Signal, Stop, Survivors};
 
+use crate::forked::forked;
 use crate::program::{Program, role};
 use crate::support::{LONG, children, eventually, is_alive, limited, sh, skipped, tests};
 
@@ -82,6 +83,21 @@ os.execv(sys.argv[1], sys.argv[1:])";
         // 6.9 to 6.14: groups are signalled by pidfd, stolen statuses are lost.
         pkit::testing::pretend_no_exit_info();
         a_thief_is_about();
+    }
+
+    fn a_closure_that_ends_at_once_is_told_of_with_sigchld_ignored() {
+        set_sigchld(SigHandler::SigIgn);
+        let runs = || {
+            let process = Process::builder(forked(|| std::process::ExitCode::from(7))).outlive_parent().build().unwrap();
+            for _ in 0..100 {
+                process.start(true).unwrap();
+                let reason = process.join().unwrap().reason();
+                let told = if pkit::testing::has_exit_info() { ExitReason::Exited(7) } else { ExitReason::Lost };
+                assert_eq!(reason, told);
+            }
+        };
+        runs();
+        thread::spawn(runs).join().unwrap();
     }
 
     fn a_stolen_exit_is_lost_on_kernels_between() {

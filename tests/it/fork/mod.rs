@@ -6,10 +6,11 @@ mod threads;
 
 use std::process::{ExitCode, Termination};
 
+use nix::sys::resource::Resource;
 use pkit::{Exit, Process, Signal, State, Stdio};
 
 use crate::forked::{forked, tell};
-use crate::support::{LONG, is_alive, tests, thread_names};
+use crate::support::{LONG, is_alive, limited, open_descriptors, tests, thread_names};
 
 /// Its exit, and what it wrote to stdout and stderr.
 fn run<T: Termination>(closure: impl Fn() -> T + Send + Sync + 'static) -> (Exit, String, String) {
@@ -31,6 +32,27 @@ tests! {
         assert_eq!((exit.code(), &*stderr), (Some(1), "Error: \"no luck\"\n"));
         assert_eq!(run(|| std::process::exit(9)).0.code(), Some(9));
         assert_eq!(run(|| std::process::abort()).0.signal(), Some(Signal::ABRT));
+    }
+
+    fn it_runs_if_the_start_says_so_and_not_else() {
+        let (reader, writer) = nix::unistd::pipe2(nix::fcntl::OFlag::O_CLOEXEC | nix::fcntl::OFlag::O_NONBLOCK).unwrap();
+        let builder = Process::builder(forked(|| tell("x"))).stdin(Stdio::inherit()).stdout(Stdio::from(writer));
+        let process = builder.build().unwrap();
+        process.start(true).unwrap();
+        process.join().unwrap();
+        let ran = || nix::unistd::read(&reader, &mut [0; 64]).unwrap_or(0);
+        assert_eq!(ran(), 1);
+        let open = open_descriptors().len() as u64;
+        // Whatever it lacks a descriptor for, a hold of its child above all.
+        for limit in (0..20).flat_map(|_| open - 2..open + 6) {
+            match limited(Resource::RLIMIT_NOFILE, limit, || process.start(true)) {
+                Ok(_) => assert!(process.join().unwrap().success() && ran() == 1),
+                Err(error) => {
+                    assert_eq!((error.is_not_created(), error.raw_os_error()), (true, Some(libc::EMFILE)), "{error}");
+                    assert_eq!(ran(), 0, "{limit}");
+                }
+            }
+        }
     }
 
     fn it_captures_what_it_likes() {
