@@ -5,7 +5,9 @@
 //! stops nobody else. The order of one process's callbacks is kept by its own queue
 //! (`process/calls.rs`), which puts itself here once while it has work.
 
+use std::collections::VecDeque;
 use std::io;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crate::sys;
 use crate::threads::Pool;
@@ -29,5 +31,54 @@ impl Callbacks {
     /// Runs `job` on a callback thread. When no thread can be started it waits for one to be free.
     pub(crate) fn run(&self, job: impl FnOnce() + Send + 'static) {
         self.pool.run_some_time(job);
+    }
+}
+
+/// Jobs that run one after the other, in order, on a callback thread: there is one for all that wait.
+#[derive(Default)]
+pub(crate) struct InOrder {
+    /// Leaf lock, but for the callback queue.
+    queue: Mutex<Queue>,
+}
+
+#[derive(Default)]
+struct Queue {
+    waiting: VecDeque<Box<dyn FnOnce() + Send>>,
+    /// A callback thread has them, or is on its way.
+    busy: bool,
+}
+
+impl InOrder {
+    pub(crate) fn run(self: &Arc<Self>, job: impl FnOnce() + Send + 'static) {
+        let mut queue = self.lock();
+        queue.waiting.push_back(Box::new(job));
+        if !std::mem::replace(&mut queue.busy, true) {
+            let jobs = Arc::clone(self);
+            Callbacks::get().run(move || while jobs.run_one() {});
+        }
+    }
+
+    /// How many have not begun.
+    pub(crate) fn waiting(&self) -> usize {
+        self.lock().waiting.len()
+    }
+
+    /// False: nothing was left.
+    fn run_one(&self) -> bool {
+        let mut queue = self.lock();
+        let next = queue.waiting.pop_front();
+        queue.busy = next.is_some();
+        drop(queue);
+        next.map(|job| job()).is_some()
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Queue> {
+        self.queue.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl std::fmt::Debug for InOrder {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("InOrder").field("waiting", &self.waiting()).finish()
     }
 }

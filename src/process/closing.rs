@@ -5,26 +5,16 @@
 //! still to be closed is bounded: the run's socket waits while it [`is_behind`](Closing::is_behind). No other run does.
 
 use std::os::fd::OwnedFd;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 
-use crate::callbacks::Callbacks;
+use crate::callbacks::{Callbacks, InOrder};
 use crate::sys;
 
 /// So many may wait; one message brings 253 more at most (`SCM_MAX_FD`).
 const MOST: usize = 64;
 
-#[derive(Default)]
-pub(super) struct Closing {
-    /// Leaf lock, but for the callback queue.
-    queue: Mutex<Queue>,
-}
-
-#[derive(Default)]
-struct Queue {
-    waiting: Vec<OwnedFd>,
-    /// A callback thread is closing, or on its way.
-    busy: bool,
-}
+#[derive(Debug, Default, Clone)]
+pub(super) struct Closing(Arc<InOrder>);
 
 /// A socket to which anybody could send. What nobody has read closes with it.
 pub(super) fn close(socket: Arc<OwnedFd>) {
@@ -36,34 +26,14 @@ pub(super) fn close(socket: Arc<OwnedFd>) {
 }
 
 impl Closing {
-    pub(super) fn close(self: &Arc<Self>, passed: Vec<OwnedFd>) {
-        if passed.is_empty() {
-            return;
-        }
-        let mut queue = self.lock();
-        queue.waiting.extend(passed);
-        if !queue.busy {
-            queue.busy = true;
-            let closing = Arc::clone(self);
-            Callbacks::get().run(move || while closing.close_one() {});
+    pub(super) fn close(&self, passed: Vec<OwnedFd>) {
+        for fd in passed {
+            self.0.run(move || drop(fd));
         }
     }
 
     /// Nothing more should be taken in.
     pub(super) fn is_behind(&self) -> bool {
-        self.lock().waiting.len() >= MOST
-    }
-
-    /// False: nothing was left.
-    fn close_one(&self) -> bool {
-        let mut queue = self.lock();
-        let next = queue.waiting.pop();
-        queue.busy = next.is_some();
-        drop(queue);
-        next.is_some()
-    }
-
-    fn lock(&self) -> MutexGuard<'_, Queue> {
-        self.queue.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0.waiting() >= MOST
     }
 }

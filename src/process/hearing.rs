@@ -118,7 +118,7 @@ impl Turn<'_> {
     fn receive_aside(&mut self) {
         let Some(run) = &mut self.core.run else { return };
         let Gate::Notify(channel) = &run.gate else { return };
-        let (socket, closing) = (Arc::clone(&channel.socket), Arc::clone(&run.closing));
+        let (socket, closing) = (Arc::clone(&channel.socket), run.closing.clone());
         let (inner, generation) = (Arc::clone(self.inner), run.generation);
         run.hearing = Hearing::Receiving;
         run.pause_gate(None);

@@ -66,7 +66,7 @@ pub(super) struct Run {
     /// What it named by `MAINPID=`.
     pub(super) main: Option<Main>,
     /// What came with its notifications.
-    pub(super) closing: Arc<Closing>,
+    pub(super) closing: Closing,
     /// A stranger has sent to its notify socket.
     pub(super) had_strangers: bool,
     pub(super) hearing: Hearing,
@@ -140,7 +140,7 @@ impl Run {
             owed: None,
             contained: launched.contained,
             main: None,
-            closing: Arc::default(),
+            closing: Closing::default(),
             had_strangers: false,
             hearing: Hearing::Open,
             killed: false,

@@ -137,6 +137,17 @@ signal.pause()";
         assert_eq!(own_cgroups(std::process::id()), Vec::<PathBuf>::new());
     }
 
+    fn signals_reach_a_tree_in_order_by_cgroup() {
+        if has_cgroups() {
+            signals_arrive_in_order(ContainmentLevel::Cgroup);
+        }
+    }
+
+    fn signals_reach_a_tree_in_order_by_walking() {
+        pkit::testing::pretend_no_cgroups();
+        signals_arrive_in_order(ContainmentLevel::Walk);
+    }
+
     fn without_descriptors_nothing_is_taken_for_gone_by_cgroup() {
         if has_cgroups() {
             nothing_is_taken_for_gone();
@@ -341,6 +352,29 @@ fn a_tree_is_ended(level: ContainmentLevel) {
         let exit = process.join().unwrap();
         assert!(exit.forced() && exit.signal() == Some(Signal::TERM), "{exit:?}");
     }
+}
+
+fn signals_arrive_in_order(level: ContainmentLevel) {
+    // The one that left the group answers.
+    let script = "sigs = {signal.SIGUSR1, signal.SIGTERM}
+signal.pthread_sigmask(signal.SIG_BLOCK, sigs)
+if os.fork():
+    os.wait()
+else:
+    os.setsid()
+    print(os.getpid(), flush=True)
+    heard = 0
+    while signal.sigwait(sigs) == signal.SIGUSR1: heard += 1; print('heard', heard, flush=True)";
+    let process = Process::builder(python(script)).contain(Containment::Tree).capture(1024).build().unwrap();
+    start_tree(&process, level);
+    for round in 1..=100 {
+        // Were it stopped after it was told to go on, it would say nothing any more.
+        for signal in [Signal::STOP, Signal::CONT, Signal::USR1] {
+            process.signal(signal).unwrap();
+        }
+        process.wait_for_line(LONG, |line| line == format!("heard {round}")).unwrap();
+    }
+    process.terminate(LONG).unwrap();
 }
 
 fn a_tree_is_killed(level: ContainmentLevel) {

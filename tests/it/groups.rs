@@ -5,9 +5,9 @@ use std::time::{Duration, Instant};
 
 use nix::sys::signal::{Signal as Raw, kill};
 use nix::unistd::Pid;
-use pkit::{Backoff, Command, EventKind, Process, Ready, Restart, Signal, State, Stop, Survivors};
+use pkit::{Backoff, Command, Containment, EventKind, Process, Ready, Restart, Signal, State, Stop, Survivors};
 
-use crate::support::{LONG, children, eventually, is_alive, pid_said_by, sh, tests};
+use crate::support::{LONG, children, eventually, is_alive, pid_said_by, python, sh, tests};
 
 const SHORT: Duration = Duration::from_millis(300);
 
@@ -46,6 +46,26 @@ tests! {
         // SIGKILL is sent again to whoever forked meanwhile.
         sent.dedup();
         assert_eq!(sent, [Signal::TERM, Signal::INT, Signal::QUIT, Signal::KILL]);
+    }
+
+    fn a_leader_that_joined_another_group_is_reached_all_the_same() {
+        for contain in [Containment::Group, Containment::Tree] {
+            let script = "signal.signal(signal.SIGUSR1, lambda *_: print('heard', flush=True))
+os.setpgid(0, os.getpgid(os.getppid()))
+print('moved', flush=True)
+while True: signal.pause()";
+            let process = Process::builder(python(script)).contain(contain).ready(Ready::line("moved")).build().unwrap();
+            let pid = process.start(true).unwrap();
+            process.signal(Signal::USR1).unwrap();
+            process.wait_for_line(LONG, |line| line == "heard").unwrap();
+            process.terminate(LONG).unwrap();
+            let output = process.output();
+            assert_eq!((process.join().unwrap().signal(), output.stdout_text().matches("heard").count()), (Some(Signal::TERM), 1));
+            assert!(!is_alive(pid));
+            process.start(true).unwrap();
+            process.kill(LONG).unwrap();
+            assert_eq!(process.join().unwrap().signal(), Some(Signal::KILL));
+        }
     }
 
     fn a_stubborn_grandchild_is_ended_with_its_leader() {

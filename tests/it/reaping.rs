@@ -155,7 +155,7 @@ os.execv(sys.argv[1], sys.argv[1:])";
 
     fn stops_are_told_in_a_fork_of_a_program_that_listens_itself() {
         crate::forked::register_with_signal_hook();
-        let process = Process::new(crate::forked::forked(is_told_of_a_stop));
+        let process = Process::new(forked(is_told_of_a_stop));
         process.start(true).unwrap();
         assert!(process.join().unwrap().success());
     }

@@ -12,9 +12,10 @@ use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
-use crate::callbacks::Callbacks;
+use crate::callbacks::{Callbacks, InOrder};
 use crate::process::procfs;
 use crate::signal::Signal;
 use crate::sys;
@@ -33,6 +34,8 @@ pub(in crate::process) struct Cgroup {
     events: File,
     /// `None` before 5.14.
     kill: Option<File>,
+    /// In the order in which they were sent.
+    signals: Arc<InOrder>,
     /// Held for its lock.
     _directory: File,
 }
@@ -80,7 +83,7 @@ impl Cgroup {
         });
         match opened {
             Ok(Some((procs, events, kill, _directory))) => {
-                Ok(Some(Cgroup { path, name, procs, events, kill, _directory }))
+                Ok(Some(Cgroup { path, name, procs, events, kill, signals: Arc::default(), _directory }))
             }
             Ok(None) => Ok(None),
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
@@ -117,10 +120,12 @@ impl Cgroup {
     }
 
     /// Signals what left the group. How many those are is up to them, so it is done on another thread.
+    /// The leader had it with the group, wherever it is.
     pub(super) fn signal_beyond_group(&self, group: u32, signal: Signal) {
         let path = self.path.clone();
-        Callbacks::get().run(move || {
-            let left = |pid: &u32| sys::process::process_group_of(*pid).is_ok_and(|other| other != group);
+        self.signals.run(move || {
+            let left =
+                |pid: &u32| *pid != group && sys::process::process_group_of(*pid).is_ok_and(|other| other != group);
             signal_members(&path, members(&path).into_iter().filter(left), signal);
         });
     }

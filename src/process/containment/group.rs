@@ -15,15 +15,22 @@ use crate::sys::wait::Look;
 use super::Leader;
 use crate::process::procfs::{self, Entry, Snapshot};
 
+/// The leader too, wherever it is: that one we have hold of.
 pub(super) fn signal(leader: &Leader, leader_reaped: bool, signal: Signal) -> io::Result<()> {
-    if features().group_signal {
+    let sent = if features().group_signal {
         leader.pidfd.signal_group(signal.as_raw())
     } else if leader_reaped || !is_ours(leader) {
         // Someone else reaped it: its number may be a stranger's.
         Err(io::Error::from_raw_os_error(libc::ESRCH))
     } else {
         sys::process::kill_group(leader.pid, signal.as_raw())
+    };
+    if leader_reaped || !sys::process::process_group_of(leader.pid).is_ok_and(|group| group != leader.pid) {
+        return sent;
     }
+    // It joined another group, alone or as the last. (Were the number a stranger's by now, the pidfd would say ESRCH.)
+    let sent_to_leader = leader.pidfd.signal(signal.as_raw());
+    sent.or(sent_to_leader)
 }
 
 /// Whether the leader's number still belongs to its group, and not to a stranger. From 6.9 on the leader may have been

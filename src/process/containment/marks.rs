@@ -150,9 +150,10 @@ impl Reading {
                     return Ok((values?, None));
                 }
                 let values = std::mem::take(&mut state.values);
-                let at = values.len();
-                stuck().insert(self.ids[at]);
-                return Ok((values, Some(at)));
+                // None: all were read, and their reader has not said so yet.
+                let at = (values.len() < self.ids.len()).then_some(values.len());
+                stuck().extend(at.map(|at| self.ids[at]));
+                return Ok((values, at));
             }
             state = self.finished.wait_timeout(state, left).unwrap_or_else(PoisonError::into_inner).0;
         }

@@ -88,7 +88,9 @@ impl Walk {
         procfs::survey(Box::new(move |all| {
             // Who cannot be read now is signalled by the next step of the ladder, or the next SIGKILL.
             let members = all.as_ref().ok().and_then(|all| walk.members(&leader, leader_reaped, all).ok());
-            for member in members.iter().flatten().filter(|member| member.group != leader.pid) {
+            // (The leader had it with the group, wherever it is.)
+            let beyond = |member: &&Entry| member.group != leader.pid && member.pid != leader.pid;
+            for member in members.iter().flatten().filter(beyond) {
                 if let Ok(pidfd) = procfs::open(member) {
                     // ESRCH: it has ended. EPERM: it changed its user, and we may not.
                     let _ = pidfd.signal(signal.as_raw());
