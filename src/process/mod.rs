@@ -16,6 +16,7 @@ mod handle;
 mod hearing;
 mod launch;
 mod leader;
+mod left;
 mod lifecycle;
 mod monitor;
 mod notification;

@@ -10,6 +10,7 @@ use super::containment::{Contained, Leader};
 use super::core::{Inner, Streams};
 use super::gate::Gate;
 use super::launch::Launched;
+use super::left::Left;
 use super::notification::Hearing;
 use crate::exit::{ExitReason, Usage};
 use crate::reaper::{Reaper, Token, Watcher};
@@ -179,6 +180,13 @@ impl Run {
 
     pub(super) fn pid(&self) -> u32 {
         self.leader.pid
+    }
+
+    /// What is left of it is left alone; but not its zombies.
+    pub(super) fn leave(&mut self) {
+        let (leader, leader_reaped) = (self.leader.clone(), self.reaped);
+        let contained = std::mem::replace(&mut self.contained, Contained::Leader);
+        Left { leader, leader_reaped, contained, unseen: false }.keep();
     }
 
     /// Ends the reaper's watch over the leader: its pidfd is ready for ever, or someone else watches it. False: there

@@ -279,6 +279,9 @@ impl<'a> Turn<'a> {
         if self.core.machine.reports() {
             self.call(Call::Exit(run.generation, exit));
         }
+        if self.inner.config.survivors.ladder().is_none() && sys::process::adopts_orphans() {
+            run.leave();
+        }
         self.ended = Some(run);
     }
 

@@ -38,6 +38,8 @@ mod orphans;
 mod output;
 #[path = "../it/parent_death.rs"]
 mod parent_death;
+#[path = "../it/paused.rs"]
+mod paused;
 #[path = "../it/pid_reuse.rs"]
 mod pid_reuse;
 #[path = "../it/policy.rs"]

@@ -22,6 +22,7 @@ mod options;
 mod orphans;
 mod output;
 mod parent_death;
+mod paused;
 mod pid_reuse;
 mod policy;
 mod program;

@@ -7,7 +7,7 @@ use nix::mount::{MsFlags, mount};
 use nix::sched::CloneFlags;
 use nix::sys::signal::kill;
 use nix::unistd::Pid;
-use pkit::{Builder, Containment, ContainmentLevel, Process};
+use pkit::{Builder, Containment, ContainmentLevel, Process, Survivors};
 
 use crate::support::{LONG, children, eventually, pid_said_by, sh, skipped, tests, thread_names};
 
@@ -49,7 +49,41 @@ fn a_tree_without_proc_is_ended() {
     assert_eq!(kill(Pid::from_raw(survivor as i32), None), Err(Errno::ESRCH));
 }
 
+/// `survivor` says its pid, and ends when nobody can write to its descriptor 3 any more.
+fn are_taken_when_they_were_left(contain: Containment, survivor: &str) {
+    become_subreaper();
+    let (reader, writer) = nix::unistd::pipe2(nix::fcntl::OFlag::O_CLOEXEC).unwrap();
+    let process = Process::builder(sh(survivor)).contain(contain).pass_fd(reader, 3).survivors(Survivors::leave());
+    let process = process.capture(1000).build().unwrap();
+    process.start(true).unwrap();
+    let left = pid_said_by(&process);
+    assert!(process.join().unwrap().success());
+    assert_eq!(children(), [left]);
+    // Nobody has a handle any more.
+    drop((process, writer));
+    eventually("it is taken", || children().is_empty());
+}
+
+const IN_GROUP: &str = "sh -c 'echo $$; read line <&3' &";
+const BEYOND: &str = "setsid sh -c 'echo $$; read line <&3' &";
+
 tests! {
+    fn that_were_left_of_a_group_are_taken() {
+        // Before 6.9 nobody can tell whose a group was, once its leader was reaped.
+        if pkit::testing::has_group_signal() {
+            are_taken_when_they_were_left(Containment::Group, IN_GROUP);
+        }
+    }
+
+    fn that_were_left_of_a_tree_are_taken_by_cgroup() {
+        are_taken_when_they_were_left(Containment::Tree, BEYOND);
+    }
+
+    fn that_were_left_of_a_tree_are_taken_by_walking() {
+        pkit::testing::pretend_no_cgroups();
+        are_taken_when_they_were_left(Containment::Tree, BEYOND);
+    }
+
     fn of_a_group_are_taken_while_it_runs() {
         become_subreaper();
         let group = |script: &str| Process::builder(sh(script)).capture(1000);

@@ -38,8 +38,8 @@ impl Machine {
     }
 
     pub(super) fn climb(&self, run: &mut Run, now: Instant, out: &mut Vec<Action>) {
-        if let Some(Climb { ladder, step, due: Some(due) }) = run.climb
-            && now >= due
+        if let Some(Climb { ladder, step, due }) = run.climb
+            && run.lateness.has_passed(due, now)
         {
             self.stand_on(run, ladder, step + 1, now, out);
         }

@@ -129,10 +129,11 @@ impl Machine {
             Phase::Idle | Phase::Failed | Phase::Starting { .. } | Phase::Reporting { .. } => None,
             Phase::Up(run) => {
                 let climb = run.climb.and_then(|climb| climb.due);
-                [climb, run.ready_by, run.watchdog_by, run.stopped_by].into_iter().flatten().min()
+                let limits = [climb, run.ready_by, run.watchdog_by, run.stopped_by];
+                limits.into_iter().filter_map(|limit| run.lateness.when(limit)).min()
             }
             Phase::Clearing(at) => {
-                let climb = at.run.climb.and_then(|climb| climb.due);
+                let climb = at.run.lateness.when(at.run.climb.and_then(|climb| climb.due));
                 [climb, at.look].into_iter().flatten().min()
             }
             Phase::Draining(draining) => draining.until,

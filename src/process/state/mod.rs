@@ -10,6 +10,7 @@
 
 mod between_runs;
 mod ladder;
+mod lateness;
 mod machine;
 mod protocol;
 mod running;

@@ -4,6 +4,7 @@ use std::time::{Duration, Instant};
 
 use super::between_runs::Wish;
 use super::ladder::{Climb, Ladder};
+use super::lateness::Lateness;
 use super::machine::{Machine, Phase};
 use super::protocol::{Action, Conclusion, Event, Notice};
 use crate::exit::{ExitReason, Fault};
@@ -32,6 +33,7 @@ pub(super) struct Run {
     stopped_by_us: bool,
     pub(super) forced: bool,
     pub(super) climb: Option<Climb>,
+    pub(super) lateness: Lateness,
 }
 
 #[derive(Debug)]
@@ -75,6 +77,7 @@ impl Machine {
             stopped_by_us: false,
             forced: false,
             climb: None,
+            lateness: Lateness::default(),
         };
         out.push(Action::Announce(Notice::Started));
         match wish {
@@ -152,14 +155,13 @@ impl Machine {
     }
 
     fn tick(&mut self, mut run: Run, now: Instant, out: &mut Vec<Action>) -> Phase {
-        let is_due = |limit: Option<Instant>| limit.is_some_and(|by| now >= by);
         if run.climb.is_some() {
             self.climb(&mut run, now, out);
-        } else if is_due(run.ready_by) {
+        } else if run.lateness.has_passed(run.ready_by, now) {
             return self.fault(run, Fault::NotReady, now, out);
-        } else if is_due(run.watchdog_by) {
+        } else if run.lateness.has_passed(run.watchdog_by, now) {
             return self.fault(run, Fault::WatchdogMissed, now, out);
-        } else if is_due(run.stopped_by) {
+        } else if run.lateness.has_passed(run.stopped_by, now) {
             out.push(Action::Announce(Notice::Stopping));
             self.begin(&mut run, Ladder::Stop, now, out);
         }

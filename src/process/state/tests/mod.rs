@@ -16,7 +16,8 @@
 //!   asked for until the next start by hand; but one that does come, where the policy restarts for ever;
 //! - a look is asked only when the leader is gone, never two at once, and without an answer nothing is overlooked:
 //!   there always is something that is awaited;
-//! - a tick before the deadline does nothing; one at or after it does something, and a few at the same instant do all;
+//! - a tick before the deadline does nothing; one at or after it does something, and a few at the same instant do all; but
+//!   one that comes late puts a limit, or the next step of a ladder, off, once;
 //! - `state()`, `is_alive()`, `generation()` and `deadline()` agree with the model;
 //! - the end of a run is reported only where somebody listens;
 //! - an event that does not belong to the phase changes nothing.

@@ -146,6 +146,34 @@ fn survivors_may_be_left() {
 }
 
 #[test]
+fn who_comes_late_to_a_deadline_hears_first_what_came_before_it() {
+    let watched = Rules { ready_within: Some(S), watchdog: Some(S), ..rules(Restart::on_failure()) };
+    let late = |event: Event| {
+        let mut life = Life::running(watched.clone());
+        life.now += 5 * S;
+        assert_eq!(life.feed(Event::Tick), []);
+        (life.feed(event), life)
+    };
+    // All that it said and did in time is told now.
+    let (ready, mut life) = late(Event::Ready);
+    assert_eq!(ready, [Action::Announce(Notice::Ready)]);
+    life.now += 5 * S;
+    assert_eq!((life.feed(Event::Tick), life.feed(Event::Watchdog)), (vec![], vec![]));
+    assert_eq!(life.machine.deadline(), Some(life.now + S));
+    let (_, mut life) = late(Event::LeaderExited(ExitReason::Exited(0)));
+    life.feed(Event::Empty);
+    assert_eq!(life.feed(Event::Drained)[0], Action::Conclude(Conclusion { runtime: 5 * S, ..concluded(0) }));
+    // It had nothing to say.
+    let (_, mut life) = late(Event::Tick);
+    let (waited, actions) = life.tick();
+    assert_eq!((waited, actions[0]), (S, Action::Announce(Notice::Fault(Fault::NotReady))));
+    // The same holds for a stop: one that ended in time was not killed.
+    life.now += 5 * S;
+    assert_eq!(life.feed(Event::Tick), []);
+    assert_eq!(life.tick(), (S, vec![Action::Signal(Signal::TERM)]));
+}
+
+#[test]
 fn a_stop_after_the_leader_ended_by_itself_was_not_the_reason() {
     let mut life = Life::running(rules(Restart::always()));
     life.feed(Event::LeaderExited(ExitReason::Exited(4)));
