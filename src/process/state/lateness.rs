@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 const LATE: Duration = Duration::from_millis(100);
 const MOMENT: Duration = Duration::from_secs(1);
 
-/// The deadline that was put off, and until when.
+/// When we came late, and until when all that was due by then is put off.
 #[derive(Debug, Default)]
 pub(super) struct Lateness(Option<(Instant, Instant)>);
 
@@ -18,9 +18,9 @@ impl Lateness {
     pub(super) fn has_passed(&mut self, due: Option<Instant>, now: Instant) -> bool {
         let Some(at) = due.filter(|due| now >= *due) else { return false };
         match self.0 {
-            Some((put_off, until)) if put_off == at => now >= until,
+            Some((came, until)) if at <= came => now >= until,
             _ if now - at > LATE => {
-                self.0 = Some((at, now + MOMENT));
+                self.0 = Some((now, now + MOMENT));
                 false
             }
             _ => true,
@@ -30,8 +30,8 @@ impl Lateness {
     /// When to ask that.
     pub(super) fn when(&self, due: Option<Instant>) -> Option<Instant> {
         match self.0 {
-            Some((put_off, until)) if due == Some(put_off) => Some(until),
-            _ => due,
+            Some((came, until)) => due.map(|due| if due <= came { until } else { due }),
+            None => due,
         }
     }
 }

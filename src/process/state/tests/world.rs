@@ -69,7 +69,7 @@ pub(super) struct Live {
     pub(super) ready_by: Option<Instant>,
     pub(super) watchdog_by: Option<Instant>,
     pub(super) stopped_by: Option<Instant>,
-    /// Who came late to the one gave it until the other.
+    /// Who came late gave it until then.
     put_off: Option<(Instant, Instant)>,
     /// The notice that its stop is due to.
     pub(super) fault: Option<Fault>,
@@ -410,16 +410,16 @@ impl Live {
     /// A tick at `now` comes too late to tell whether the limit was kept: true. Once for each.
     pub(super) fn puts_off(&mut self, now: Instant) -> bool {
         let limit = self.limit().filter(|limit| now > *limit + Duration::from_millis(100) && !self.draining);
-        let Some(limit) = limit.filter(|limit| self.put_off.is_none_or(|(before, _)| before != *limit)) else {
-            return false;
-        };
-        self.put_off = Some((limit, now + Duration::from_secs(1)));
-        true
+        let puts_off = limit.is_some_and(|limit| self.put_off.is_none_or(|(came, _)| limit > came));
+        if puts_off {
+            self.put_off = Some((now, now + Duration::from_secs(1)));
+        }
+        puts_off
     }
 
     fn check_deadline(&self, deadline: Option<Instant>) {
         let limit = match (self.limit(), self.put_off) {
-            (Some(limit), Some((before, until))) if limit == before => Some(until),
+            (Some(limit), Some((came, until))) if limit <= came => Some(until),
             (limit, _) => limit,
         };
         if self.draining {
