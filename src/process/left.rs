@@ -13,13 +13,24 @@ use crate::sys;
 /// A look reads all of `/proc`.
 const BETWEEN_LOOKS: Duration = Duration::from_secs(1);
 
+/// What was seen of it last.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(super) enum Looks {
+    /// Somebody who may live on for long.
+    #[default]
+    Alive,
+    /// It changes.
+    Changing,
+    /// Nobody.
+    Unseen,
+}
+
 /// Of one run that is over.
 pub(super) struct Left {
     pub(super) leader: Leader,
     pub(super) leader_reaped: bool,
     pub(super) contained: Contained,
-    /// Nobody of it was seen, when it was looked at last.
-    pub(super) unseen: bool,
+    pub(super) looks: Looks,
 }
 
 struct All {
@@ -35,6 +46,8 @@ struct State {
     /// When to look next, and when that was last.
     timer: Option<Instant>,
     looked: Option<Instant>,
+    /// A look is under way, with those that are not in `left` meanwhile.
+    busy: bool,
 }
 
 static ALL: sys::PerProcess<Arc<All>> = sys::PerProcess::new();
@@ -50,10 +63,15 @@ impl Left {
         all.look_soon(&mut state);
     }
 
+    /// Before `/proc` is read: who was there then, and has ended, is a zombie there.
+    fn occupancy(&self) -> Occupancy {
+        self.contained.occupancy(&self.leader, self.leader_reaped, u32::MAX)
+    }
+
     /// False: nothing of it will ever come.
-    fn take(&mut self, all: &Snapshot) -> bool {
-        self.contained.orphans(&self.leader, self.leader_reaped).take(all);
-        let seen = match self.contained.occupancy(&self.leader, self.leader_reaped, u32::MAX) {
+    fn take(&mut self, occupancy: Occupancy, all: &Snapshot) -> bool {
+        let found = self.contained.orphans(&self.leader, self.leader_reaped).take(all);
+        let seen = match occupancy {
             Occupancy::Empty => Seen::Empty,
             Occupancy::Occupied => Seen::Occupied,
             Occupancy::Survey(look) => look(all),
@@ -62,14 +80,14 @@ impl Left {
                 Seen::Empty
             }
         };
-        match seen {
-            Seen::Occupied => {
-                self.unseen = false;
-                true
-            }
-            Seen::Again(_) => !std::mem::replace(&mut self.unseen, true),
-            Seen::Empty => false,
-        }
+        let before = self.looks;
+        self.looks = match seen {
+            Seen::Occupied if found.taken > 0 => Looks::Changing,
+            Seen::Occupied => Looks::Alive,
+            Seen::Empty | Seen::Again(_) => Looks::Unseen,
+        };
+        // Twice: a zombie whose own parent is about to end comes to us next.
+        (before, self.looks) != (Looks::Unseen, Looks::Unseen)
     }
 }
 
@@ -83,17 +101,19 @@ impl All {
         }
     }
 
-    fn take(self: &Arc<Self>, all: &io::Result<Snapshot>) {
-        // Not under the lock: files are read.
-        let mut left = std::mem::take(&mut self.lock().left);
-        if let Ok(all) = all {
-            left.retain_mut(|left| left.take(all));
-        }
+    /// Not under the lock: files are read.
+    fn take(self: &Arc<Self>, left: Vec<(Occupancy, Left)>, all: &io::Result<Snapshot>) {
+        let take = |(occupancy, mut left): (Occupancy, Left)| match all {
+            Ok(all) => left.take(occupancy, all).then_some(left),
+            Err(_) => Some(left),
+        };
+        let left: Vec<Left> = left.into_iter().filter_map(take).collect();
         let mut state = self.lock();
-        state.left.append(&mut left);
+        state.busy = false;
+        state.left.extend(left);
         if state.left.is_empty() {
             Reaper::get().remove_child(self.id);
-        } else if all.is_err() || state.left.iter().any(|left| left.unseen) {
+        } else if all.is_err() || state.left.iter().any(|left| left.looks != Looks::Alive) {
             self.look_soon(&mut state);
         }
     }
@@ -107,11 +127,16 @@ impl Watcher for All {
     fn ready(self: Arc<Self>, _key: u64) {}
 
     fn due(self: Arc<Self>, now: Instant) {
-        {
+        let left = {
             let mut state = self.lock();
             (state.timer, state.looked) = (None, Some(now));
-        }
-        procfs::survey(Box::new(move |all| self.take(all)));
+            if std::mem::replace(&mut state.busy, true) {
+                return self.look_soon(&mut state);
+            }
+            std::mem::take(&mut state.left)
+        };
+        let left: Vec<_> = left.into_iter().map(|left| (left.occupancy(), left)).collect();
+        procfs::survey(Box::new(move |all| self.take(left, all)));
     }
 
     fn look(self: Arc<Self>) {

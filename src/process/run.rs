@@ -10,7 +10,7 @@ use super::containment::{Contained, Leader};
 use super::core::{Inner, Streams};
 use super::gate::Gate;
 use super::launch::Launched;
-use super::left::Left;
+use super::left::{Left, Looks};
 use super::notification::Hearing;
 use crate::exit::{ExitReason, Usage};
 use crate::reaper::{Reaper, Token, Watcher};
@@ -186,7 +186,7 @@ impl Run {
     pub(super) fn leave(&mut self) {
         let (leader, leader_reaped) = (self.leader.clone(), self.reaped);
         let contained = std::mem::replace(&mut self.contained, Contained::Leader);
-        Left { leader, leader_reaped, contained, unseen: false }.keep();
+        Left { leader, leader_reaped, contained, looks: Looks::default() }.keep();
     }
 
     /// Ends the reaper's watch over the leader: its pidfd is ready for ever, or someone else watches it. False: there

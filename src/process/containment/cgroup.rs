@@ -144,7 +144,8 @@ impl Membership {
         let cgroups = procfs::read_of(pid, "cgroup")?.unwrap_or_default();
         let cgroups = String::from_utf8_lossy(&cgroups);
         let rest = v2_name(&cgroups).and_then(|name| name.strip_prefix(&self.0));
-        Ok(rest.is_some_and(|rest| rest.is_empty() || rest.starts_with('/')))
+        // A zombie does not keep it from being removed.
+        Ok(rest.is_some_and(|rest| matches!(rest, "" | " (deleted)") || rest.starts_with('/')))
     }
 }
 

@@ -140,18 +140,29 @@ pub(super) struct Orphans {
 }
 
 impl Orphans {
-    /// Takes the statuses of those that have ended, where orphans come to this program; how many there are that cannot be taken
-    /// yet.
-    pub(super) fn take(self, all: &Snapshot) -> usize {
+    /// Takes the statuses of those that have ended, where orphans come to this program.
+    pub(super) fn take(self, all: &Snapshot) -> Taken {
+        let mut found = Taken::default();
         if !sys::process::adopts_orphans() {
-            return 0;
+            return found;
         }
         // After the look: if the number is the group's now, it was then.
         let has_group = LazyCell::new(|| group::has_its_number(&self.leader, self.leader_reaped));
         let zombies = all.entries.iter().filter(|entry| entry.zombie && entry.pid != self.leader.pid);
         let ours = zombies.filter(|zombie| (self.belongs)(zombie.group == self.leader.pid && *has_group, zombie));
-        ours.filter(|zombie| !group::take(zombie)).count()
+        for zombie in ours {
+            *if group::take(zombie) { &mut found.taken } else { &mut found.not_yet } += 1;
+        }
+        found
     }
+}
+
+/// So many orphans.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Taken {
+    pub(super) taken: usize,
+    /// Their own parent has not ended yet.
+    pub(super) not_yet: usize,
 }
 
 /// Whether anything of a run is left.
@@ -349,7 +360,7 @@ fn cleared(is_occupied: Survey, orphans: Orphans, looks: u32, remove: impl FnOnc
     Box::new(move |all| {
         // One whose parent is about to end comes to us next, if anybody ever takes it.
         let seen = match is_occupied(all) {
-            Seen::Empty if orphans.take(all) > 0 && looks < PATIENCE => Seen::Occupied,
+            Seen::Empty if orphans.take(all).not_yet > 0 && looks < PATIENCE => Seen::Occupied,
             seen => seen,
         };
         if matches!(seen, Seen::Empty) {
