@@ -4,34 +4,46 @@
 
 use std::time::Duration;
 
-use pkit::{Process, Ready, Signal, State, Stop};
+use pkit::{Command, Process, Ready, Signal, State, Stop};
 
-use crate::support::{LONG, python, sh, tests};
+use crate::support::{LONG, python, tests};
 
 /// What a child has for it; the pause is longer.
 const LIMIT: Duration = Duration::from_secs(3);
-const GO_ON: &str = "setsid sh -c \"sleep 4; kill -CONT $PPID\" &";
+
+/// With `stop_parent`, which returns when all of its threads have stopped, and `and_go_on`, which lets it go on, later.
+fn child(script: &str) -> Command {
+    const PRELUDE: &str = "
+parent = os.getppid()
+asked = [signal.SIGUSR1, signal.SIGTERM]
+signal.pthread_sigmask(signal.SIG_BLOCK, asked)
+def has_stopped(thread):
+    return '\\nState:\\tT' in open(f'/proc/{parent}/task/{thread}/status').read()
+def stop_parent():
+    os.kill(parent, signal.SIGSTOP)
+    while not all(map(has_stopped, os.listdir(f'/proc/{parent}/task'))): pass
+def and_go_on():
+    os.system(f'setsid sh -c \"sleep 4; kill -CONT {parent}\" &')
+";
+    python(&format!("{PRELUDE}{script}"))
+}
 
 tests! {
     fn who_was_ready_in_time_is_ready() {
-        let script = format!("kill -STOP $PPID; echo up >&3; {GO_ON} exec sleep 1000");
-        let process = Process::builder(sh(&script)).ready(Ready::fd(3)).ready_within(LIMIT).build().unwrap();
+        let script = "stop_parent(); os.write(3, b'up\\n'); and_go_on(); signal.sigwait(asked)";
+        let process = Process::builder(child(script)).ready(Ready::fd(3)).ready_within(LIMIT).build().unwrap();
         process.start(true).unwrap();
         assert_eq!(process.state(), State::Ready);
     }
 
     fn who_keeps_its_watchdog_goes_on() {
-        let script = "signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGUSR1])
-tell('READY=1')
-signal.sigwait([signal.SIGUSR1])
-os.kill(os.getppid(), signal.SIGSTOP)
+        let script = "tell('READY=1'); signal.sigwait(asked); stop_parent()
 for _ in range(8):
     tell('WATCHDOG=1')
     time.sleep(.5)
-os.kill(os.getppid(), signal.SIGCONT)
-tell('WATCHDOG=1\\nSTATUS=done')
-signal.pause()";
-        let process = Process::builder(python(script)).ready(Ready::notify().watchdog(LIMIT)).build().unwrap();
+os.kill(parent, signal.SIGCONT)
+tell('WATCHDOG=1\\nSTATUS=done'); signal.sigwait(asked)";
+        let process = Process::builder(child(script)).ready(Ready::notify().watchdog(LIMIT)).build().unwrap();
         process.start(true).unwrap();
         process.signal(Signal::USR1).unwrap();
         process.wait_until(LONG, |status| status.text.as_deref() == Some("done")).unwrap();
@@ -39,12 +51,8 @@ signal.pause()";
     }
 
     fn who_ended_in_time_has_missed_no_watchdog() {
-        let script = "signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGUSR1])
-tell('READY=1')
-signal.sigwait([signal.SIGUSR1])
-os.kill(os.getppid(), signal.SIGSTOP)
-os.system('setsid sh -c \"sleep 4; kill -CONT %d\" &' % os.getppid())";
-        let process = Process::builder(python(script)).ready(Ready::notify().watchdog(LIMIT)).build().unwrap();
+        let script = "tell('READY=1'); signal.sigwait(asked); stop_parent(); and_go_on()";
+        let process = Process::builder(child(script)).ready(Ready::notify().watchdog(LIMIT)).build().unwrap();
         process.start(true).unwrap();
         process.signal(Signal::USR1).unwrap();
         process.wait_until(LONG, |status| status.state == State::Idle).unwrap();
@@ -53,8 +61,8 @@ os.system('setsid sh -c \"sleep 4; kill -CONT %d\" &' % os.getppid())";
     }
 
     fn who_obeyed_in_time_was_not_forced() {
-        let script = format!("trap 'kill -STOP $PPID; {GO_ON} exit 0' TERM; echo up; while :; do sleep 0.1; done");
-        let process = Process::builder(sh(&script)).ready(Ready::line("up")).stop(Stop::signal(Signal::TERM, LIMIT));
+        let script = "os.write(3, b'up\\n'); signal.sigwait(asked); stop_parent(); and_go_on()";
+        let process = Process::builder(child(script)).ready(Ready::fd(3)).stop(Stop::signal(Signal::TERM, LIMIT));
         let process = process.build().unwrap();
         process.start(true).unwrap();
         process.terminate(false).unwrap();
