@@ -4,10 +4,13 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use nix::mount::{MsFlags, mount};
+use nix::sched::{CloneFlags, unshare};
 use nix::sys::signal::{Signal as Raw, kill};
 use nix::unistd::Pid;
 use pkit::{Backoff, Builder, Containment, ContainmentLevel, EventKind, Process, Restart, Signal, State, Stop};
 
+use crate::forked::in_a_raw_fork;
 use crate::program::{Program, role, say, stay};
 use crate::support::{
     LONG, children, eventually, is_alive, pid_said_by, python, sh, skipped, tests, without_descriptors,
@@ -253,6 +256,11 @@ signal.pause()";
         });
     }
 
+    fn a_tree_is_walked_where_something_covers_the_cgroups() {
+        // In a process none of whose threads has another mount namespace.
+        in_a_raw_fork(a_tree_beneath_a_cover);
+    }
+
     fn no_cgroup_is_left_behind() {
         if !has_cgroups() {
             return;
@@ -433,6 +441,22 @@ fn has_cgroups() -> bool {
 }
 
 /// The cgroups that belong to runs of the program `pid`, wherever cgroup v2 is mounted.
+fn a_tree_beneath_a_cover() {
+    let none = None::<&str>;
+    let mounts = fs::read_to_string("/proc/self/mounts").unwrap();
+    let cgroups = mounts.lines().find(|line| line.contains(" cgroup2 ")).and_then(|line| line.split(' ').nth(1));
+    let (Some(cgroups), Ok(())) = (cgroups, unshare(CloneFlags::CLONE_NEWNS)) else {
+        return skipped("there are no cgroups, or no mount namespace may be made");
+    };
+    mount(none, "/", none, MsFlags::MS_REC | MsFlags::MS_PRIVATE, none).unwrap();
+    mount(Some("none"), cgroups, Some("tmpfs"), MsFlags::empty(), none).unwrap();
+    let process = tree("exec sleep 1000").build().unwrap();
+    process.start(true).unwrap();
+    assert_eq!(process.status().containment, Some(ContainmentLevel::Walk));
+    process.terminate(LONG).unwrap();
+    assert_eq!(fs::read_dir(cgroups).unwrap().count(), 0);
+}
+
 fn own_cgroups(pid: u32) -> Vec<PathBuf> {
     let mounts = fs::read_to_string("/proc/self/mounts").unwrap();
     let mount = mounts.lines().map(|line| line.split(' ').collect::<Vec<_>>()).find(|fields| fields[2] == "cgroup2");

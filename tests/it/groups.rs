@@ -134,6 +134,25 @@ while True: signal.pause()";
         assert!(exit.code() == Some(4) && !exit.requested(), "{exit:?}");
     }
 
+    fn a_survivor_that_forks_and_ends_is_followed() {
+        // It daemonises, but for the new session, at some moment when it is looked for.
+        let script = "trap '' TERM; (sleep 0.0$0; sleep 1000 & exit 0) & exit 0";
+        std::thread::scope(|scope| {
+            for _ in 0..6 {
+                scope.spawn(|| for moment in 1..10 {
+                    let mut command = sh(script);
+                    command.arg(moment.to_string());
+                    let survivors = Survivors::stop(Stop::signal(Signal::TERM, SHORT));
+                    let process = Process::builder(command).survivors(survivors).build().unwrap();
+                    let group = process.start(true).unwrap();
+                    let exit = process.join().unwrap();
+                    assert_eq!(living_in(group), [], "{exit}");
+                    assert!(exit.forced(), "{exit}");
+                });
+            }
+        });
+    }
+
     fn survivors_may_be_left() {
         let process = Process::builder(sh(&format!("{STUBBORN_GRANDCHILD} read line; exit 4")))
             .stdin(pkit::Stdio::piped())
@@ -270,6 +289,13 @@ threading.Thread(target=rest).start()
 # Not pthread_exit, which unwinds the interpreter: the system call ends this thread alone.
 ctypes.CDLL(None).syscall({'x86_64': 60, 'aarch64': 93}[os.uname().machine], 0)
 ";
+
+fn living_in(group: u32) -> Vec<u32> {
+    let pids = std::fs::read_dir("/proc").unwrap().filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok());
+    let of_group =
+        |pid: &u32| nix::unistd::getpgid(Some(Pid::from_raw(*pid as i32))) == Ok(Pid::from_raw(group as i32));
+    pids.filter(|pid| of_group(pid) && is_alive(*pid)).collect()
+}
 
 fn main_thread_is_gone(pid: u32) -> bool {
     let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap();

@@ -86,11 +86,10 @@ impl Cgroup {
                 Ok(Some(Cgroup { path, name, procs, events, kill, signals: Arc::default(), _directory }))
             }
             Ok(None) => Ok(None),
+            // It is there, and no cgroup: something else is mounted over them.
+            Err(error) if fs::remove_dir(&path).is_ok() => Err(error),
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
-            Err(error) => {
-                let _ = fs::remove_dir(&path);
-                Err(error)
-            }
+            Err(error) => Err(error),
         }
     }
 

@@ -4,6 +4,7 @@
 //! once it is empty. Before that only the number reaches the group, and the number belongs to it only while a member or
 //! the unreaped leader holds it: there the leader stays a zombie until the run is over.
 
+use std::collections::BTreeSet;
 use std::io;
 use std::os::fd::AsFd;
 
@@ -56,10 +57,10 @@ pub(super) fn may_be_occupied(leader: &Leader) -> bool {
     }
 }
 
-/// Whether a living process is left in the group, as `all` processes show.
-pub(super) fn is_occupied(leader: &Leader, leader_reaped: bool, all: &Snapshot) -> bool {
+/// Who is dead in the group, as `all` processes show; `None`: somebody lives.
+pub(super) fn dead(leader: &Leader, leader_reaped: bool, all: &Snapshot) -> Option<BTreeSet<u32>> {
     if !has_its_number(leader, leader_reaped) {
-        return false;
+        return Some(BTreeSet::new());
     }
     let mut members =
         all.entries.iter().filter(|entry| entry.group == leader.pid && entry.pid != leader.pid).peekable();
@@ -70,18 +71,22 @@ pub(super) fn is_occupied(leader: &Leader, leader_reaped: bool, all: &Snapshot) 
         // It may be there for its zombies alone, which came to us.
         sys::wait::take_group(leader.pid);
     }
-    is_anyone_left(members) || hidden && may_be_occupied(leader)
+    dead_among(members).filter(|_| !(hidden && may_be_occupied(leader)))
 }
 
-/// Whether any of them lives. Zombies that became ours by reparenting, because this program is a subreaper or PID 1, are
+/// All of them, if none lives. Zombies that became ours by reparenting, because this program is a subreaper or PID 1, are
 /// reaped: nobody else can. (In one that is neither, what is ours here was put into the group by other code, which waits for it.)
-pub(super) fn is_anyone_left<'a>(members: impl Iterator<Item = &'a Entry>) -> bool {
-    let mut left = false;
+pub(super) fn dead_among<'a>(members: impl Iterator<Item = &'a Entry>) -> Option<BTreeSet<u32>> {
+    let mut dead = Some(BTreeSet::new());
     for member in members {
         let is_ours = || member.parent == sys::process::pid() && sys::process::adopts_orphans();
-        left |= if member.zombie { is_ours() && !take(member) } else { true };
+        if member.zombie && (!is_ours() || take(member)) {
+            dead.as_mut().map(|dead| dead.insert(member.pid));
+        } else {
+            dead = None;
+        }
     }
-    left
+    dead
 }
 
 /// Takes the status of a zombie; false: it is still there, with another parent perhaps.

@@ -15,6 +15,7 @@ mod marks;
 mod walk;
 
 use std::cell::LazyCell;
+use std::collections::BTreeSet;
 use std::io;
 use std::os::fd::{AsRawFd, RawFd};
 use std::sync::Arc;
@@ -100,12 +101,6 @@ pub(super) enum Seen {
     Empty,
     /// Nobody was seen, and that has to be so once more.
     Again(Survey),
-}
-
-impl From<bool> for Seen {
-    fn from(occupied: bool) -> Seen {
-        if occupied { Seen::Occupied } else { Seen::Empty }
-    }
 }
 
 /// Whether a process is part of a run.
@@ -306,14 +301,7 @@ impl Contained {
             Contained::Group => group_occupancy(leader, leader_reaped, looks),
             Contained::Walk(walk) => {
                 let (walk, leader) = (Arc::clone(walk), leader.clone());
-                Occupancy::Survey(Box::new(move |all| {
-                    if walk.is_occupied(&leader, leader_reaped, all) {
-                        return Seen::Occupied;
-                    }
-                    // Who was forked while `/proc` was read may have been missed, and its parent too if that ended meanwhile;
-                    // but not again.
-                    Seen::Again(Box::new(move |all| walk.is_occupied(&leader, leader_reaped, all).into()))
-                }))
+                Occupancy::Survey(twice(move |all| walk.dead(&leader, leader_reaped, all)))
             }
         }
     }
@@ -360,6 +348,7 @@ fn cleared(is_occupied: Survey, orphans: Orphans, looks: u32, remove: impl FnOnc
     Box::new(move |all| {
         // One whose parent is about to end comes to us next, if anybody ever takes it.
         let seen = match is_occupied(all) {
+            Seen::Again(again) => return Seen::Again(cleared(again, orphans, looks, remove)),
             Seen::Empty if orphans.take(all).not_yet > 0 && looks < PATIENCE => Seen::Occupied,
             seen => seen,
         };
@@ -378,5 +367,17 @@ fn group_occupancy(leader: &Leader, leader_reaped: bool, looks: u32) -> Occupanc
         return Occupancy::Occupied;
     }
     let leader = leader.clone();
-    Occupancy::Survey(Box::new(move |all| group::is_occupied(&leader, leader_reaped, all).into()))
+    Occupancy::Survey(twice(move |all| group::dead(&leader, leader_reaped, all)))
+}
+
+/// Who was forked while `/proc` was read may have been missed, and its parent have ended meanwhile. So a second reading has to
+/// show nobody alive either, and nobody dead who was not so before: each of a chain of forks leaves one.
+fn twice(dead: impl Fn(&Snapshot) -> Option<BTreeSet<u32>> + Send + 'static) -> Survey {
+    Box::new(move |all| match dead(all) {
+        None => Seen::Occupied,
+        Some(before) => {
+            let is_over = move |all: &Snapshot| dead(all).is_some_and(|now| now.is_subset(&before));
+            Seen::Again(Box::new(move |all| if is_over(all) { Seen::Empty } else { Seen::Occupied }))
+        }
+    })
 }

@@ -99,13 +99,14 @@ impl Walk {
         }));
     }
 
-    /// Whether anything but the leader lives. Reaps what was adopted and has ended.
-    pub(super) fn is_occupied(&self, leader: &Leader, leader_reaped: bool, all: &Snapshot) -> bool {
+    /// Who is dead of it, besides the leader; `None`: somebody lives. Reaps what was adopted and has ended.
+    pub(super) fn dead(&self, leader: &Leader, leader_reaped: bool, all: &Snapshot) -> Option<BTreeSet<u32>> {
         // Who cannot be looked at is not taken for gone.
-        let Ok(members) = self.members(leader, leader_reaped, all) else { return true };
-        group::is_anyone_left(members.iter().filter(|member| !leader.is(member)))
-            // Where nobody is to be seen the kernel still says whether the group is there.
-            || group::is_occupied(leader, leader_reaped, all)
+        let members = self.members(leader, leader_reaped, all).ok()?;
+        let mut dead = group::dead_among(members.iter().filter(|member| !leader.is(member)))?;
+        // Where nobody is to be seen the kernel still says whether the group is there.
+        dead.append(&mut group::dead(leader, leader_reaped, all)?);
+        Some(dead)
     }
 
     /// Whether a zombie was seen to belong when it lived, or has a session of those who were.
