@@ -7,7 +7,7 @@ use nix::mount::{MsFlags, mount};
 use nix::sched::CloneFlags;
 use nix::sys::signal::kill;
 use nix::unistd::Pid;
-use pkit::{Builder, Containment, ContainmentLevel, Process, Survivors};
+use pkit::{Builder, Containment, ContainmentLevel, Process, Signal, Stop, Survivors};
 
 use crate::support::{LONG, children, eventually, pid_said_by, sh, skipped, tests, thread_names};
 
@@ -130,7 +130,9 @@ tests! {
 
     fn many_trees_that_are_stopped_at_once_share_what_is_seen() {
         pkit::testing::pretend_no_cgroups();
-        let many: Vec<_> = (0..100).map(|_| tree("exec sleep 1000").build().unwrap()).collect();
+        // However long it takes on a loaded machine to see that they are gone.
+        let tree = || tree("exec sleep 1000").stop(Stop::signal(Signal::TERM, LONG)).build().unwrap();
+        let many: Vec<_> = (0..100).map(|_| tree()).collect();
         for process in &many {
             process.start(true).unwrap();
         }
