@@ -80,7 +80,7 @@ impl Gate {
                 return Ok(Gate::Fd { number: *number, read, write: Some(write) });
             }
             Kind::Line(text) => return Ok(Gate::Line(Arc::clone(text))),
-            Kind::Tcp(address) => Probe::Tcp(address.to_socket_addrs()?.collect()),
+            Kind::Tcp(address) => Probe::Tcp(address.to_socket_addrs().map_err(unresolved)?.collect()),
             Kind::Unix(path) => Probe::Unix(path.clone()),
             Kind::File(path) => Probe::File { path: path.clone(), before: identity(path) },
             Kind::Check(check) => Probe::Check(Arc::clone(check)),
@@ -138,32 +138,30 @@ impl Gate {
 }
 
 impl Probe {
-    /// Begins to connect; `None` when nobody answers now. For the kinds that connect.
-    pub(super) fn connect(&self) -> Option<Connecting> {
+    /// Begins to connect, to all addresses that there are. For the kinds that connect.
+    pub(super) fn connect(&self) -> Attempts {
         let attempts = match self {
             Probe::Tcp(addresses) => addresses.iter().map(sys::socket::connect_tcp).collect(),
             Probe::Unix(path) => vec![sys::socket::connect_unix(path)],
             Probe::File { .. } | Probe::Check(_) => Vec::new(),
         };
-        // One that is there at once before one that is still being asked.
-        let mut pending = None;
+        let mut pending = Vec::new();
         for connecting in attempts.into_iter().flatten() {
             match connecting {
-                Connecting::Done => return Some(Connecting::Done),
-                Connecting::Pending(fd) => pending = pending.or(Some(Connecting::Pending(fd))),
+                Connecting::Done => return Attempts::Accepted,
+                Connecting::Pending(fd) => pending.push(fd),
             }
         }
-        pending
+        Attempts::Pending(pending)
     }
 
     /// Whether somebody accepts connections already, and says so at once: on this machine, that is.
     fn is_answered(&self) -> bool {
         match self.connect() {
-            Some(Connecting::Done) => true,
-            Some(Connecting::Pending(fd)) => {
+            Attempts::Accepted => true,
+            Attempts::Pending(attempts) => attempts.iter().any(|fd| {
                 sys::event::is_writable_within(fd.as_fd(), AT_ONCE) && sys::socket::connected(fd.as_fd()).is_ok()
-            }
-            None => false,
+            }),
         }
     }
 
@@ -172,10 +170,23 @@ impl Probe {
         match self {
             Probe::File { path, before } => identity(path).is_some_and(|now| Some(now) != *before),
             Probe::Check(check) => check(process),
-            Probe::Unix(_) => matches!(self.connect(), Some(Connecting::Done)),
+            Probe::Unix(_) => matches!(self.connect(), Attempts::Accepted),
             Probe::Tcp(_) => false,
         }
     }
+}
+
+/// What became of attempts to connect.
+pub(super) enum Attempts {
+    Accepted,
+    /// These may be, or none.
+    Pending(Vec<OwnedFd>),
+}
+
+/// A name that cannot be looked up now may be known again soon: no errno says so.
+fn unresolved(error: io::Error) -> io::Error {
+    let is_told = error.raw_os_error().is_some() || error.kind() == io::ErrorKind::InvalidInput;
+    if is_told { error } else { io::Error::new(io::ErrorKind::HostUnreachable, error) }
 }
 
 fn identity(path: &Path) -> Option<Stamp> {

@@ -80,7 +80,8 @@ impl Ready {
         Ready::of(Kind::Line(text.into().into()))
     }
 
-    /// It accepts connections at `address`, `host:port`; a host name is looked up at each start.
+    /// It accepts connections at `address`, `host:port`; a host name is looked up at each start, and any of its addresses
+    /// will do.
     ///
     /// Whoever answers there is taken for it. So if somebody does before it is created, another program or an older
     /// instance, the start is refused (`EADDRINUSE`), unless descriptors are passed to it

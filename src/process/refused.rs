@@ -36,7 +36,10 @@ impl Refused {
 
     /// What a restart policy goes by.
     pub(super) fn errno(&self) -> i32 {
-        self.source.raw_os_error().unwrap_or(libc::EINVAL)
+        match self.source.kind() {
+            io::ErrorKind::HostUnreachable => libc::EHOSTUNREACH,
+            _ => self.source.raw_os_error().unwrap_or(libc::EINVAL),
+        }
     }
 }
 

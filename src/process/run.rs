@@ -55,7 +55,7 @@ pub(super) struct Run {
     pub(super) pipes: [Option<Pipe>; 2],
     pub(super) gate: Gate,
     gate_token: Option<Token>,
-    pub(super) connecting: Option<(OwnedFd, Token)>,
+    pub(super) connecting: Vec<(OwnedFd, Token)>,
     /// When the gate is tried next.
     pub(super) try_at: Option<Instant>,
     /// When orphans of it are looked for next, and when they were last.
@@ -134,7 +134,7 @@ impl Run {
             pipes: launched.captured.map(|fd| fd.map(|fd| Pipe { fd, token: None, paused: false })),
             gate: launched.gate,
             gate_token: None,
-            connecting: None,
+            connecting: Vec::new(),
             try_at: None,
             orphans_at: None,
             orphans_taken: None,
@@ -221,7 +221,7 @@ impl Run {
     }
 
     pub(super) fn stop_connecting(&mut self) {
-        if let Some((fd, token)) = self.connecting.take() {
+        for (fd, token) in std::mem::take(&mut self.connecting) {
             Reaper::get().unwatch(token, fd.as_fd());
         }
     }

@@ -4,7 +4,7 @@ use std::os::fd::AsFd;
 use std::sync::Arc;
 
 use super::core::Core;
-use super::gate::{Gate, Probe};
+use super::gate::{Attempts, Gate, Probe};
 use super::handle::Process;
 use super::run::{Channel, key};
 use super::state::Event;
@@ -13,7 +13,6 @@ use crate::callbacks::Callbacks;
 use crate::reaper::{Reaper, Watcher};
 use crate::sys;
 use crate::sys::event::Interest;
-use crate::sys::socket::Connecting;
 
 impl Turn<'_> {
     /// It is time to try again whether it can be reached.
@@ -26,8 +25,8 @@ impl Turn<'_> {
         let Gate::Try { probe, .. } = &run.gate else { return self.go_on_hearing() };
         match probe {
             Probe::Tcp(_) => {
-                let connecting = probe.connect();
-                self.connecting(connecting);
+                let attempts = probe.connect();
+                self.connecting(attempts);
             }
             // One that does not come back holds one thread, however many runs there are.
             Probe::Unix(_) | Probe::File { .. } | Probe::Check(_) if *checking => {
@@ -46,30 +45,34 @@ impl Turn<'_> {
         }
     }
 
-    fn connecting(&mut self, connecting: Option<Connecting>) {
+    fn connecting(&mut self, attempts: Attempts) {
         let Some(run) = &mut self.core.run else { return };
-        match connecting {
-            Some(Connecting::Done) => self.feed(Event::Ready),
-            Some(Connecting::Pending(fd)) => {
-                let watcher = Arc::clone(self.inner) as Arc<dyn Watcher>;
-                let key = key(run.generation, Channel::Connect);
-                if let Ok(token) = Reaper::get().watch(fd.as_fd(), Interest::WRITE, watcher, key) {
-                    run.connecting = Some((fd, token));
-                }
-                // An answer that does not come in time is no answer: then it is tried anew.
-                run.try_at = run.gate.next_try(self.now);
+        let Attempts::Pending(attempts) = attempts else { return self.feed(Event::Ready) };
+        for fd in attempts {
+            let watcher = Arc::clone(self.inner) as Arc<dyn Watcher>;
+            let key = key(run.generation, Channel::Connect);
+            if let Ok(token) = Reaper::get().watch(fd.as_fd(), Interest::WRITE, watcher, key) {
+                run.connecting.push((fd, token));
             }
-            None => run.try_at = run.gate.next_try(self.now),
         }
+        // An answer that does not come in time is no answer: then it is tried anew.
+        run.try_at = run.gate.next_try(self.now);
     }
 
-    /// A connection that was pending has been accepted or refused.
+    /// Of the connections that are pending some have been accepted or refused. A refusal of one address says nothing of the others.
     pub(super) fn connected(&mut self) {
         let Some(run) = &mut self.core.run else { return };
-        let Some((fd, _)) = &run.connecting else { return };
-        let accepted = sys::socket::connected(fd.as_fd()).is_ok();
-        run.stop_connecting();
+        let pending = std::mem::take(&mut run.connecting);
+        let (answered, pending): (Vec<_>, Vec<_>) =
+            pending.into_iter().partition(|(fd, _)| sys::event::is_writable_within(fd.as_fd(), 0));
+        run.connecting = pending;
+        let mut accepted = false;
+        for (fd, token) in answered {
+            accepted |= sys::socket::connected(fd.as_fd()).is_ok();
+            Reaper::get().unwatch(token, fd.as_fd());
+        }
         if accepted {
+            run.stop_connecting();
             self.feed(Event::Ready);
         }
     }

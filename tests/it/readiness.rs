@@ -6,9 +6,11 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::time::Duration;
 
+use nix::mount::{MsFlags, mount};
+use nix::sched::{CloneFlags, unshare};
 use pkit::{Backoff, EventKind, Fault, Process, Ready, Restart, Signal, State, Stdio};
 
-use crate::support::{LONG, is_alive, python, say, sh, tests, wait_for};
+use crate::support::{LONG, is_alive, python, say, sh, skipped, tests, wait_for};
 
 /// A port where nobody listens.
 fn free_port() -> u16 {
@@ -27,6 +29,30 @@ fn ready_when_told(builder: pkit::Builder, not_yet: &str) {
         wait_for(&process, State::Ready);
         process.terminate(true).unwrap();
     }
+}
+
+/// In a process none of whose threads has another mount namespace: what it knows of hosts, and no server for names.
+fn hosts_of_its_own() -> Option<tempfile::NamedTempFile> {
+    let none = None::<&str>;
+    unshare(CloneFlags::CLONE_NEWNS).ok()?;
+    mount(none, "/", none, MsFlags::MS_REC | MsFlags::MS_PRIVATE, none).unwrap();
+    let (hosts, servers) = (tempfile::NamedTempFile::new().unwrap(), tempfile::NamedTempFile::new().unwrap());
+    fs::write(servers.path(), "nameserver 127.0.0.1\noptions timeout:1 attempts:1\n").unwrap();
+    for (file, over) in [(&hosts, "/etc/hosts"), (&servers, "/etc/resolv.conf")] {
+        mount(Some(file.path()), over, none, MsFlags::MS_BIND, none).unwrap();
+    }
+    Some(hosts)
+}
+
+/// It listens at that address, and is ready when `host` answers at that port.
+fn listens(address: &str, host: &str) -> pkit::Builder {
+    let port = free_port();
+    let script = format!(
+        "
+server = socket.create_server(('{address}', {port}))
+while True: server.accept()[0].close()"
+    );
+    Process::builder(python(&script)).ready(Ready::tcp(format!("{host}:{port}")))
 }
 
 tests! {
@@ -148,6 +174,41 @@ while True: server.accept()[0].close()");
         let builder = || Process::builder(python(&script));
         ready_when_told(builder().ready(Ready::tcp(format!("127.0.0.1:{port}"))), "not yet");
         ready_when_told(builder().ready(Ready::tcp(format!("localhost:{port}"))), "not yet");
+    }
+
+    fn a_host_with_several_addresses() {
+        crate::forked::in_a_raw_fork(|| {
+            let Some(hosts) = hosts_of_its_own() else { return skipped("no mount namespace may be made") };
+            fs::write(hosts.path(), "127.0.0.1 several\n127.0.0.2 several\n").unwrap();
+            // It listens at one of them, whichever of them comes first.
+            for address in ["127.0.0.1", "127.0.0.2"] {
+                let process = listens(address, "several").build().unwrap();
+                process.start(true).unwrap();
+                assert_eq!(process.state(), State::Ready);
+            }
+        });
+    }
+
+    fn a_host_that_is_not_known_for_a_while() {
+        crate::forked::in_a_raw_fork(|| {
+            let Some(hosts) = hosts_of_its_own() else { return skipped("no mount namespace may be made") };
+            let is_known = |known| fs::write(hosts.path(), if known { "127.0.0.1 backend\n" } else { "" }).unwrap();
+            is_known(true);
+            let builder = listens("127.0.0.1", "backend");
+            let process = builder.restart(Restart::on_failure()).build().unwrap();
+            process.start(true).unwrap();
+            is_known(false);
+            let events = process.subscribe();
+            process.signal(Signal::KILL).unwrap();
+            let told = events.map(|event| event.kind);
+            for kind in told.skip_while(|kind| !matches!(kind, EventKind::StartFailed(_))) {
+                is_known(true);
+                if matches!(kind, EventKind::Ready | EventKind::Failed(_)) {
+                    assert!(matches!(kind, EventKind::Ready), "{kind}");
+                    break;
+                }
+            }
+        });
     }
 
     fn a_host_that_is_not_known() {
