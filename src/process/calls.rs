@@ -163,10 +163,11 @@ impl Inner {
 
     /// A callback that panics is a bug of its own and stops nothing else.
     pub(super) fn guarded(&self, what: &str, call: impl FnOnce()) {
-        if catch_unwind(AssertUnwindSafe(call)).is_err() {
+        // What was panicked with is forgotten: its drop could panic again.
+        if catch_unwind(AssertUnwindSafe(call)).map_err(std::mem::forget).is_err() {
             // A logger that panics as well has had its chance.
             let complain = || log::error!("the {what} callback of `{}` panicked", self.name);
-            let _ = catch_unwind(AssertUnwindSafe(complain));
+            let _ = catch_unwind(AssertUnwindSafe(complain)).map_err(std::mem::forget);
         }
     }
 }

@@ -12,6 +12,7 @@ use std::sync::Arc;
 use super::calls::Call;
 use super::config::Config;
 use super::core::Core;
+use super::monitor;
 use super::readiness;
 use super::state::Event;
 use super::stdio;
@@ -43,6 +44,14 @@ const STREAMS: [Stream; 2] = [Stream::Stdout, Stream::Stderr];
 
 pub(super) type Cursors = [Option<CursorId>; 2];
 
+/// A caller who waits for a line.
+struct Reader {
+    id: u64,
+    cursors: Cursors,
+    /// What it had not read of a run when the next one began.
+    rest: VecDeque<Line>,
+}
+
 /// The captured output of the current run, or else of the last one.
 pub(super) struct Captured {
     rings: [Option<Ring>; 2],
@@ -54,8 +63,8 @@ pub(super) struct Captured {
     owed: VecDeque<(u64, Line)>,
     /// Of `Ready::line`.
     gate: Cursors,
-    /// How many callers wait for a line.
-    readers: usize,
+    /// Callers who wait for a line.
+    readers: Vec<Reader>,
     /// Somebody wants every line.
     delivered: bool,
     /// The last line taken was one of stderr.
@@ -72,7 +81,7 @@ impl Captured {
             delivery: [None, None],
             owed: VecDeque::new(),
             gate: [None, None],
-            readers: 0,
+            readers: Vec::new(),
             delivered,
             served: true,
         }
@@ -87,18 +96,24 @@ impl Captured {
     }
 
     /// A new run: what the last one printed is forgotten, but for what was not delivered yet (a start by hand does not
-    /// wait for callbacks).
+    /// wait for callbacks), or not read by who waits for a line.
     pub(super) fn begin(&mut self, config: &Config, generation: u64) {
         while let Some(line) = self.next_line(self.delivery) {
             self.owed.push_back((self.generation, line));
         }
+        let mut readers = std::mem::take(&mut self.readers);
+        for reader in &mut readers {
+            reader.rest.extend(std::iter::from_fn(|| self.next_line(reader.cursors)));
+            // They point nowhere from now on.
+            reader.cursors = [None, None];
+        }
+        self.readers = readers;
         self.generation = generation;
         let capacity = config.capture_size().max(LEAST_CAPACITY);
         let [_, stdout, stderr] = config.stdio();
         let captured = [stdout, stderr].map(|stream| matches!(stream.0, stdio::Kind::Captured));
         for (ring, captured) in self.rings.iter_mut().zip(captured) {
             match ring {
-                // Cursors of waiters of the last run point nowhere from now on.
                 Some(ring) => ring.clear(),
                 None => *ring = captured.then(|| Ring::new(capacity)),
             }
@@ -122,15 +137,29 @@ impl Captured {
         self.rings.each_mut().map(|ring| ring.as_mut().map(|ring| ring.add_cursor(0)))
     }
 
-    /// Cursors of a caller who waits for a line.
-    pub(super) fn add_reader(&mut self) -> Cursors {
-        self.readers += 1;
-        self.add_cursors()
+    /// For a caller who waits for a line.
+    pub(super) fn add_reader(&mut self) -> u64 {
+        let (id, cursors) = (monitor::new_id(), self.add_cursors());
+        self.readers.push(Reader { id, cursors, rest: VecDeque::new() });
+        id
     }
 
-    pub(super) fn remove_reader(&mut self, cursors: Cursors) {
-        self.readers -= 1;
-        self.remove_cursors(cursors);
+    pub(super) fn remove_reader(&mut self, id: u64) {
+        if let Some(at) = self.readers.iter().position(|reader| reader.id == id) {
+            let reader = self.readers.swap_remove(at);
+            self.remove_cursors(reader.cursors);
+        }
+        if self.readers.is_empty() {
+            // An idle process keeps no room for those who do not wait.
+            self.readers = Vec::new();
+        }
+    }
+
+    /// The next line of the run that was there when the reader came.
+    pub(super) fn read_line(&mut self, id: u64) -> Option<Line> {
+        let reader = self.readers.iter_mut().find(|reader| reader.id == id)?;
+        let cursors = reader.cursors;
+        reader.rest.pop_front().or_else(|| self.next_line(cursors))
     }
 
     pub(super) fn remove_cursors(&mut self, cursors: Cursors) {
@@ -238,7 +267,7 @@ impl Turn<'_> {
                 Ok(read) => {
                     any = true;
                     ring.push(&chunk[..read]);
-                    self.changed |= output.readers > 0;
+                    self.changed |= !output.readers.is_empty();
                     self.deliver_lines();
                     self.look_for_ready_line();
                     if read < room {

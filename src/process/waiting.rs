@@ -5,7 +5,6 @@ use std::sync::atomic::Ordering;
 use std::sync::{Arc, mpsc};
 use std::time::{Duration, Instant};
 
-use super::captured::Cursors;
 use super::core::{Core, Inner, NeverReady};
 use super::procfs;
 use super::run::Run;
@@ -171,10 +170,10 @@ impl Inner {
 
 const NO_LINE: &str = "no such line";
 
-/// A cursor in the captured output, for as long as a caller waits for a line.
+/// A place in the captured output, for as long as a caller waits for a line.
 pub(super) struct LineReader<'a> {
     inner: &'a Arc<Inner>,
-    cursors: Cursors,
+    id: u64,
     generation: u64,
     operation: &'static str,
 }
@@ -202,8 +201,8 @@ impl<'a> LineReader<'a> {
         if !core.output.is_captured() {
             return Err(Error::new(inner.who(None), operation, Kind::NeverStarted));
         }
-        let cursors = core.output.add_reader();
-        Ok(LineReader { inner, cursors, generation: core.output.generation(), operation })
+        let id = core.output.add_reader();
+        Ok(LineReader { inner, id, generation: core.output.generation(), operation })
     }
 
     pub(super) fn next(&self, until: Option<Instant>, limit: Duration) -> Result<Line> {
@@ -211,7 +210,7 @@ impl<'a> LineReader<'a> {
         loop {
             // Under one lock: the last line and the end may come one right after the other.
             let (found, turns) = self.inner.turn(|turn| {
-                let line = turn.core.output.next_line(self.cursors);
+                let line = turn.core.output.read_line(self.id);
                 turn.resume_reading();
                 let found = line.map(Ok).or_else(|| self.end(&turn.core).map(Err));
                 (found, turn.core.turns())
@@ -227,7 +226,7 @@ impl<'a> LineReader<'a> {
     /// What has come until now.
     pub(super) fn kept(&self) -> Vec<Line> {
         let output = &mut self.inner.lock().output;
-        std::iter::from_fn(|| output.next_line(self.cursors)).collect()
+        std::iter::from_fn(|| output.read_line(self.id)).collect()
     }
 
     pub(super) fn timeout(&self, limit: Duration) -> Error {
@@ -245,7 +244,7 @@ impl<'a> LineReader<'a> {
 impl Drop for LineReader<'_> {
     fn drop(&mut self) {
         self.inner.turn(|turn| {
-            turn.core.output.remove_reader(self.cursors);
+            turn.core.output.remove_reader(self.id);
             turn.resume_reading();
         });
     }

@@ -190,7 +190,11 @@ fn connect(family: AddressFamily, address: &dyn SockaddrLike) -> io::Result<Conn
 fn is_answered(fd: &impl AsFd) -> io::Result<()> {
     let fd = fd.as_fd();
     let own: SockaddrStorage = getsockname(fd.as_raw_fd())?;
-    let peer: SockaddrStorage = socket::getpeername(fd.as_raw_fd())?;
+    let peer: SockaddrStorage = match socket::getpeername(fd.as_raw_fd()) {
+        // It was, and has been hung up on meanwhile.
+        Err(Errno::ENOTCONN) => return Ok(()),
+        peer => peer?,
+    };
     if own == peer && own.family() != Some(AddressFamily::Unix) {
         // Closed so, it leaves no trace of itself (TIME_WAIT) on the port.
         let _ = socket::setsockopt(&fd, sockopt::Linger, &libc::linger { l_onoff: 1, l_linger: 0 });
@@ -203,6 +207,8 @@ fn is_answered(fd: &impl AsFd) -> io::Result<()> {
 pub(crate) fn connected(fd: BorrowedFd<'_>) -> io::Result<()> {
     match socket::getsockopt(&fd, sockopt::SocketError)? {
         0 => is_answered(&fd),
+        // Accepted, and hung up on. A port where nobody listens says ECONNREFUSED.
+        libc::ECONNRESET => Ok(()),
         errno => Err(io::Error::from_raw_os_error(errno)),
     }
 }
@@ -338,5 +344,25 @@ mod tests {
             drop((held, listener));
             assert_eq!(connect_unix(&path).unwrap_err().kind(), io::ErrorKind::ConnectionRefused);
         });
+    }
+
+    #[test]
+    fn who_is_hung_up_on_was_connected() {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap();
+        let Connecting::Pending(pending) = connect_tcp(&address).unwrap() else { panic!("it is connected at once") };
+        let (theirs, _) = listener.accept().unwrap();
+        socket::setsockopt(&theirs, sockopt::Linger, &libc::linger { l_onoff: 1, l_linger: 0 }).unwrap();
+        drop(theirs);
+        crate::sys::event::wait_readable(pending.as_fd());
+        // The error is told once.
+        for _ in 0..2 {
+            connected(pending.as_fd()).unwrap();
+        }
+        drop(listener);
+        if let Ok(Connecting::Pending(pending)) = connect_tcp(&address) {
+            crate::sys::event::wait_readable(pending.as_fd());
+            assert_eq!(connected(pending.as_fd()).unwrap_err().raw_os_error(), Some(libc::ECONNREFUSED));
+        }
     }
 }

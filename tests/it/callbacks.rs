@@ -97,6 +97,21 @@ tests! {
         drop(release);
     }
 
+    fn a_panic_with_what_panics_when_it_is_dropped_stops_nothing() {
+        struct Bomb;
+        impl Drop for Bomb {
+            fn drop(&mut self) {
+                panic!("as it should in this test");
+            }
+        }
+        let builder = Process::builder(Command::new("true")).on_exit(|_, _| std::panic::panic_any(Bomb));
+        let process = builder.build().unwrap();
+        for _ in 0..3 {
+            process.start(true).unwrap();
+            assert!(process.join_timeout(LONG).unwrap().expect("it is over").success());
+        }
+    }
+
     fn a_capture_whose_drop_panics_stops_nobody_else() {
         let captured = PanicsInDrop;
         let ready = pkit::Ready::check(move |_| {

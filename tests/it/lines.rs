@@ -4,7 +4,7 @@ use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use pkit::{Command, Line, Process, Stdio, Stream};
+use pkit::{Command, Line, Process, Restart, Stdio, Stream};
 
 use crate::support::{LONG, python, say, sh, tests};
 
@@ -27,6 +27,29 @@ tests! {
         let line = process.wait_for_line(LONG, |_| true).unwrap();
         assert_eq!((line.bytes().len(), line.continued()), (10_000, false));
         assert_eq!(process.output().stdout().len(), 1024);
+    }
+
+    fn a_line_of_a_run_is_found_though_the_next_one_began() {
+        let directory = tempfile::tempdir().unwrap();
+        let mut command = sh("[ -e $0 ] && { echo other; exec sleep 1000; }; : > $0; echo one; read x; echo needle; exit 1");
+        command.arg(directory.path().join("ran"));
+        let builder = Process::builder(command).stdin(Stdio::piped()).capture(1024);
+        let process = builder.restart(Restart::on_failure()).build().unwrap();
+        process.start(true).unwrap();
+        let next_run_began = || process.wait_until(LONG, |status| status.restarts > 0 && status.pid.is_some()).unwrap();
+        let mut seen = Vec::new();
+        let found = process.wait_for_line(LONG, |line| {
+            if line == "one" {
+                drop(process.stdin());
+                next_run_began();
+            }
+            seen.push(line.to_owned());
+            line == "needle"
+        });
+        found.unwrap();
+        assert_eq!(seen, ["one", "needle"]);
+        // Who asks now asks for those of the run that is there.
+        assert_eq!(process.wait_for_line(LONG, |_| true).unwrap().text(), "other");
     }
 
     fn long_lines_come_in_pieces() {
