@@ -104,26 +104,88 @@ impl Descriptors {
                 // The kernel has it since 5.9, but sandboxes with an older list of calls answer ENOSYS or EPERM.
                 Err(halt) if halt.errno == libc::ENOSYS || halt.errno == libc::EPERM => {
                     // SAFETY: as for close_range.
-                    unsafe { close_one_by_one(first, last, self.limit) };
+                    unsafe { self.close_one_by_one() };
+                    return Ok(());
                 }
                 Err(halt) => return Err(halt),
             }
         }
         Ok(())
     }
+
+    fn is_in_a_gap(&self, fd: u32) -> bool {
+        self.gaps.iter().any(|(first, last)| (*first..=*last).contains(&fd))
+    }
+
+    /// For where `close_range` is missing: those that `/proc` lists, or else all numbers. Of the latter, those above a limit that was
+    /// lowered after they were made stay open.
+    ///
+    /// # Safety
+    /// Only in a child with a descriptor table of its own.
+    unsafe fn close_one_by_one(&self) {
+        // SAFETY: as above.
+        if unsafe { self.close_listed() } {
+            return;
+        }
+        for fd in (3..self.limit).filter(|fd| self.is_in_a_gap(*fd)) {
+            // SAFETY: close(2) takes a number; an EBADF is the usual answer here.
+            let _ = unsafe { syscall!(libc::SYS_close, fd) };
+        }
+    }
+
+    /// False: there is no list.
+    ///
+    /// # Safety
+    /// As above.
+    unsafe fn close_listed(&self) -> bool {
+        let (path, flags) = (c"/proc/self/fd".as_ptr(), libc::O_RDONLY | libc::O_DIRECTORY | libc::O_CLOEXEC);
+        // SAFETY: openat(2) reads a static path.
+        let Ok(list) = (unsafe { syscall!(libc::SYS_openat, libc::AT_FDCWD, path, flags, 0) }) else { return false };
+        let mut buffer = [0_u8; 1024];
+        let complete = loop {
+            // SAFETY: getdents64(2) writes so many bytes to a local at most, which has no alignment to keep.
+            match unsafe { syscall!(libc::SYS_getdents64, list, buffer.as_mut_ptr(), buffer.len()) } {
+                Ok(0) => break true,
+                Ok(length) => {
+                    for fd in Listed(buffer.get(..length).unwrap_or_default()) {
+                        if fd as usize != list && self.is_in_a_gap(fd) {
+                            // SAFETY: close(2) takes a number.
+                            let _ = unsafe { syscall!(libc::SYS_close, fd) };
+                        }
+                    }
+                }
+                Err(_) => break false,
+            }
+        };
+        // SAFETY: close(2) takes a number, which was made above.
+        let _ = unsafe { syscall!(libc::SYS_close, list) };
+        complete
+    }
 }
 
-/// For where `close_range` is missing. Descriptors above a limit that was lowered after they were made stay open.
-///
-/// # Safety
-/// Only in a child with a descriptor table of its own.
-unsafe fn close_one_by_one(first: u32, last: u32, limit: u32) {
-    for fd in first..=last {
-        if fd >= limit {
-            break;
+/// The numbers among entries of a directory (`getdents64(2)`: the length of an entry is its 17th and 18th byte, its name begins
+/// with the 20th). Nothing here panics: it is used where that must not be.
+struct Listed<'a>(&'a [u8]);
+
+impl Iterator for Listed<'_> {
+    type Item = u32;
+
+    fn next(&mut self) -> Option<u32> {
+        loop {
+            let length = self.0.get(16..18)?;
+            let length = u16::from_ne_bytes([*length.first()?, *length.last()?]);
+            let entry = self.0.get(..length.into())?;
+            self.0 = self.0.get(length.max(1).into()..)?;
+            let name = entry.get(19..)?.split(|byte| *byte == 0).next()?;
+            let mut digits = name.iter().map(|byte| byte.wrapping_sub(b'0'));
+            let number = digits.try_fold(0_u32, |number, digit| match digit {
+                0..=9 => number.checked_mul(10)?.checked_add(digit.into()),
+                _ => None,
+            });
+            if let Some(number) = number.filter(|_| !name.is_empty()) {
+                return Some(number);
+            }
         }
-        // SAFETY: close(2) takes a number; an EBADF is the usual answer here.
-        let _ = unsafe { syscall!(libc::SYS_close, fd) };
     }
 }
 

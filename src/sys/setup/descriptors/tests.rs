@@ -3,7 +3,7 @@
 use super::super::Setup;
 use super::super::tests::{fails, says};
 use super::*;
-use crate::sys::fd::{is_open, pipe};
+use crate::sys::fd::is_open;
 use crate::sys::fork::tests::in_fork;
 use std::io::{Seek, Write};
 use std::os::fd::{AsRawFd, OwnedFd};
@@ -100,11 +100,38 @@ fn gaps_lie_between_what_is_kept() {
 #[test]
 fn closing_works_without_close_range() {
     in_fork(|| {
-        let (reader, writer) = pipe().unwrap();
-        let first = reader.as_raw_fd().min(writer.as_raw_fd()) as u32;
-        // SAFETY: a child that has no use for its descriptors.
-        unsafe { close_one_by_one(first, u32::MAX, descriptor_limit()) };
-        assert!(!is_open(reader.as_raw_fd()) && !is_open(writer.as_raw_fd()));
-        std::mem::forget((reader, writer));
+        // More than one reading of the list gives, and where no list can be opened.
+        for listed in [true, false] {
+            let files: Vec<_> = (0..200).map(|_| file("")).collect();
+            let kept = files[100].as_raw_fd();
+            let descriptors = Descriptors::new(&[(kept, kept)], true, None);
+            let descriptors = Descriptors { limit: if listed { u32::MAX } else { descriptors.limit }, ..descriptors };
+            let limit = nix::sys::resource::Resource::RLIMIT_NOFILE;
+            let (soft, hard) = nix::sys::resource::getrlimit(limit).unwrap();
+            nix::sys::resource::setrlimit(limit, if listed { soft } else { 3 }, hard).unwrap();
+            // SAFETY: a child that has no use for its other descriptors.
+            unsafe { descriptors.close_one_by_one() };
+            nix::sys::resource::setrlimit(limit, soft, hard).unwrap();
+            let open: Vec<RawFd> = (0..1024).filter(|&fd| is_open(fd)).collect();
+            assert_eq!(open, [0, 1, 2, kept]);
+            std::mem::forget(files);
+        }
     });
+}
+
+#[test]
+fn entries_that_are_no_numbers_are_passed_over() {
+    let entry = |name: &str, length: u16| {
+        let mut entry = vec![0; 16];
+        entry.extend(length.to_ne_bytes());
+        entry.extend([4].iter().chain(name.as_bytes()));
+        entry.resize(length.into(), 0);
+        entry
+    };
+    let all = [entry(".", 24), entry("..", 24), entry("0", 24), entry("4294967296", 32), entry("1048576", 32)].concat();
+    assert_eq!(Listed(&all).collect::<Vec<_>>(), [0, 1_048_576]);
+    for cut in 0..all.len() {
+        let _ = Listed(&all[..cut]).count();
+    }
+    assert_eq!(Listed(&[0; 64]).count(), 0);
 }
