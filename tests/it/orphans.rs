@@ -7,7 +7,7 @@ use nix::mount::{MsFlags, mount};
 use nix::sched::CloneFlags;
 use nix::sys::signal::kill;
 use nix::unistd::Pid;
-use pkit::{Builder, Containment, ContainmentLevel, Process, Signal, Stop, Survivors};
+use pkit::{Builder, Containment, ContainmentLevel, Process, Signal, Stdio, Stop, Survivors};
 
 use crate::support::{LONG, children, eventually, pid_said_by, sh, skipped, tests, thread_names};
 
@@ -54,9 +54,10 @@ fn are_taken_when_they_were_left(contain: Containment, survivor: &str) {
     become_subreaper();
     let (reader, writer) = nix::unistd::pipe2(nix::fcntl::OFlag::O_CLOEXEC).unwrap();
     let process = Process::builder(sh(survivor)).contain(contain).pass_fd(reader, 3).survivors(Survivors::leave());
-    let process = process.capture(1000).build().unwrap();
+    let process = process.stdin(Stdio::piped()).capture(1000).build().unwrap();
     process.start(true).unwrap();
     let left = pid_said_by(&process);
+    drop(process.stdin());
     assert!(process.join().unwrap().success());
     assert_eq!(children(), [left]);
     // Nobody has a handle any more.
@@ -64,8 +65,8 @@ fn are_taken_when_they_were_left(contain: Containment, survivor: &str) {
     eventually("it is taken", || children().is_empty());
 }
 
-const IN_GROUP: &str = "sh -c 'echo $$; read line <&3' &";
-const BEYOND: &str = "setsid sh -c 'echo $$; read line <&3' &";
+const IN_GROUP: &str = "sh -c 'echo $$; read line <&3' & read line; exit 0";
+const BEYOND: &str = "setsid sh -c 'echo $$; read line <&3' & read line; exit 0";
 
 tests! {
     fn that_were_left_of_a_group_are_taken() {
