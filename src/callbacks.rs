@@ -9,6 +9,7 @@ use std::collections::VecDeque;
 use std::io;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use crate::panics::guarded;
 use crate::sys;
 use crate::threads::Pool;
 
@@ -69,7 +70,10 @@ impl InOrder {
         let next = queue.waiting.pop_front();
         queue.busy = next.is_some();
         drop(queue);
-        next.map(|job| job()).is_some()
+        let any = next.is_some();
+        // One that panics: the others run all the same.
+        guarded(|| _ = next.map(|job| job()), || log::error!("pkit: a panic on a callback thread"));
+        any
     }
 
     fn lock(&self) -> MutexGuard<'_, Queue> {
@@ -80,5 +84,26 @@ impl InOrder {
 impl std::fmt::Debug for InOrder {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("InOrder").field("waiting", &self.waiting()).finish()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::sync::mpsc::channel;
+
+    #[test]
+    fn jobs_run_in_order_and_one_that_panics_keeps_no_other_from_running() {
+        let (jobs, (ran, runs)) = (Arc::new(InOrder::default()), channel());
+        for number in 0..100 {
+            let ran = ran.clone();
+            jobs.run(move || {
+                ran.send(number).unwrap();
+                assert_ne!(number % 10, 5, "for the test");
+            });
+        }
+        drop(ran);
+        assert_eq!(runs.into_iter().collect::<Vec<_>>(), (0..100).collect::<Vec<_>>());
+        assert_eq!(jobs.waiting(), 0);
     }
 }

@@ -82,6 +82,7 @@ mod error;
 mod exit;
 mod line;
 mod notify;
+mod panics;
 mod policy;
 mod process;
 mod readable;

@@ -2,7 +2,6 @@
 
 use std::cell::Cell;
 use std::collections::VecDeque;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
 use super::captured::log_line;
@@ -12,6 +11,7 @@ use super::state::Event;
 use super::turn::Turn;
 use crate::callbacks::Callbacks;
 use crate::exit::Exit;
+use crate::panics::guarded;
 use crate::sys;
 
 /// Something to tell the user's callbacks.
@@ -163,11 +163,6 @@ impl Inner {
 
     /// A callback that panics is a bug of its own and stops nothing else.
     pub(super) fn guarded(&self, what: &str, call: impl FnOnce()) {
-        // What was panicked with is forgotten: its drop could panic again.
-        if catch_unwind(AssertUnwindSafe(call)).map_err(std::mem::forget).is_err() {
-            // A logger that panics as well has had its chance.
-            let complain = || log::error!("the {what} callback of `{}` panicked", self.name);
-            let _ = catch_unwind(AssertUnwindSafe(complain)).map_err(std::mem::forget);
-        }
+        guarded(call, || log::error!("the {what} callback of `{}` panicked", self.name));
     }
 }

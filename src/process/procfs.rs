@@ -6,11 +6,11 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::io;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 
 use crate::callbacks::Callbacks;
+use crate::panics::guarded;
 use crate::sys;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -102,9 +102,7 @@ fn answer_all() -> bool {
     let found = all();
     for ask in asks {
         // A panic in one: the others are answered all the same.
-        if catch_unwind(AssertUnwindSafe(|| ask(&found))).is_err() {
-            log::error!("pkit: a panic while looking for what a run left");
-        }
+        guarded(|| ask(&found), || log::error!("pkit: a panic while looking for what a run left"));
     }
     true
 }

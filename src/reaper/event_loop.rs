@@ -2,7 +2,6 @@
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::thread;
@@ -12,6 +11,7 @@ use super::children::Children;
 use super::registry::{Registry, Token, Watched};
 use super::timers::Timers;
 use crate::callbacks::Callbacks;
+use crate::panics;
 use crate::sys;
 use crate::sys::event::{Bell, Interest, Poller};
 use crate::sys::sigchld::Flag;
@@ -202,11 +202,8 @@ impl Shared {
 
 /// A panic there is a bug of ours; it shall not be the end of all supervision.
 fn guarded(call: impl FnOnce()) {
-    if let Err(payload) = catch_unwind(AssertUnwindSafe(call)) {
-        // Its drop could panic again.
-        std::mem::forget(payload);
-        Callbacks::get().run(|| log::error!("pkit: a panic on the thread `pkit-reaper`"));
-    }
+    let complain = || log::error!("pkit: a panic on the thread `pkit-reaper`");
+    panics::guarded(call, || Callbacks::get().run(complain));
 }
 
 #[cfg(test)]

@@ -1,11 +1,11 @@
 //! Named threads that run closures, started on demand.
 
 use std::io;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use super::jobs::Jobs;
+use crate::panics::guarded;
 use crate::reaper::{Reaper, Watcher};
 use crate::sys;
 
@@ -95,12 +95,7 @@ impl Watcher for Threads {
 
 fn work(name: &'static str, jobs: &Jobs<Job>) {
     while let Some(job) = jobs.next() {
-        // The thread must outlive every panic, that of the logger and that of a payload's drop too: others count on
-        // it, and the end of a spawner would kill its children.
-        std::mem::forget(catch_unwind(AssertUnwindSafe(|| {
-            if catch_unwind(AssertUnwindSafe(job)).is_err() {
-                log::error!("pkit: a panic on a thread `{name}`");
-            }
-        })));
+        // The thread must outlive every panic: others count on it, and the end of a spawner would kill its children.
+        guarded(job, || log::error!("pkit: a panic on a thread `{name}`"));
     }
 }

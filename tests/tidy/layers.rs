@@ -16,6 +16,7 @@ const LAYERS: &[(&str, u8)] = &[
     ("exit", 1),
     ("line", 1),
     ("notify", 1),
+    ("panics", 1),
     ("policy", 1),
     ("process/state", 1),
     ("ring", 1),
