@@ -37,8 +37,9 @@ impl Machine {
         self.stand_on(run, ladder, 0, now, out);
     }
 
-    pub(super) fn climb(&self, run: &mut Run, now: Instant, out: &mut Vec<Action>) {
-        if let Some(Climb { ladder, step, due }) = run.climb
+    /// Takes the next step when that is `due`.
+    pub(super) fn climb(&self, run: &mut Run, due: Option<Instant>, now: Instant, out: &mut Vec<Action>) {
+        if let Some(Climb { ladder, step, .. }) = run.climb
             && run.lateness.has_passed(due, now)
         {
             self.stand_on(run, ladder, step + 1, now, out);

@@ -128,12 +128,11 @@ impl Machine {
         match &self.phase {
             Phase::Idle | Phase::Failed | Phase::Starting { .. } | Phase::Reporting { .. } => None,
             Phase::Up(run) => {
-                let climb = run.climb.and_then(|climb| climb.due);
-                let limits = [climb, run.ready_by, run.watchdog_by, run.stopped_by];
+                let limits = [run.climb_due(), run.ready_by, run.watchdog_by, run.gone_by];
                 limits.into_iter().filter_map(|limit| run.lateness.when(limit)).min()
             }
             Phase::Clearing(at) => {
-                let climb = at.run.lateness.when(at.run.climb.and_then(|climb| climb.due));
+                let climb = at.run.lateness.when(at.climb_due());
                 [climb, at.look].into_iter().flatten().min()
             }
             Phase::Draining(draining) => draining.until,

@@ -13,6 +13,8 @@ use crate::policy::{Outcome, Verdict};
 /// How often the emptiness of a group is looked at, once someone in it outlived the leader.
 const FIRST_LOOK: Duration = Duration::from_millis(1);
 const LAST_LOOK: Duration = Duration::from_millis(20);
+/// A ladder waits so long, at most, to hear whether the leader left anyone behind: it may have been the last.
+const HEARD_WITHIN: Duration = Duration::from_secs(5);
 /// After SIGKILL only the kernel (or a tracer, or a dead file system) can hold a process back.
 const SLOW_LOOK: Duration = Duration::from_millis(500);
 
@@ -25,7 +27,7 @@ pub(super) struct Run {
     pub(super) paused: bool,
     pub(super) announced_stop: bool,
     /// It announced its stop, and has to be gone by then.
-    pub(super) stopped_by: Option<Instant>,
+    pub(super) gone_by: Option<Instant>,
     /// We end it because it did not do what it should: a failure, whatever its exit says.
     fault: Option<Fault>,
     requested: bool,
@@ -44,6 +46,8 @@ pub(super) struct Clearing {
     /// When to look again; `None` while an answer is awaited.
     pub(super) look: Option<Instant>,
     pause: Duration,
+    /// No step of a ladder before that, until there was an answer.
+    unheard: Option<Instant>,
 }
 
 /// The run's processes are gone, or left alone; its pipes are not.
@@ -56,9 +60,20 @@ pub(super) struct Draining {
     pub(super) until: Option<Instant>,
 }
 
+impl Clearing {
+    /// When the ladder's next step is due.
+    pub(super) fn climb_due(&self) -> Option<Instant> {
+        self.run.climb_due().map(|due| self.unheard.map_or(due, |until| due.max(until)))
+    }
+}
+
 impl Run {
+    pub(super) fn climb_due(&self) -> Option<Instant> {
+        self.climb.and_then(|climb| climb.due)
+    }
+
     pub(super) fn forget_limits(&mut self) {
-        [self.ready_by, self.watchdog_by, self.stopped_by] = [None; 3];
+        [self.ready_by, self.watchdog_by, self.gone_by] = [None; 3];
     }
 }
 
@@ -71,7 +86,7 @@ impl Machine {
             watchdog_by: None,
             paused: false,
             announced_stop: false,
-            stopped_by: None,
+            gone_by: None,
             fault: None,
             requested: false,
             stopped_by_us: false,
@@ -104,7 +119,8 @@ impl Machine {
             Event::LeaderExited(reason) => {
                 run.stopped_by_us = run.requested || (run.announced_stop && run.climb.is_some());
                 out.push(Action::Look);
-                return Phase::Clearing(Clearing { run, reason, ended: now, look: None, pause: FIRST_LOOK });
+                let unheard = now.checked_add(HEARD_WITHIN);
+                return Phase::Clearing(Clearing { run, reason, ended: now, look: None, pause: FIRST_LOOK, unheard });
             }
             Event::Stop => return self.stop_up(run, now, out),
             Event::Kill => return self.kill_up(run, out),
@@ -124,7 +140,7 @@ impl Machine {
                 // It stops by itself: neither readiness nor the watchdog has anything to say from now on. But it has no
                 // longer for it than after our first signal, as with systemd: who hangs in its stop is stopped.
                 if !run.announced_stop && run.climb.is_none() {
-                    run.stopped_by = now.checked_add(self.rules.stop.first_grace());
+                    run.gone_by = now.checked_add(self.rules.stop.first_grace());
                 }
                 run.announced_stop = true;
                 run.watchdog_by = None;
@@ -156,12 +172,13 @@ impl Machine {
 
     fn tick(&mut self, mut run: Run, now: Instant, out: &mut Vec<Action>) -> Phase {
         if run.climb.is_some() {
-            self.climb(&mut run, now, out);
+            let due = run.climb_due();
+            self.climb(&mut run, due, now, out);
         } else if run.lateness.has_passed(run.ready_by, now) {
             return self.fault(run, Fault::NotReady, now, out);
         } else if run.lateness.has_passed(run.watchdog_by, now) {
             return self.fault(run, Fault::WatchdogMissed, now, out);
-        } else if run.lateness.has_passed(run.stopped_by, now) {
+        } else if run.lateness.has_passed(run.gone_by, now) {
             out.push(Action::Announce(Notice::Stopping));
             self.begin(&mut run, Ladder::Stop, now, out);
         }
@@ -202,6 +219,7 @@ impl Machine {
         match event {
             Event::Empty => return self.drain(at, now, out),
             Event::Occupied => {
+                at.unheard = None;
                 if at.run.climb.is_none() {
                     if self.rules.survivors.ladder().is_none() {
                         return self.drain(at, now, out);
@@ -222,7 +240,8 @@ impl Machine {
                 at.look = at.look.map(|_| now + at.pause);
             }
             Event::Tick => {
-                self.climb(&mut at.run, now, out);
+                let due = at.climb_due();
+                self.climb(&mut at.run, due, now, out);
                 if at.look.is_some_and(|look| now >= look) {
                     at.look = None;
                     // A process created while we killed the others has not seen the signal.

@@ -112,7 +112,7 @@ impl World {
                 let by = self.now.checked_add(self.rules.stop.first_grace());
                 let live = self.live();
                 if !live.announced && !live.is_climbing() {
-                    live.stopped_by = by;
+                    live.gone_by = by;
                 }
                 live.announced = true;
                 [live.ready_by, live.watchdog_by] = [None, None];

@@ -125,6 +125,27 @@ fn survivors_have_a_ladder_of_their_own_unless_one_is_being_climbed() {
 }
 
 #[test]
+fn a_ladder_waits_to_hear_whether_anyone_is_left() {
+    let stopped_in_time = || {
+        let mut life = Life::running(rules(Restart::never()));
+        life.feed(Event::Stop);
+        life.now += S;
+        life.feed(Event::LeaderExited(ExitReason::Exited(0)));
+        assert_eq!(life.feed(Event::Tick), []);
+        life
+    };
+    let mut life = stopped_in_time();
+    life.now += S;
+    life.feed(Event::Empty);
+    let expected = Conclusion { requested: true, runtime: S, ..concluded(0) };
+    assert_eq!(life.feed(Event::Drained), [Action::Conclude(expected)], "nobody was signalled for it");
+    assert_eq!(stopped_in_time().tick(), (5 * S, vec![Action::Signal(Signal::TERM)]), "but not for ever");
+    let mut life = stopped_in_time();
+    life.feed(Event::Occupied);
+    assert_eq!(life.tick(), (Duration::ZERO, vec![Action::Signal(Signal::TERM)]));
+}
+
+#[test]
 fn who_comes_to_be_while_the_others_are_killed_is_killed_too() {
     let mut life = Life::running(rules(Restart::never()));
     life.feed(Event::Kill);

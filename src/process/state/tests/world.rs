@@ -63,12 +63,14 @@ pub(super) struct Live {
     /// A look is answered at once, or later.
     pub(super) answers_at_once: bool,
     pub(super) asked: bool,
+    /// Since the leader ended.
+    answered: bool,
     pub(super) paused: bool,
     pub(super) ready: bool,
     pub(super) announced: bool,
     pub(super) ready_by: Option<Instant>,
     pub(super) watchdog_by: Option<Instant>,
-    pub(super) stopped_by: Option<Instant>,
+    pub(super) gone_by: Option<Instant>,
     /// Who came late gave it until then.
     put_off: Option<(Instant, Instant)>,
     /// The notice that its stop is due to.
@@ -193,18 +195,19 @@ impl World {
         let live = self.live();
         assert!(!live.draining, "{signal} to nobody");
         assert!(!live.killed, "{signal} after SIGKILL");
+        let unheard = live.unheard();
         let ladder = match &mut live.ladder {
             Some(ladder) => ladder,
             none => {
                 let survivors = || rules.survivors.ladder().map_or(&[][..], Stop::steps);
-                let overdue = live.stopped_by.is_some_and(|by| now >= by);
+                let overdue = live.gone_by.is_some_and(|by| now >= by);
                 assert!(live.ended.is_some() || live.requested || live.fault.is_some() || overdue, "for no reason");
                 let steps = if live.ended.is_some() { survivors() } else { rules.stop.steps() };
                 none.insert(Ladder { steps: steps.to_vec(), next: 0, due: Some(now) })
             }
         };
         let (due, grace) = ladder.take(signal);
-        assert!(due.is_some_and(|due| now >= due), "{signal} before the grace has passed");
+        assert!(due.max(unheard).is_some_and(|due| now >= due), "{signal} before the grace has passed");
         ladder.due = now.checked_add(grace);
     }
 
@@ -214,12 +217,12 @@ impl World {
         assert!(!live.draining, "SIGKILL to nobody");
         let ladder = if live.ended.is_some() { survivors.ladder() } else { Some(&stop) };
         let climbed = match &live.ladder {
-            Some(ladder) => ladder.is_climbed(now),
+            Some(ladder) => ladder.is_climbed(now) && live.unheard().is_none_or(|until| now >= until),
             None => ladder.is_some_and(|ladder| ladder.steps().is_empty()),
         };
         // A ladder of nothing but SIGKILL: it had the usual grace to end by itself.
         let climbed = climbed
-            && (live.stopped_by.is_none_or(|by| now >= by)
+            && (live.gone_by.is_none_or(|by| now >= by)
                 || live.requested
                 || live.ended.is_some()
                 || live.fault.is_some());
@@ -241,6 +244,7 @@ impl World {
     pub(super) fn answer(&mut self) -> Event {
         let live = self.live();
         assert!(std::mem::take(&mut live.asked));
+        live.answered = true;
         if live.others { Event::Occupied } else { Event::Empty }
     }
 
@@ -300,7 +304,7 @@ impl World {
             Notice::Continued => assert!(std::mem::take(&mut self.live().paused)),
             Notice::Stopping => {
                 let live = self.live();
-                let overdue = live.stopped_by.is_some_and(|by| now >= by);
+                let overdue = live.gone_by.is_some_and(|by| now >= by);
                 assert!((live.requested || overdue) && live.ladder.is_none());
             }
             Notice::LeftBehind => {
@@ -332,12 +336,13 @@ impl World {
             pipes_open: true,
             answers_at_once: true,
             asked: false,
+            answered: false,
             paused: false,
             ready: false,
             announced: false,
             ready_by: self.rules.ready_within.and_then(|limit| self.now.checked_add(limit)),
             watchdog_by: None,
-            stopped_by: None,
+            gone_by: None,
             put_off: None,
             fault: None,
             drained_by: None,
@@ -401,10 +406,15 @@ impl Live {
     /// What is counted while it lives: the next step of the ladder, or else the limits.
     fn limit(&self) -> Option<Instant> {
         match &self.ladder {
-            Some(ladder) => ladder.due,
+            Some(ladder) => ladder.due.map(|due| self.unheard().map_or(due, |until| due.max(until))),
             None if self.ended.is_some() => None,
-            None => [self.ready_by, self.watchdog_by, self.stopped_by].into_iter().flatten().min(),
+            None => [self.ready_by, self.watchdog_by, self.gone_by].into_iter().flatten().min(),
         }
+    }
+
+    /// Until then nobody is signalled for what has not been heard yet: whether the leader left anyone.
+    fn unheard(&self) -> Option<Instant> {
+        self.ended.filter(|_| !self.answered).map(|(_, at)| at + Duration::from_secs(5))
     }
 
     /// A tick at `now` comes too late to tell whether the limit was kept: true. Once for each.
