@@ -138,18 +138,22 @@ impl Gate {
 }
 
 impl Probe {
-    /// Begins to connect, to all addresses that there are. For the kinds that connect.
-    pub(super) fn connect(&self) -> Attempts {
-        let attempts = match self {
-            Probe::Tcp(addresses) => addresses.iter().map(sys::socket::connect_tcp).collect(),
-            Probe::Unix(path) => vec![sys::socket::connect_unix(path)],
+    /// Begins to connect, to all addresses that there are but those for which `is_pending`. For the kinds that connect.
+    pub(super) fn connect(&self, is_pending: impl Fn(usize) -> bool) -> Attempts {
+        let attempts: Vec<_> = match self {
+            Probe::Tcp(addresses) => {
+                let others = addresses.iter().enumerate().filter(|(index, _)| !is_pending(*index));
+                others.map(|(index, address)| (index, sys::socket::connect_tcp(address))).collect()
+            }
+            Probe::Unix(path) => vec![(0, sys::socket::connect_unix(path))],
             Probe::File { .. } | Probe::Check(_) => Vec::new(),
         };
         let mut pending = Vec::new();
-        for connecting in attempts.into_iter().flatten() {
-            match connecting {
-                Connecting::Done => return Attempts::Accepted,
-                Connecting::Pending(fd) => pending.push(fd),
+        for (index, attempt) in attempts {
+            match attempt {
+                Ok(Connecting::Done) => return Attempts::Accepted,
+                Ok(Connecting::Pending(fd)) => pending.push((index, fd)),
+                Err(_) => {}
             }
         }
         Attempts::Pending(pending)
@@ -157,9 +161,9 @@ impl Probe {
 
     /// Whether somebody accepts connections already, and says so at once: on this machine, that is.
     fn is_answered(&self) -> bool {
-        match self.connect() {
+        match self.connect(|_| false) {
             Attempts::Accepted => true,
-            Attempts::Pending(attempts) => attempts.iter().any(|fd| {
+            Attempts::Pending(attempts) => attempts.iter().any(|(_, fd)| {
                 sys::event::is_writable_within(fd.as_fd(), AT_ONCE) && sys::socket::connected(fd.as_fd()).is_ok()
             }),
         }
@@ -170,7 +174,7 @@ impl Probe {
         match self {
             Probe::File { path, before } => identity(path).is_some_and(|now| Some(now) != *before),
             Probe::Check(check) => check(process),
-            Probe::Unix(_) => matches!(self.connect(), Attempts::Accepted),
+            Probe::Unix(_) => matches!(self.connect(|_| false), Attempts::Accepted),
             Probe::Tcp(_) => false,
         }
     }
@@ -179,8 +183,8 @@ impl Probe {
 /// What became of attempts to connect.
 pub(super) enum Attempts {
     Accepted,
-    /// These may be, or none.
-    Pending(Vec<OwnedFd>),
+    /// These may be, or none; each with the index of its address.
+    Pending(Vec<(usize, OwnedFd)>),
 }
 
 /// A name that cannot be looked up now may be known again soon: no errno says so.

@@ -104,7 +104,8 @@ impl Turn<'_> {
         let orphans = run.contained.orphans(&run.leader, run.reaped);
         let (inner, generation) = (Arc::clone(self.inner), run.generation);
         procfs::survey(Box::new(move |all| {
-            if !all.as_ref().is_ok_and(|all| orphans.take(all).not_yet == 0) {
+            // Whose own parent lives comes with a SIGCHLD of its own.
+            if all.as_ref().map(|all| orphans.take(all)).is_err() {
                 inner.turn(|turn| {
                     if turn.core.run.as_ref().is_some_and(|run| run.generation == generation) {
                         turn.look_for_orphans();

@@ -5,32 +5,22 @@ use std::io;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use super::containment::{Contained, Leader, Occupancy, Seen};
+use super::containment::{Contained, Leader, Occupancy, Seen, times_taken};
 use super::procfs::{self, Snapshot};
+use crate::callbacks::Callbacks;
 use crate::reaper::{Reaper, Watcher};
 use crate::sys;
 
 /// A look reads all of `/proc`.
 const BETWEEN_LOOKS: Duration = Duration::from_secs(1);
 
-/// What was seen of it last.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub(super) enum Looks {
-    /// Somebody who may live on for long.
-    #[default]
-    Alive,
-    /// It changes.
-    Changing,
-    /// Nobody.
-    Unseen,
-}
-
 /// Of one run that is over.
 pub(super) struct Left {
     pub(super) leader: Leader,
     pub(super) leader_reaped: bool,
     pub(super) contained: Contained,
-    pub(super) looks: Looks,
+    /// The last look saw nobody.
+    pub(super) unseen: bool,
 }
 
 struct All {
@@ -46,6 +36,8 @@ struct State {
     /// When to look next, and when that was last.
     timer: Option<Instant>,
     looked: Option<Instant>,
+    /// See [`times_taken`], before the last look.
+    taken: u64,
     /// A look is under way, with those that are not in `left` meanwhile.
     busy: bool,
 }
@@ -56,11 +48,16 @@ impl Left {
     /// From now on its zombies are taken, for as long as any of it is there.
     pub(super) fn keep(self) {
         let all = ALL.get_or_init(|| Arc::new(All { id: Reaper::get().new_id(), state: Mutex::default() }));
-        let mut state = all.lock();
-        state.left.push(self);
+        all.lock().left.push(self);
         Reaper::get().add_child(all.id, Arc::clone(all) as Arc<dyn Watcher>);
-        // Perhaps there is nothing.
-        all.look_soon(&mut state);
+        // On another thread, for it may have to be logged, and the caller has a lock.
+        Callbacks::get().run(move || {
+            if let Err(error) = Reaper::get().hear_sigchld() {
+                log::error!("the ends of what was left alone will not be heard of: cannot listen to SIGCHLD: {error}");
+            }
+            // It may have ended before that, or there is nothing.
+            all.look_soon(&mut all.lock());
+        });
     }
 
     /// Before `/proc` is read: who was there then, and has ended, is a zombie there.
@@ -70,24 +67,20 @@ impl Left {
 
     /// False: nothing of it will ever come.
     fn take(&mut self, occupancy: Occupancy, all: &Snapshot) -> bool {
-        let found = self.contained.orphans(&self.leader, self.leader_reaped).take(all);
-        let seen = match occupancy {
-            Occupancy::Empty => Seen::Empty,
-            Occupancy::Occupied => Seen::Occupied,
-            Occupancy::Survey(look) => look(all),
+        // Who has ended and whose own parent lives is no child of ours yet.
+        let none_to_come = self.contained.orphans(&self.leader, self.leader_reaped).take(all);
+        let empty = match occupancy {
+            Occupancy::Empty => true,
+            Occupancy::Occupied => false,
+            Occupancy::Survey(look) => !matches!(look(all), Seen::Occupied),
             Occupancy::After(act) => {
                 act();
-                Seen::Empty
+                true
             }
         };
-        let before = self.looks;
-        self.looks = match seen {
-            Seen::Occupied if found.taken > 0 => Looks::Changing,
-            Seen::Occupied => Looks::Alive,
-            Seen::Empty | Seen::Again(_) => Looks::Unseen,
-        };
-        // Twice: a zombie whose own parent is about to end comes to us next.
-        (before, self.looks) != (Looks::Unseen, Looks::Unseen)
+        let unseen = empty && none_to_come;
+        // Twice: who was forked while `/proc` was read may have been missed.
+        !(std::mem::replace(&mut self.unseen, unseen) && unseen)
     }
 }
 
@@ -113,7 +106,7 @@ impl All {
         state.left.extend(left);
         if state.left.is_empty() {
             Reaper::get().remove_child(self.id);
-        } else if all.is_err() || state.left.iter().any(|left| left.looks != Looks::Alive) {
+        } else if all.is_err() || state.has_changed() || state.left.iter().any(|left| left.unseen) {
             self.look_soon(&mut state);
         }
     }
@@ -123,13 +116,20 @@ impl All {
     }
 }
 
+impl State {
+    /// Somebody took an orphan since the last look, perhaps one of these: a run that was still being looked after, say.
+    fn has_changed(&self) -> bool {
+        self.taken != times_taken()
+    }
+}
+
 impl Watcher for All {
     fn ready(self: Arc<Self>, _key: u64) {}
 
     fn due(self: Arc<Self>, now: Instant) {
         let left = {
             let mut state = self.lock();
-            (state.timer, state.looked) = (None, Some(now));
+            (state.timer, state.looked, state.taken) = (None, Some(now), times_taken());
             if std::mem::replace(&mut state.busy, true) {
                 return self.look_soon(&mut state);
             }
@@ -141,7 +141,8 @@ impl Watcher for All {
 
     fn look(self: Arc<Self>) {
         let mut state = self.lock();
-        if sys::wait::is_any_zombie() {
+        // In this order: who is no zombie any more was taken before.
+        if sys::wait::is_any_zombie() || state.has_changed() {
             self.look_soon(&mut state);
         }
     }

@@ -10,8 +10,9 @@ use super::containment::{Contained, Leader};
 use super::core::{Inner, Streams};
 use super::gate::Gate;
 use super::launch::Launched;
-use super::left::{Left, Looks};
+use super::left::Left;
 use super::notification::Hearing;
+use super::trying::Connection;
 use crate::exit::{ExitReason, Usage};
 use crate::reaper::{Reaper, Token, Watcher};
 use crate::signal::Signal;
@@ -55,7 +56,7 @@ pub(super) struct Run {
     pub(super) pipes: [Option<Pipe>; 2],
     pub(super) gate: Gate,
     gate_token: Option<Token>,
-    pub(super) connecting: Vec<(OwnedFd, Token)>,
+    pub(super) connecting: Vec<Connection>,
     /// When the gate is tried next.
     pub(super) try_at: Option<Instant>,
     /// When orphans of it are looked for next, and when they were last.
@@ -186,7 +187,7 @@ impl Run {
     pub(super) fn leave(&mut self) {
         let (leader, leader_reaped) = (self.leader.clone(), self.reaped);
         let contained = std::mem::replace(&mut self.contained, Contained::Leader);
-        Left { leader, leader_reaped, contained, looks: Looks::default() }.keep();
+        Left { leader, leader_reaped, contained, unseen: false }.keep();
     }
 
     /// Ends the reaper's watch over the leader: its pidfd is ready for ever, or someone else watches it. False: there
@@ -221,9 +222,7 @@ impl Run {
     }
 
     pub(super) fn stop_connecting(&mut self) {
-        for (fd, token) in std::mem::take(&mut self.connecting) {
-            Reaper::get().unwatch(token, fd.as_fd());
-        }
+        std::mem::take(&mut self.connecting).into_iter().for_each(Connection::close);
     }
 
     /// While it lives: its number may be anyone's after that.

@@ -1,7 +1,8 @@
 //! Trying whether a run can be reached.
 
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use super::core::Core;
 use super::gate::{Attempts, Gate, Probe};
@@ -10,9 +11,27 @@ use super::run::{Channel, key};
 use super::state::Event;
 use super::turn::Turn;
 use crate::callbacks::Callbacks;
-use crate::reaper::{Reaper, Watcher};
+use crate::reaper::{Reaper, Token, Watcher};
 use crate::sys;
 use crate::sys::event::Interest;
+
+/// Longer than the kernel waits before it asks a second time (`TCP_TIMEOUT_INIT`, 1 s): after that it is tried anew, as the kernel's pauses grow.
+const ANSWER_WITHIN: Duration = Duration::from_secs(2);
+
+/// One that is not answered yet.
+pub(super) struct Connection {
+    /// Its index.
+    address: usize,
+    fd: OwnedFd,
+    token: Token,
+    since: Instant,
+}
+
+impl Connection {
+    pub(super) fn close(self) {
+        Reaper::get().unwatch(self.token, self.fd.as_fd());
+    }
+}
 
 impl Turn<'_> {
     /// It is time to try again whether it can be reached.
@@ -21,11 +40,12 @@ impl Turn<'_> {
         let Some(run) = run else { return };
         run.try_at = None;
         run.resume_gate();
-        run.stop_connecting();
+        let overdue = |pending: &Connection| self.now - pending.since > ANSWER_WITHIN;
+        run.connecting.extract_if(.., |pending| overdue(pending)).for_each(Connection::close);
         let Gate::Try { probe, .. } = &run.gate else { return self.go_on_hearing() };
         match probe {
             Probe::Tcp(_) => {
-                let attempts = probe.connect();
+                let attempts = probe.connect(|index| run.connecting.iter().any(|pending| pending.address == index));
                 self.connecting(attempts);
             }
             // One that does not come back holds one thread, however many runs there are.
@@ -48,14 +68,13 @@ impl Turn<'_> {
     fn connecting(&mut self, attempts: Attempts) {
         let Some(run) = &mut self.core.run else { return };
         let Attempts::Pending(attempts) = attempts else { return self.feed(Event::Ready) };
-        for fd in attempts {
+        for (address, fd) in attempts {
             let watcher = Arc::clone(self.inner) as Arc<dyn Watcher>;
             let key = key(run.generation, Channel::Connect);
             if let Ok(token) = Reaper::get().watch(fd.as_fd(), Interest::WRITE, watcher, key) {
-                run.connecting.push((fd, token));
+                run.connecting.push(Connection { address, fd, token, since: self.now });
             }
         }
-        // An answer that does not come in time is no answer: then it is tried anew.
         run.try_at = run.gate.next_try(self.now);
     }
 
@@ -64,12 +83,12 @@ impl Turn<'_> {
         let Some(run) = &mut self.core.run else { return };
         let pending = std::mem::take(&mut run.connecting);
         let (answered, pending): (Vec<_>, Vec<_>) =
-            pending.into_iter().partition(|(fd, _)| sys::event::is_writable_within(fd.as_fd(), 0));
+            pending.into_iter().partition(|pending| sys::event::is_writable_within(pending.fd.as_fd(), 0));
         run.connecting = pending;
         let mut accepted = false;
-        for (fd, token) in answered {
-            accepted |= sys::socket::connected(fd.as_fd()).is_ok();
-            Reaper::get().unwatch(token, fd.as_fd());
+        for connection in answered {
+            accepted |= sys::socket::connected(connection.fd.as_fd()).is_ok();
+            connection.close();
         }
         if accepted {
             run.stop_connecting();

@@ -9,7 +9,7 @@ use nix::sys::signal::kill;
 use nix::unistd::Pid;
 use pkit::{Builder, Containment, ContainmentLevel, Process, Signal, Stdio, Stop, Survivors};
 
-use crate::support::{LONG, children, eventually, pid_said_by, sh, skipped, tests, thread_names};
+use crate::support::{LONG, children, eventually, pid_said_by, python, sh, skipped, tests, thread_names};
 
 fn become_subreaper() {
     nix::sys::prctl::set_child_subreaper(true).unwrap();
@@ -52,10 +52,15 @@ fn a_tree_without_proc_is_ended() {
 /// `survivor` says its pid, and ends when nobody can write to its descriptor 3 any more.
 fn are_taken_when_they_were_left(contain: Containment, survivor: &str) {
     become_subreaper();
+    are_taken_where_orphans_come_to_us(contain, survivor, || ());
+}
+
+fn are_taken_where_orphans_come_to_us(contain: Containment, survivor: &str, started: impl FnOnce()) {
     let (reader, writer) = nix::unistd::pipe2(nix::fcntl::OFlag::O_CLOEXEC).unwrap();
     let process = Process::builder(sh(survivor)).contain(contain).pass_fd(reader, 3).survivors(Survivors::leave());
     let process = process.stdin(Stdio::piped()).capture(1000).build().unwrap();
     process.start(true).unwrap();
+    started();
     let left = pid_said_by(&process);
     drop(process.stdin());
     assert!(process.join().unwrap().success());
@@ -83,6 +88,55 @@ tests! {
     fn that_were_left_of_a_tree_are_taken_by_walking() {
         pkit::testing::pretend_no_cgroups();
         are_taken_when_they_were_left(Containment::Tree, BEYOND);
+    }
+
+    fn that_were_left_are_taken_if_they_come_to_us_since_a_moment_ago() {
+        if pkit::testing::has_group_signal() {
+            // It ends when it has been looked for once already.
+            let survivor = "sh -c 'echo $$; read line <&3; exec sleep 2' & read line; exit 0";
+            are_taken_where_orphans_come_to_us(Containment::Group, survivor, become_subreaper);
+        }
+    }
+
+    fn that_were_left_are_taken_however_late_their_parent_ends() {
+        if !pkit::testing::has_group_signal() {
+            return;
+        }
+        become_subreaper();
+        // Of the leader's group only the orphan is left, a zombie: its parent and grandparent are in sessions of their own.
+        let script = "
+done = os.pipe()
+if os.fork() == 0:
+    parent = os.fork()
+    if parent == 0:
+        orphan = os.fork()
+        if orphan == 0: os._exit(0)
+        os.waitid(os.P_PID, orphan, os.WEXITED | os.WNOWAIT)
+        os.setsid()
+        os.write(done[1], str(orphan).encode())
+        for fd in [0, 1, 2, *done]: os.close(fd)
+        time.sleep(4)
+        os._exit(0)
+    os.setsid()
+    for fd in [0, 1, 2, *done]: os.close(fd)
+    os.waitpid(parent, 0)
+    signal.pause()
+os.close(done[1])
+print(os.read(done[0], 10).decode(), flush=True)
+os._exit(0)";
+        let process = Process::builder(python(script)).survivors(Survivors::leave()).capture(1000).build().unwrap();
+        process.start(true).unwrap();
+        let orphan = pid_said_by(&process);
+        assert!(process.join().unwrap().success());
+        drop(process);
+        let is_zombie = || std::fs::read_to_string(format!("/proc/{orphan}/stat")).is_ok_and(|stat| stat.contains(") Z"));
+        assert!(is_zombie());
+        eventually("it is taken", || !is_zombie());
+        // The grandparent left its group, and is nobody's to end but ours.
+        for left in children() {
+            kill(Pid::from_raw(left as i32), nix::sys::signal::Signal::SIGKILL).unwrap();
+            nix::sys::wait::waitpid(Pid::from_raw(left as i32), None).unwrap();
+        }
     }
 
     fn of_a_group_are_taken_while_it_runs() {

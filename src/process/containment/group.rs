@@ -7,6 +7,7 @@
 use std::collections::BTreeSet;
 use std::io;
 use std::os::fd::AsFd;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::signal::Signal;
 use crate::sys;
@@ -69,6 +70,7 @@ pub(super) fn dead(leader: &Leader, leader_reaped: bool, all: &Snapshot) -> Opti
     let hidden = members.peek().is_none() && leader_reaped && may_be_occupied(leader);
     if hidden && sys::process::adopts_orphans() {
         // It may be there for its zombies alone, which came to us.
+        TAKEN.fetch_add(1, Ordering::SeqCst);
         sys::wait::take_group(leader.pid);
     }
     dead_among(members).filter(|_| !(hidden && may_be_occupied(leader)))
@@ -89,11 +91,19 @@ pub(super) fn dead_among<'a>(members: impl Iterator<Item = &'a Entry>) -> Option
     dead
 }
 
+static TAKEN: AtomicU64 = AtomicU64::new(0);
+
+/// Changes whenever the status of an orphan may have been taken, before it is.
+pub(in crate::process) fn times_taken() -> u64 {
+    TAKEN.load(Ordering::SeqCst)
+}
+
 /// Takes the status of a zombie; false: it is still there, with another parent perhaps.
 pub(super) fn take(zombie: &Entry) -> bool {
     if zombie.parent != sys::process::pid() {
         return false;
     }
+    TAKEN.fetch_add(1, Ordering::SeqCst);
     match procfs::open(zombie) {
         // ECHILD: somebody else took it meanwhile.
         Ok(pidfd) => !matches!(sys::wait::wait(pidfd.as_fd(), Look::Exit { keep: false }), Ok(None)),

@@ -29,6 +29,7 @@ use super::procfs::{Entry, Snapshot};
 use cgroup::Cgroup;
 #[cfg(feature = "_testing")]
 pub(crate) use cgroup::pretend_no_cgroup_kill;
+pub(super) use group::times_taken;
 use walk::Walk;
 
 /// What of a process's descendants belongs to its run; for [`Builder::contain`](crate::Builder::contain).
@@ -135,29 +136,18 @@ pub(super) struct Orphans {
 }
 
 impl Orphans {
-    /// Takes the statuses of those that have ended, where orphans come to this program.
-    pub(super) fn take(self, all: &Snapshot) -> Taken {
-        let mut found = Taken::default();
+    /// Takes the statuses of those that have ended, where orphans come to this program. True: of all.
+    pub(super) fn take(self, all: &Snapshot) -> bool {
         if !sys::process::adopts_orphans() {
-            return found;
+            return true;
         }
         // After the look: if the number is the group's now, it was then.
         let has_group = LazyCell::new(|| group::has_its_number(&self.leader, self.leader_reaped));
         let zombies = all.entries.iter().filter(|entry| entry.zombie && entry.pid != self.leader.pid);
         let ours = zombies.filter(|zombie| (self.belongs)(zombie.group == self.leader.pid && *has_group, zombie));
-        for zombie in ours {
-            *if group::take(zombie) { &mut found.taken } else { &mut found.not_yet } += 1;
-        }
-        found
+        // Of some the own parent has not ended yet.
+        ours.filter(|zombie| !group::take(zombie)).count() == 0
     }
-}
-
-/// So many orphans.
-#[derive(Debug, Clone, Copy, Default)]
-pub(super) struct Taken {
-    pub(super) taken: usize,
-    /// Their own parent has not ended yet.
-    pub(super) not_yet: usize,
 }
 
 /// Whether anything of a run is left.
@@ -349,7 +339,7 @@ fn cleared(is_occupied: Survey, orphans: Orphans, looks: u32, remove: impl FnOnc
         // One whose parent is about to end comes to us next, if anybody ever takes it.
         let seen = match is_occupied(all) {
             Seen::Again(again) => return Seen::Again(cleared(again, orphans, looks, remove)),
-            Seen::Empty if orphans.take(all).not_yet > 0 && looks < PATIENCE => Seen::Occupied,
+            Seen::Empty if !orphans.take(all) && looks < PATIENCE => Seen::Occupied,
             seen => seen,
         };
         if matches!(seen, Seen::Empty) {
