@@ -148,8 +148,9 @@ impl Inner {
                 return;
             }
             for line in lines {
+                // Apart: a logger that panics takes no line away.
+                guarded(|| log_line(&self.name, &line), || ());
                 self.guarded("on_line", || {
-                    log_line(&self.name, &line);
                     if let Some(on_line) = &self.config.calls.on_line {
                         on_line(&line);
                     }

@@ -17,7 +17,7 @@ use super::readiness;
 use super::state::Event;
 use super::stdio;
 use super::turn::Turn;
-use crate::error::LastWords;
+use crate::error::{End, LastWords};
 use crate::line::{Line, Output, Stream};
 use crate::ring::{CursorId, Ring};
 use crate::sys;
@@ -47,9 +47,13 @@ pub(super) type Cursors = [Option<CursorId>; 2];
 /// A caller who waits for a line.
 struct Reader {
     id: u64,
+    /// The run that was there when it came.
+    generation: u64,
     cursors: Cursors,
-    /// What it had not read of a run when the next one began.
+    /// What it had not read of that run when the next one began.
     rest: VecDeque<Line>,
+    /// How that run ended.
+    end: Option<End>,
 }
 
 /// The captured output of the current run, or else of the last one.
@@ -68,7 +72,7 @@ pub(super) struct Captured {
     /// Somebody wants every line.
     delivered: bool,
     /// The last line taken was one of stderr.
-    served: bool,
+    last_was_stderr: bool,
 }
 
 impl Captured {
@@ -83,7 +87,7 @@ impl Captured {
             gate: [None, None],
             readers: Vec::new(),
             delivered,
-            served: true,
+            last_was_stderr: true,
         }
     }
 
@@ -140,8 +144,24 @@ impl Captured {
     /// For a caller who waits for a line.
     pub(super) fn add_reader(&mut self) -> u64 {
         let (id, cursors) = (monitor::new_id(), self.add_cursors());
-        self.readers.push(Reader { id, cursors, rest: VecDeque::new() });
+        self.readers.push(Reader { id, generation: self.generation, cursors, rest: VecDeque::new(), end: None });
         id
+    }
+
+    /// Run number `generation` is over: true if somebody waits for a line of it.
+    pub(super) fn has_readers(&self, generation: u64) -> bool {
+        self.readers.iter().any(|reader| reader.generation == generation)
+    }
+
+    pub(super) fn tell_readers(&mut self, generation: u64, end: &End) {
+        for reader in self.readers.iter_mut().filter(|reader| reader.generation == generation) {
+            reader.end = Some(end.clone());
+        }
+    }
+
+    /// How its run ended, if it has since the reader came.
+    pub(super) fn end_for(&self, id: u64) -> Option<&End> {
+        self.readers.iter().find(|reader| reader.id == id)?.end.as_ref()
     }
 
     pub(super) fn remove_reader(&mut self, id: u64) {
@@ -172,10 +192,10 @@ impl Captured {
 
     /// Of the streams in turn: one that is never at its end does not keep the other waiting.
     pub(super) fn next_line(&mut self, cursors: Cursors) -> Option<Line> {
-        let first = usize::from(!self.served);
+        let first = usize::from(!self.last_was_stderr);
         [first, 1 - first].into_iter().find_map(|index| {
             let line = self.rings[index].as_mut()?.next_line(cursors[index]?, STREAMS[index], LINE_LIMIT)?;
-            self.served = index == 1;
+            self.last_was_stderr = index == 1;
             Some(line)
         })
     }

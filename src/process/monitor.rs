@@ -8,13 +8,13 @@
 //! No waker is cloned, woken or dropped under the lock: it may run anything, a lock of this monitor included.
 
 use std::ops::{Deref, DerefMut};
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::PoisonError;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::{Poll, Waker};
 use std::time::Instant;
 
 use super::sync::{Condvar, Mutex, MutexGuard};
+use crate::panics::guarded;
 
 pub(crate) struct Monitor<T> {
     inside: Mutex<Inside<T>>,
@@ -145,8 +145,7 @@ impl<T> Inside<T> {
 /// Wakes, and survives a waker that panics: it is foreign code, and whoever wakes (the reaper above all) has others to
 /// serve. The panic hook has told of it.
 pub(crate) fn wake(waker: Waker) {
-    // The drop of a payload may panic as well.
-    std::mem::forget(catch_unwind(AssertUnwindSafe(|| waker.wake())));
+    guarded(|| waker.wake(), || ());
 }
 
 impl<T> Deref for Inside<T> {

@@ -271,8 +271,9 @@ impl<'a> Turn<'a> {
         self.core.output.end();
         self.emit_as(Some(run.pid()), EventKind::Exited(exit.clone()));
         self.deliver_lines();
-        if self.core.is_awaited(run.generation) {
+        if self.core.is_awaited(run.generation) || self.core.output.has_readers(run.generation) {
             let end = self.core.end_of(exit.clone());
+            self.core.output.tell_readers(run.generation, &end);
             self.answer(run.generation, &Err(NeverReady::Ended(end)));
         }
         self.core.exit = Some((run.generation, exit.clone()));

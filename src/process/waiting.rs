@@ -236,8 +236,10 @@ impl<'a> LineReader<'a> {
     /// No line comes any more.
     fn end(&self, core: &Core) -> Option<End> {
         let over = core.output.generation() != self.generation || core.output.is_closed();
-        let (_, exit) = core.exit.as_ref().filter(|(of, _)| over && *of >= self.generation)?;
-        Some(core.end_of(exit.clone()))
+        let told = core.output.end_for(self.id).cloned();
+        // It came when that run was over.
+        let before = || core.exit.as_ref().filter(|(of, _)| *of == self.generation);
+        told.or_else(|| Some(core.end_of(before()?.1.clone()))).filter(|_| over)
     }
 }
 

@@ -207,8 +207,8 @@ fn is_answered(fd: &impl AsFd) -> io::Result<()> {
 pub(crate) fn connected(fd: BorrowedFd<'_>) -> io::Result<()> {
     match socket::getsockopt(&fd, sockopt::SocketError)? {
         0 => is_answered(&fd),
-        // Accepted, and hung up on. A port where nobody listens says ECONNREFUSED.
-        libc::ECONNRESET => Ok(()),
+        // Accepted, and hung up on; EPIPE: after it was closed. A port where nobody listens says ECONNREFUSED.
+        libc::ECONNRESET | libc::EPIPE => Ok(()),
         errno => Err(io::Error::from_raw_os_error(errno)),
     }
 }
@@ -231,6 +231,21 @@ mod tests {
         let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         let client = std::net::TcpStream::connect(listener.local_addr().unwrap()).unwrap();
         connected(client.as_fd()).unwrap();
+    }
+
+    #[test]
+    fn who_accepts_and_hangs_up_has_accepted() {
+        for says_so in [false, true] {
+            let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+            let client = std::net::TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+            let (server, _) = listener.accept().unwrap();
+            if says_so {
+                server.shutdown(std::net::Shutdown::Write).unwrap();
+            }
+            socket::setsockopt(&server, sockopt::Linger, &libc::linger { l_onoff: 1, l_linger: 0 }).unwrap();
+            drop(server);
+            connected(client.as_fd()).unwrap();
+        }
     }
 
     fn client(name: &[u8]) -> UnixDatagram {

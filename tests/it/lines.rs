@@ -52,6 +52,25 @@ tests! {
         assert_eq!(process.wait_for_line(LONG, |_| true).unwrap().text(), "other");
     }
 
+    fn who_waits_for_a_line_of_a_run_is_told_of_the_end_of_that_run() {
+        let directory = tempfile::tempdir().unwrap();
+        let mut command = sh("n=$(cat $0 2>/dev/null || echo 0); n=$((n+1)); echo $n > $0; echo run; exit $n");
+        command.arg(directory.path().join("runs"));
+        let process = Process::builder(command).capture(1024).build().unwrap();
+        process.start(true).unwrap();
+        let mut seen = 0;
+        let end = process.wait_for_line(LONG, |_| {
+            seen += 1;
+            assert_eq!(process.join().unwrap().code(), Some(1));
+            for n in 2..4 {
+                process.start(true).unwrap();
+                assert_eq!(process.join().unwrap().code(), Some(n));
+            }
+            false
+        });
+        assert_eq!((end.unwrap_err().exit().unwrap().code(), seen), (Some(1), 1));
+    }
+
     fn long_lines_come_in_pieces() {
         const LENGTH: usize = 10 << 20;
         let script = format!("

@@ -15,6 +15,8 @@
 
 mod jobs;
 mod monitor;
+#[path = "../../src/panics.rs"]
+mod panics;
 mod per_process;
 mod registry;
 mod timers;
