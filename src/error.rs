@@ -152,7 +152,7 @@ impl Error {
         matches!(self.0.kind, Kind::NeverStarted)
     }
 
-    /// The caller's own limit passed. The process is left as it was.
+    /// The caller's own limit passed. What was under way goes on: a start, the ladder of a stop.
     pub fn is_timeout(&self) -> bool {
         matches!(self.0.kind, Kind::Timeout { .. })
     }

@@ -2,7 +2,7 @@
 //!
 //! Every change goes through a [`Turn`].
 //!
-//! Lock order: `Inner::core`, then the leaves (registry, timers, queues of the other layers, subscribers' queues).
+//! Lock order: `docs/architecture.md`, Locks.
 
 use std::sync::atomic::AtomicUsize;
 use std::sync::{Arc, Weak};

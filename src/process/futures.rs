@@ -68,6 +68,7 @@ impl Drop for Exited {
 /// # Errors
 ///
 /// - [`Error::is_not_running`]: there was no run when it was made.
+/// - [`Error::is_not_created`]: that run could not be created.
 /// - [`Error::is_ended`], [`Error::is_not_ready`]: as for [`Process::start`].
 #[derive(Debug)]
 #[must_use = "futures do nothing unless they are polled"]

@@ -163,7 +163,8 @@ impl Process {
     /// Its events from now on.
     ///
     /// There is no call that waits for the first of several processes. To hear of all in one place let each have an
-    /// `on_exit` that sends to one channel, as below, or read each subscription on a thread of its own. In async code
+    /// `on_exit` that sends to one channel, as below, or read each subscription on a thread of its own (between two of those
+    /// nothing but [`Event::at`](crate::Event) tells the order, nor between events and `on_line`). In async code
     /// take one [`exited`](Process::exited) of each and join or race them.
     ///
     /// # Example

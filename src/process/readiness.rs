@@ -54,7 +54,8 @@ impl Ready {
         Ready::of(Kind::Spawned)
     }
 
-    /// It sends `READY=1` to the socket in `NOTIFY_SOCKET`: the protocol of `sd_notify(3)`.
+    /// It sends `READY=1` to the socket in `NOTIFY_SOCKET`: the protocol of `sd_notify(3)`. That variable is set for it, and `WATCHDOG_PID` and
+    /// `WATCHDOG_USEC` are taken out, as those that this program has are about this program.
     ///
     /// `STATUS=` goes to [`Status::text`](crate::Status), `MAINPID=` to [`Status::main_pid`](crate::Status), and
     /// `WATCHDOG=1` is understood with [`watchdog`](Ready::watchdog). Who says `STOPPING=1` is held to neither

@@ -3,7 +3,7 @@
 //! Exits arrive through pidfds. Stops and continues do not: for those every child has to be asked, and
 //! as SIGCHLDs merge none of them can be left out. Asking all costs time in proportion to their
 //! number, and every exit of every child raises a SIGCHLD too; so a round may only begin when
-//! fifty times as long has passed as the last one took, and 10 ms at least. Until then further SIGCHLDs wake
+//! fifty times as long has passed as the last one took, 10 ms at least and 2 s at most. Until then further SIGCHLDs wake
 //! nobody. One exit stays O(1), and a stop is seen at once with a hundred children and after a fraction of a second with ten thousand.
 
 use std::collections::BTreeMap;

@@ -1,7 +1,7 @@
 //! A process named by a descriptor.
 //!
 //! A pid may belong to someone else by the time it is used; a pidfd never does. All signals of this crate go through
-//! one, but those to a group before 6.9. What a kernel newer than 5.10 can do in addition is told by [`features`],
+//! one, but those to a group before 6.9, and to a fork that no descriptor was left for. What a kernel newer than 5.10 can do in addition is told by [`features`],
 //! probed once.
 //!
 //! The group variant of `pidfd_send_signal` (6.9) reaches what is left of a group after its leader was reaped and fails
@@ -30,7 +30,8 @@ impl AsFd for Pidfd {
 }
 
 impl Pidfd {
-    /// The process that has this pid now. Only for children that cannot have been reaped yet, or for oneself.
+    /// The process that has this pid now. Of any but an unreaped child or oneself the caller has to look
+    /// again once it is open: from then on the number cannot change hands.
     pub(crate) fn open(pid: u32) -> io::Result<Pidfd> {
         // SAFETY: pidfd_open(2) takes numbers only. The descriptor is close-on-exec by definition.
         let fd = check(unsafe { libc::syscall(libc::SYS_pidfd_open, pid, 0) })?;

@@ -75,6 +75,7 @@ pub(crate) fn environment() -> io::Result<Vec<(OsString, OsString)>> {
 
 /// Whether std's lock of the environment is to be had in this fork. A thread that finds it is not waits for it for ever.
 fn is_environment_free() -> io::Result<bool> {
+    /// Leaf lock; held while the first to ask waits for the answer.
     static ANSWER: super::PerProcess<Mutex<Option<Receiver<()>>>> = super::PerProcess::new();
     static FREE: super::PerProcess<AtomicBool> = super::PerProcess::new();
     /// Who holds it in this process copies the environment, or changes it, which takes microseconds.

@@ -1,4 +1,4 @@
-//! `waitid` on a pidfd: never blocking, never on a child that is not ours.
+//! `waitid`, nearly always on a pidfd. [`wait`] never blocks; what asks of more than one child says so.
 //!
 //! The raw syscall instead of the library's, for its fifth argument: the resource usage of exactly this child, which
 //! `wait4` would give only by pid. The siginfo instead of a wait status, because it tells stops and continues apart

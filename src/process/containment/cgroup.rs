@@ -1,6 +1,6 @@
 //! A cgroup v2 of a run's own (`cgroups(7)`).
 //!
-//! It is a directory `pkit-<pid>-<number>` beside which nothing else of ours lies, below the cgroup that this program
+//! It is a directory `pkit-<pid>-<number>`, below the cgroup that this program
 //! is in. The directory is locked with `flock` as long as we live. Whoever finds one that is not locked has found what
 //! a program left that was killed: it is emptied and removed, at the first use of a cgroup in a program. A lock tells
 //! that truth across pid namespaces, where a pid would not. What is meant to outlive its program or its run has `-kept`

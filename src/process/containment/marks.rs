@@ -98,6 +98,7 @@ fn value_of(id: Id) -> io::Result<Vec<u8>> {
 /// The reading of some environments, one after the other.
 struct Reading {
     ids: Vec<Id>,
+    /// Leaf lock.
     state: Mutex<State>,
     finished: Condvar,
 }
