@@ -12,6 +12,7 @@ mod names;
 mod size;
 mod sleep;
 mod source;
+mod twins;
 mod unsafety;
 
 use std::fmt;
