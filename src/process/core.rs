@@ -30,9 +30,9 @@ use crate::sys::spawn::Creator;
 pub(super) struct Inner {
     pub(super) config: Config,
     pub(super) name: Arc<str>,
-    /// The process that may touch this one; a fork of it may not.
-    pub(super) owner: u32,
-    /// The same, told from its forks for certain.
+    /// For the text of an error.
+    pub(super) owner_pid: u32,
+    /// Of the program that may touch this one; a fork of it may not.
     incarnation: u32,
     pub(super) id: u64,
     pub(super) handles: AtomicUsize,
@@ -114,7 +114,7 @@ impl Inner {
         Arc::new(Inner {
             config,
             name,
-            owner: sys::process::pid(),
+            owner_pid: sys::process::pid(),
             incarnation: sys::process::incarnation(),
             id: Reaper::get().new_id(),
             handles: AtomicUsize::new(0),

@@ -147,8 +147,8 @@ impl fmt::Display for EventKind {
 #[must_use = "dropped at once, it ends the subscription"]
 pub struct Events {
     queue: Arc<Queue>,
-    /// The process that subscribed.
-    owner: u32,
+    /// Of the program that subscribed.
+    incarnation: u32,
 }
 
 #[derive(Default)]
@@ -168,7 +168,7 @@ struct Queued {
 
 impl Events {
     pub(super) fn new() -> Events {
-        Events { queue: Arc::default(), owner: sys::process::incarnation() }
+        Events { queue: Arc::default(), incarnation: sys::process::incarnation() }
     }
 
     pub(super) fn queue(&self) -> &Arc<Queue> {
@@ -177,7 +177,7 @@ impl Events {
 
     /// In a fork the lock may be held by a thread that is not there, and nobody adds anything.
     fn own_queue(&self) -> Option<&Queue> {
-        (self.owner == sys::process::incarnation()).then_some(&*self.queue)
+        (self.incarnation == sys::process::incarnation()).then_some(&*self.queue)
     }
 
     /// The next event if it is there already.

@@ -44,7 +44,7 @@ impl Turn<'_> {
         let keep = run.must_stay_zombie();
         let ended = match sys::wait::wait(run.leader.pidfd.as_fd(), Look::Exit { keep }) {
             Ok(Some(waited)) => {
-                run.reaped = !keep;
+                run.leader.reaped = !keep;
                 Some(Ended::of(waited))
             }
             // A traced child: its tracer sees the end first (ptrace(2)).
@@ -54,7 +54,7 @@ impl Turn<'_> {
             }
             // ECHILD: somebody else's wait, or SIGCHLD set to SIG_IGN, took it.
             Err(_) => {
-                run.reaped = true;
+                run.leader.reaped = true;
                 run.stolen(now)
             }
         };
@@ -101,7 +101,7 @@ impl Turn<'_> {
         let now = self.now;
         let Some(run) = &mut self.core.run else { return };
         (run.orphans_at, run.orphans_taken) = (None, Some(now));
-        let orphans = run.contained.orphans(&run.leader, run.reaped);
+        let orphans = run.contained.orphans(&run.leader);
         let (inner, generation) = (Arc::clone(self.inner), run.generation);
         procfs::survey(Box::new(move |all| {
             // Whose own parent lives comes with a SIGCHLD of its own.
@@ -159,10 +159,10 @@ impl Run {
 
     /// Takes the zombie that was left for older kernels.
     pub(super) fn reap(&mut self) {
-        if !self.reaped && self.ended.is_some() {
+        if !self.leader.reaped && self.ended.is_some() {
             // ECHILD: somebody else took it meanwhile; what it said is known.
             let _ = sys::wait::wait(self.leader.pidfd.as_fd(), Look::Exit { keep: false });
-            self.reaped = true;
+            self.leader.reaped = true;
         }
     }
 }

@@ -17,7 +17,6 @@ const BETWEEN_LOOKS: Duration = Duration::from_secs(1);
 /// Of one run that is over.
 pub(super) struct Left {
     pub(super) leader: Leader,
-    pub(super) leader_reaped: bool,
     pub(super) contained: Contained,
     /// The last look saw nobody.
     pub(super) unseen: bool,
@@ -62,13 +61,13 @@ impl Left {
 
     /// Before `/proc` is read: who was there then, and has ended, is a zombie there.
     fn occupancy(&self) -> Occupancy {
-        self.contained.occupancy(&self.leader, self.leader_reaped, u32::MAX)
+        self.contained.occupancy(&self.leader, u32::MAX)
     }
 
     /// False: nothing of it will ever come.
     fn take(&mut self, occupancy: Occupancy, all: &Snapshot) -> bool {
         // Who has ended and whose own parent lives is no child of ours yet.
-        let none_to_come = self.contained.orphans(&self.leader, self.leader_reaped).take(all);
+        let none_to_come = self.contained.orphans(&self.leader).take(all);
         let empty = match occupancy {
             Occupancy::Empty => true,
             Occupancy::Occupied => false,

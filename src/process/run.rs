@@ -51,8 +51,6 @@ pub(super) struct Run {
     pidfd_token: Option<Token>,
     /// How the leader ended, once it has.
     pub(super) ended: Option<Ended>,
-    /// Its pid may be anyone's.
-    pub(super) reaped: bool,
     pub(super) pipes: [Option<Pipe>; 2],
     pub(super) gate: Gate,
     gate_token: Option<Token>,
@@ -128,10 +126,10 @@ impl Run {
                 pid: launched.child.pid,
                 pidfd: Arc::new(launched.child.pidfd),
                 started: launched.child_started,
+                reaped: false,
             },
             pidfd_token: None,
             ended: None,
-            reaped: false,
             pipes: launched.captured.map(|fd| fd.map(|fd| Pipe { fd, token: None, paused: false })),
             gate: launched.gate,
             gate_token: None,
@@ -174,9 +172,15 @@ impl Run {
 
     /// Undoes a creation: nobody has heard of this process yet.
     pub(super) fn abolish(self) {
-        let _ = self.contained.kill(&self.leader, false);
+        let _ = self.contained.kill(&self.leader);
         let _ = self.leader.pidfd.signal(Signal::KILL.as_raw());
         sys::spawn::reap(&self.leader.pidfd);
+    }
+
+    /// When `Inner::due` has something to do for it; the earliest of all.
+    pub(super) fn deadline(&self) -> Option<Instant> {
+        let (relook, owed) = (self.relook.map(|relook| relook.at), self.owed.map(|(_, at)| at));
+        [relook, owed, self.try_at, self.orphans_at].into_iter().flatten().min()
     }
 
     pub(super) fn pid(&self) -> u32 {
@@ -185,9 +189,9 @@ impl Run {
 
     /// What is left of it is left alone; but not its zombies.
     pub(super) fn leave(&mut self) {
-        let (leader, leader_reaped) = (self.leader.clone(), self.reaped);
+        let leader = self.leader.clone();
         let contained = std::mem::replace(&mut self.contained, Contained::Leader);
-        Left { leader, leader_reaped, contained, unseen: false }.keep();
+        Left { leader, contained, unseen: false }.keep();
     }
 
     /// Ends the reaper's watch over the leader: its pidfd is ready for ever, or someone else watches it. False: there

@@ -163,7 +163,7 @@ impl<'a> Turn<'a> {
 
     fn signal_all(&mut self, signal: Signal) {
         let Some(run) = &self.core.run else { return };
-        let Some(note) = run.contained.note(&run.leader, run.reaped) else { return self.signal_now(signal) };
+        let Some(note) = run.contained.note(&run.leader) else { return self.signal_now(signal) };
         self.send_owed();
         let (inner, now) = (Arc::clone(self.inner), self.now);
         let Some(run) = &mut self.core.run else { return };
@@ -189,10 +189,10 @@ impl<'a> Turn<'a> {
 
     fn signal_now(&mut self, signal: Signal) {
         let Some(run) = &self.core.run else { return };
-        let sent = run.contained.signal(&run.leader, run.reaped, signal);
+        let sent = run.contained.signal(&run.leader, signal);
         if sent.is_ok() {
             // A stopped process takes a signal only when it goes on.
-            let _ = run.contained.signal(&run.leader, run.reaped, Signal::CONT);
+            let _ = run.contained.signal(&run.leader, Signal::CONT);
         }
         self.signaled(signal, sent);
     }
@@ -201,7 +201,7 @@ impl<'a> Turn<'a> {
     pub(super) fn signal_by_hand(&mut self, signal: Signal) -> io::Result<()> {
         let run = self.core.run.as_ref().filter(|run| run.ended.is_none());
         let run = run.ok_or_else(|| io::Error::from_raw_os_error(libc::ESRCH))?;
-        run.contained.signal(&run.leader, run.reaped, signal)?;
+        run.contained.signal(&run.leader, signal)?;
         self.emit(EventKind::SignalSent(signal));
         Ok(())
     }
@@ -210,7 +210,7 @@ impl<'a> Turn<'a> {
         // In the order in which they were decided.
         self.send_owed();
         let Some(run) = &mut self.core.run else { return };
-        let sent = run.contained.kill(&run.leader, run.reaped);
+        let sent = run.contained.kill(&run.leader);
         // It is sent again to who was created meanwhile, and told once.
         let again = std::mem::replace(&mut run.killed, true);
         if !again || sent.is_err() {
@@ -233,7 +233,7 @@ impl<'a> Turn<'a> {
     fn look_around(&mut self) -> Option<Event> {
         let run = self.core.run.as_mut()?;
         run.looks += 1;
-        match run.contained.occupancy(&run.leader, run.reaped, run.looks) {
+        match run.contained.occupancy(&run.leader, run.looks) {
             Occupancy::Empty => Some(Event::Empty),
             Occupancy::Occupied => Some(Event::Occupied),
             Occupancy::Survey(is_occupied) => {
@@ -346,14 +346,8 @@ impl<'a> Turn<'a> {
     }
 
     pub(super) fn finish(mut self) {
-        let due = {
-            let run = self.core.run.as_ref();
-            let relook = run.and_then(|run| run.relook).map(|relook| relook.at);
-            let try_at = run.and_then(|run| run.try_at);
-            let orphans_at = run.and_then(|run| run.orphans_at);
-            let owed = run.and_then(|run| run.owed).map(|(_, at)| at);
-            [self.core.machine.deadline(), relook, try_at, orphans_at, owed].into_iter().flatten().min()
-        };
+        let of_run = self.core.run.as_ref().and_then(Run::deadline);
+        let due = [self.core.machine.deadline(), of_run].into_iter().flatten().min();
         if due != self.core.timer {
             Reaper::get().set_timer(self.inner.id, self.core.timer, due, self.inner);
             self.core.timer = due;

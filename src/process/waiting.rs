@@ -26,7 +26,7 @@ impl Inner {
     /// A handle of the parent is useless in its fork: its lock may be held by a thread that is not there.
     pub(super) fn check_owner(&self, operation: &'static str) -> Result<()> {
         if self.is_foreign() {
-            let owner = self.owner;
+            let owner = self.owner_pid;
             return Err(Error::new(self.who(None), operation, Kind::Foreign { owner }));
         }
         Ok(())
@@ -34,7 +34,7 @@ impl Inner {
 
     /// Before a signal by hand. (Before those of a ladder it is done elsewhere: see `Turn::signal_all`.)
     pub(super) fn note_tree(&self) {
-        let note = self.lock().run.as_ref().and_then(|run| run.contained.note(&run.leader, run.reaped));
+        let note = self.lock().run.as_ref().and_then(|run| run.contained.note(&run.leader));
         if let Some(note) = note {
             let (noted, is_noted) = mpsc::sync_channel(1);
             procfs::survey(Box::new(move |all| {

@@ -36,7 +36,7 @@ impl Flag {
 /// What a handler needs.
 struct Ear {
     /// In a fork of this process the bell's number may by now be that of a file, to which a ring would write.
-    owner: u32,
+    incarnation: u32,
     flag: Arc<Flag>,
     bell: Arc<Bell>,
     /// The handler that was there before ours.
@@ -47,7 +47,7 @@ impl Ear {
     /// Async-signal-safe: it looks at a page of ours, swaps an atomic and calls `write(2)` on an eventfd that does not
     /// block.
     fn hear(&self) {
-        if self.owner == super::process::incarnation() && !self.flag.0.swap(true, Ordering::SeqCst) {
+        if self.incarnation == super::process::incarnation() && !self.flag.0.swap(true, Ordering::SeqCst) {
             self.bell.ring();
         }
     }
@@ -67,13 +67,13 @@ static EARS: [AtomicPtr<Ear>; HANDLERS.len()] = [const { AtomicPtr::new(ptr::nul
 /// Handlers that were there before are called too. Where it is ignored it stays ignored, and stops and continues are not seen: then
 /// it returns false, and may be called again. A handler that replaces ours later takes it from us, until the program ends.
 pub(crate) fn hear(flag: Arc<Flag>, bell: Arc<Bell>) -> io::Result<bool> {
-    let owner = super::process::incarnation();
+    let incarnation = super::process::incarnation();
     let before = disposition()?;
     if before.sa_sigaction == libc::SIG_IGN {
         // The program wants its children reaped by the kernel, those of other code among them. Exits come by pidfd.
         return Ok(false);
     }
-    let ear = Ear { owner, flag, bell, before: None };
+    let ear = Ear { incarnation, flag, bell, before: None };
     if super::process::is_fork() || before.sa_flags & libc::SA_NOCLDWAIT != 0 {
         listen(ear, before)?;
     } else {
@@ -150,7 +150,8 @@ mod tests {
 
     #[test]
     fn only_its_owner_hears() {
-        let ear = |owner| Ear { owner, flag: Arc::default(), bell: Arc::new(Bell::new().unwrap()), before: None };
+        let ear =
+            |incarnation| Ear { incarnation, flag: Arc::default(), bell: Arc::new(Bell::new().unwrap()), before: None };
         let (own, copied) = (ear(super::super::process::incarnation()), ear(super::super::process::incarnation() + 1));
         own.hear();
         copied.hear();

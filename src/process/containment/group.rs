@@ -18,16 +18,16 @@ use super::Leader;
 use crate::process::procfs::{self, Entry, Snapshot};
 
 /// The leader too, wherever it is: that one we have hold of.
-pub(super) fn signal(leader: &Leader, leader_reaped: bool, signal: Signal) -> io::Result<()> {
+pub(super) fn signal(leader: &Leader, signal: Signal) -> io::Result<()> {
     let sent = if features().group_signal {
         leader.pidfd.signal_group(signal.as_raw())
-    } else if leader_reaped || !is_ours(leader) {
+    } else if leader.reaped || !is_ours(leader) {
         // Someone else reaped it: its number may be a stranger's.
         Err(io::Error::from_raw_os_error(libc::ESRCH))
     } else {
         sys::process::kill_group(leader.pid, signal.as_raw())
     };
-    if leader_reaped || !sys::process::process_group_of(leader.pid).is_ok_and(|group| group != leader.pid) {
+    if leader.reaped || !sys::process::process_group_of(leader.pid).is_ok_and(|group| group != leader.pid) {
         return sent;
     }
     // It joined another group, alone or as the last. (Were the number a stranger's by now, the pidfd would say ESRCH.)
@@ -37,8 +37,8 @@ pub(super) fn signal(leader: &Leader, leader_reaped: bool, signal: Signal) -> io
 
 /// Whether the leader's number still belongs to its group, and not to a stranger. From 6.9 on the leader may have been
 /// reaped; before that it is a zombie until the run is over, unless someone else takes it.
-pub(super) fn has_its_number(leader: &Leader, leader_reaped: bool) -> bool {
-    if features().group_signal { may_be_occupied(leader) } else { !leader_reaped && is_ours(leader) }
+pub(super) fn has_its_number(leader: &Leader) -> bool {
+    if features().group_signal { may_be_occupied(leader) } else { !leader.reaped && is_ours(leader) }
 }
 
 /// Whether the leader is still there, alive or as the zombie that we left.
@@ -59,15 +59,15 @@ pub(super) fn may_be_occupied(leader: &Leader) -> bool {
 }
 
 /// Who is dead in the group, as `all` processes show; `None`: somebody lives.
-pub(super) fn dead(leader: &Leader, leader_reaped: bool, all: &Snapshot) -> Option<BTreeSet<u32>> {
-    if !has_its_number(leader, leader_reaped) {
+pub(super) fn dead(leader: &Leader, all: &Snapshot) -> Option<BTreeSet<u32>> {
+    if !has_its_number(leader) {
         return Some(BTreeSet::new());
     }
     let mut members =
         all.entries.iter().filter(|entry| entry.group == leader.pid && entry.pid != leader.pid).peekable();
     // Who sees none of a group that the kernel says is there has no /proc, or one that hides others' processes
     // (hidepid).
-    let hidden = members.peek().is_none() && leader_reaped && may_be_occupied(leader);
+    let hidden = members.peek().is_none() && leader.reaped && may_be_occupied(leader);
     if hidden && sys::process::adopts_orphans() {
         // It may be there for its zombies alone, which came to us.
         TAKEN.fetch_add(1, Ordering::SeqCst);

@@ -85,6 +85,8 @@ pub(super) struct Leader {
     pub(super) pidfd: Arc<Pidfd>,
     /// When it was started, where it has to be told from a later process of that pid: under a walk.
     pub(super) started: Option<u64>,
+    /// Its pid may be anyone's.
+    pub(super) reaped: bool,
 }
 
 impl Leader {
@@ -131,7 +133,6 @@ type Belongs = Box<dyn Fn(bool, &Entry) -> bool + Send>;
 /// See [`Contained::orphans`].
 pub(super) struct Orphans {
     leader: Leader,
-    leader_reaped: bool,
     belongs: Belongs,
 }
 
@@ -142,7 +143,7 @@ impl Orphans {
             return true;
         }
         // After the look: if the number is the group's now, it was then.
-        let has_group = LazyCell::new(|| group::has_its_number(&self.leader, self.leader_reaped));
+        let has_group = LazyCell::new(|| group::has_its_number(&self.leader));
         let zombies = all.entries.iter().filter(|entry| entry.zombie && entry.pid != self.leader.pid);
         let ours = zombies.filter(|zombie| (self.belongs)(zombie.group == self.leader.pid && *has_group, zombie));
         // Of some the own parent has not ended yet.
@@ -225,50 +226,48 @@ impl Contained {
     }
 
     /// What has to be done, with all processes, before a signal may end any of it. It reads what may block: not under a lock.
-    pub(super) fn note(&self, leader: &Leader, leader_reaped: bool) -> Option<impl FnOnce(&Snapshot) + Send + 'static> {
+    pub(super) fn note(&self, leader: &Leader) -> Option<impl FnOnce(&Snapshot) + Send + 'static> {
         match self {
             Contained::Walk(walk) => {
                 let (walk, leader) = (Arc::clone(walk), leader.clone());
-                Some(move |all: &Snapshot| walk.note(&leader, leader_reaped, all))
+                Some(move |all: &Snapshot| walk.note(&leader, all))
             }
             Contained::Leader | Contained::Group | Contained::Cgroup(_) => None,
         }
     }
 
-    /// Sends a signal to everything of the run. `leader_reaped`: its pid is free for others.
-    pub(super) fn signal(&self, leader: &Leader, leader_reaped: bool, signal: Signal) -> io::Result<()> {
+    /// Sends a signal to everything of the run.
+    pub(super) fn signal(&self, leader: &Leader, signal: Signal) -> io::Result<()> {
         match self {
             Contained::Leader => leader.pidfd.signal(signal.as_raw()),
-            Contained::Group => group::signal(leader, leader_reaped, signal),
+            Contained::Group => group::signal(leader, signal),
             Contained::Cgroup(cgroup) => {
-                let result = group::signal(leader, leader_reaped, signal);
+                let result = group::signal(leader, signal);
                 cgroup.signal_beyond_group(leader.pid, signal);
                 result
             }
             Contained::Walk(walk) => {
-                let result = group::signal(leader, leader_reaped, signal);
-                walk.signal_beyond_group(leader, leader_reaped, signal);
+                let result = group::signal(leader, signal);
+                walk.signal_beyond_group(leader, signal);
                 result
             }
         }
     }
 
     /// SIGKILL to everything of the run.
-    pub(super) fn kill(&self, leader: &Leader, leader_reaped: bool) -> io::Result<()> {
+    pub(super) fn kill(&self, leader: &Leader) -> io::Result<()> {
         match self {
             // A member of the group may have moved to another cgroup, or been moved by a service manager.
-            Contained::Cgroup(cgroup) => cgroup.kill().and(match group::signal(leader, leader_reaped, Signal::KILL) {
+            Contained::Cgroup(cgroup) => cgroup.kill().and(match group::signal(leader, Signal::KILL) {
                 Err(error) if error.raw_os_error() == Some(libc::ESRCH) => Ok(()),
                 sent => sent,
             }),
-            Contained::Leader | Contained::Group | Contained::Walk(_) => {
-                self.signal(leader, leader_reaped, Signal::KILL)
-            }
+            Contained::Leader | Contained::Group | Contained::Walk(_) => self.signal(leader, Signal::KILL),
         }
     }
 
     /// Whether anything is left after the leader. `looks` counts how often that was asked in this run.
-    pub(super) fn occupancy(&self, leader: &Leader, leader_reaped: bool, looks: u32) -> Occupancy {
+    pub(super) fn occupancy(&self, leader: &Leader, looks: u32) -> Occupancy {
         match self {
             Contained::Leader => Occupancy::Empty,
             Contained::Cgroup(cgroup) => {
@@ -278,8 +277,8 @@ impl Contained {
                 // Of the group, one may be outside of the cgroup. And a run is over when nothing of it is left, its
                 // cgroup and the zombies in it included: those the kernel does not count.
                 let remove = cgroup.removal();
-                let orphans = self.orphans(leader, leader_reaped);
-                match group_occupancy(leader, leader_reaped, looks) {
+                let orphans = self.orphans(leader);
+                match group_occupancy(leader, looks) {
                     Occupancy::Empty if sys::process::adopts_orphans() => {
                         Occupancy::Survey(cleared(Box::new(|_| Seen::Empty), orphans, looks, remove))
                     }
@@ -288,16 +287,16 @@ impl Contained {
                     other @ (Occupancy::Occupied | Occupancy::After(_)) => other,
                 }
             }
-            Contained::Group => group_occupancy(leader, leader_reaped, looks),
+            Contained::Group => group_occupancy(leader, looks),
             Contained::Walk(walk) => {
                 let (walk, leader) = (Arc::clone(walk), leader.clone());
-                Occupancy::Survey(twice(move |all| walk.dead(&leader, leader_reaped, all)))
+                Occupancy::Survey(twice(move |all| walk.dead(&leader, all)))
             }
         }
     }
 
     /// Those of the run that come to this program and end, so that nobody else waits for them.
-    pub(super) fn orphans(&self, leader: &Leader, leader_reaped: bool) -> Orphans {
+    pub(super) fn orphans(&self, leader: &Leader) -> Orphans {
         let leader = leader.clone();
         let belongs: Belongs = match self {
             Contained::Leader => Box::new(|_, _| false),
@@ -311,7 +310,7 @@ impl Contained {
                 Box::new(move |in_group, zombie| in_group || walk.has_seen(zombie))
             }
         };
-        Orphans { leader, leader_reaped, belongs }
+        Orphans { leader, belongs }
     }
 
     /// Whether a process that is not the leader is part of the run.
@@ -349,15 +348,15 @@ fn cleared(is_occupied: Survey, orphans: Orphans, looks: u32, remove: impl FnOnc
     })
 }
 
-fn group_occupancy(leader: &Leader, leader_reaped: bool, looks: u32) -> Occupancy {
-    if leader_reaped && !group::may_be_occupied(leader) {
+fn group_occupancy(leader: &Leader, looks: u32) -> Occupancy {
+    if leader.reaped && !group::may_be_occupied(leader) {
         return Occupancy::Empty;
     }
-    if leader_reaped && looks < PATIENCE {
+    if leader.reaped && looks < PATIENCE {
         return Occupancy::Occupied;
     }
     let leader = leader.clone();
-    Occupancy::Survey(twice(move |all| group::dead(&leader, leader_reaped, all)))
+    Occupancy::Survey(twice(move |all| group::dead(&leader, all)))
 }
 
 /// Who was forked while `/proc` was read may have been missed, and its parent have ended meanwhile. So a second reading has to

@@ -77,17 +77,17 @@ impl Walk {
 
     /// Notes who belongs, before a signal ends some of them: an orphan that is a zombie by then would show nothing that
     /// tells it from a stranger's.
-    pub(super) fn note(&self, leader: &Leader, leader_reaped: bool, all: &Snapshot) {
+    pub(super) fn note(&self, leader: &Leader, all: &Snapshot) {
         // What cannot be read is not noted. (There are no descriptors left, say.)
-        let _ = self.members(leader, leader_reaped, all);
+        let _ = self.members(leader, all);
     }
 
     /// Signals what left the group, as seen after this call.
-    pub(super) fn signal_beyond_group(self: &Arc<Self>, leader: &Leader, leader_reaped: bool, signal: Signal) {
+    pub(super) fn signal_beyond_group(self: &Arc<Self>, leader: &Leader, signal: Signal) {
         let (walk, leader) = (Arc::clone(self), leader.clone());
         procfs::survey(Box::new(move |all| {
             // Who cannot be read now is signalled by the next step of the ladder, or the next SIGKILL.
-            let members = all.as_ref().ok().and_then(|all| walk.members(&leader, leader_reaped, all).ok());
+            let members = all.as_ref().ok().and_then(|all| walk.members(&leader, all).ok());
             // (The leader had it with the group, wherever it is.)
             let beyond = |member: &&Entry| member.group != leader.pid && member.pid != leader.pid;
             for member in members.iter().flatten().filter(beyond) {
@@ -100,12 +100,12 @@ impl Walk {
     }
 
     /// Who is dead of it, besides the leader; `None`: somebody lives. Reaps what was adopted and has ended.
-    pub(super) fn dead(&self, leader: &Leader, leader_reaped: bool, all: &Snapshot) -> Option<BTreeSet<u32>> {
+    pub(super) fn dead(&self, leader: &Leader, all: &Snapshot) -> Option<BTreeSet<u32>> {
         // Who cannot be looked at is not taken for gone.
-        let members = self.members(leader, leader_reaped, all).ok()?;
+        let members = self.members(leader, all).ok()?;
         let mut dead = group::dead_among(members.iter().filter(|member| !leader.is(member)))?;
         // Where nobody is to be seen the kernel still says whether the group is there.
-        dead.append(&mut group::dead(leader, leader_reaped, all)?);
+        dead.append(&mut group::dead(leader, all)?);
         Some(dead)
     }
 
@@ -140,18 +140,18 @@ impl Walk {
 
     /// # Errors
     /// When it cannot be told of some whether they belong; nothing is learnt then.
-    fn members(&self, leader: &Leader, leader_reaped: bool, all: &Snapshot) -> io::Result<Vec<Entry>> {
+    fn members(&self, leader: &Leader, all: &Snapshot) -> io::Result<Vec<Entry>> {
         let own = sys::process::pid();
         // Not locked while files of other processes are read: those may block.
         let known = self.lock().clone();
         // Its number is the group's as long as somebody of the group is there, and was so while `all` were read.
-        let has_group = group::has_its_number(leader, leader_reaped);
+        let has_group = group::has_its_number(leader);
         // An adopted orphan of ours has the sessions and groups of those we saw: zombies show nothing else.
         let sessions: BTreeSet<u32> = known.entries.values().map(|entry| entry.session).collect();
         let own_session = all.entries.iter().find(|entry| entry.pid == own).map(|entry| entry.session);
         let (mut belongs, mut adopted) = (BTreeSet::new(), Vec::new());
         // Who has the number of a leader that was reaped is a stranger, though it may have started in the same tick of the clock.
-        for entry in all.entries.iter().filter(|entry| !leader_reaped || entry.pid != leader.pid) {
+        for entry in all.entries.iter().filter(|entry| !leader.reaped || entry.pid != leader.pid) {
             let seen = || leader.is(entry) || known.contains(entry) || (has_group && entry.group == leader.pid);
             let of_session = || {
                 // Children of other code have our session.
@@ -202,7 +202,8 @@ mod tests {
     /// While the leader is among them it was not reaped.
     fn members(walk: &Walk, leader: &Leader, number: u64, entries: &[Entry]) -> Vec<Entry> {
         let reaped = !entries.iter().any(|entry| leader.is(entry));
-        walk.members(leader, reaped, &Snapshot::new(entries.to_vec(), number)).unwrap()
+        let leader = Leader { reaped, ..leader.clone() };
+        walk.members(&leader, &Snapshot::new(entries.to_vec(), number)).unwrap()
     }
 
     /// One that was reaped: its number is anybody's.
@@ -210,7 +211,7 @@ mod tests {
         let plan = Plan { programs: vec![c"/bin/true".into()], argv: vec![c"true".into()], ..Plan::default() };
         let child = spawn(&plan, Creator::Here).unwrap();
         sys::spawn::reap(&child.pidfd);
-        Leader { pid: child.pid, pidfd: Arc::new(child.pidfd), started: Some(started) }
+        Leader { pid: child.pid, pidfd: Arc::new(child.pidfd), started: Some(started), reaped: false }
     }
 
     #[test]
@@ -228,7 +229,8 @@ mod tests {
         }
         assert_eq!(members(&walk, &leader, 3, &[entry(other, 1, other, 7)]), [], "a later process");
         let at_once = Snapshot::new(vec![entry(own, 1, own, 5)], 4);
-        assert_eq!(walk.members(&leader, true, &at_once).unwrap(), [], "in the same tick of the clock");
+        let leader = Leader { reaped: true, ..leader };
+        assert_eq!(walk.members(&leader, &at_once).unwrap(), [], "in the same tick of the clock");
     }
 
     #[test]
