@@ -141,10 +141,10 @@ impl Captured {
         self.rings.each_mut().map(|ring| ring.as_mut().map(|ring| ring.add_cursor(0)))
     }
 
-    /// For a caller who waits for a line.
-    pub(super) fn add_reader(&mut self) -> u64 {
+    /// For a caller who waits for a line. `end`: that of the run, if it is over.
+    pub(super) fn add_reader(&mut self, end: Option<End>) -> u64 {
         let (id, cursors) = (monitor::new_id(), self.add_cursors());
-        self.readers.push(Reader { id, generation: self.generation, cursors, rest: VecDeque::new(), end: None });
+        self.readers.push(Reader { id, generation: self.generation, cursors, rest: VecDeque::new(), end });
         id
     }
 
@@ -159,7 +159,7 @@ impl Captured {
         }
     }
 
-    /// How its run ended, if it has since the reader came.
+    /// How its run ended, if it has.
     pub(super) fn end_for(&self, id: u64) -> Option<&End> {
         self.readers.iter().find(|reader| reader.id == id)?.end.as_ref()
     }

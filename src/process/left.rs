@@ -70,8 +70,8 @@ impl Left {
         let none_to_come = self.contained.orphans(&self.leader).take(all);
         let empty = match occupancy {
             Occupancy::Empty => true,
-            Occupancy::Occupied => false,
-            Occupancy::Survey(look) => !matches!(look(all), Seen::Occupied),
+            Occupancy::Occupied | Occupancy::Unclear => false,
+            Occupancy::Survey(look) => !matches!(look(all), Seen::Occupied | Seen::Unclear),
             Occupancy::After(act) => {
                 act();
                 true

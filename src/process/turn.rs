@@ -236,6 +236,7 @@ impl<'a> Turn<'a> {
         match run.contained.occupancy(&run.leader, run.looks) {
             Occupancy::Empty => Some(Event::Empty),
             Occupancy::Occupied => Some(Event::Occupied),
+            Occupancy::Unclear => Some(Event::Unclear),
             Occupancy::Survey(is_occupied) => {
                 self.inner.survey(run.generation, is_occupied);
                 None
@@ -366,7 +367,8 @@ impl Inner {
         let inner = Arc::clone(self);
         procfs::survey(Box::new(move |all| {
             // What cannot be looked at is not taken for empty: it is looked at again.
-            match all.as_ref().map_or(Seen::Occupied, look) {
+            match all.as_ref().map_or(Seen::Unclear, look) {
+                Seen::Unclear => inner.turn(|turn| turn.feed_of(generation, Event::Unclear)),
                 Seen::Occupied => inner.turn(|turn| turn.feed_of(generation, Event::Occupied)),
                 Seen::Empty => inner.turn(|turn| turn.feed_of(generation, Event::Empty)),
                 Seen::Again(look) => inner.survey(generation, look),

@@ -201,8 +201,10 @@ impl<'a> LineReader<'a> {
         if !core.output.is_captured() {
             return Err(Error::new(inner.who(None), operation, Kind::NeverStarted));
         }
-        let id = core.output.add_reader();
-        Ok(LineReader { inner, id, generation: core.output.generation(), operation })
+        let generation = core.output.generation();
+        let ended = core.exit.as_ref().filter(|(of, _)| *of == generation).map(|(_, exit)| exit.clone());
+        let end = ended.map(|exit| core.end_of(exit));
+        Ok(LineReader { inner, id: core.output.add_reader(end), generation, operation })
     }
 
     pub(super) fn next(&self, until: Option<Instant>, limit: Duration) -> Result<Line> {
@@ -236,10 +238,7 @@ impl<'a> LineReader<'a> {
     /// No line comes any more.
     fn end(&self, core: &Core) -> Option<End> {
         let over = core.output.generation() != self.generation || core.output.is_closed();
-        let told = core.output.end_for(self.id).cloned();
-        // It came when that run was over.
-        let before = || core.exit.as_ref().filter(|(of, _)| *of == self.generation);
-        told.or_else(|| Some(core.end_of(before()?.1.clone()))).filter(|_| over)
+        core.output.end_for(self.id).filter(|_| over).cloned()
     }
 }
 

@@ -71,10 +71,16 @@ pub(crate) fn is_any_zombie() -> bool {
     matches!(waitid_of(libc::P_ALL, 0, options), Ok(Some(_)))
 }
 
-/// Takes the statuses of all children that have ended in the group of that number.
-pub(crate) fn take_group(group: u32) {
+/// Takes the statuses of all children that have ended in the group of that number, and calls `before` before each.
+pub(crate) fn take_group(group: u32, before: impl Fn()) {
+    let one = |keep: i32| waitid_of(libc::P_PGID, group as i32, libc::WEXITED | libc::WNOHANG | libc::__WALL | keep);
     // ECHILD: there is no child in it.
-    while let Ok(Some(_)) = waitid_of(libc::P_PGID, group as i32, libc::WEXITED | libc::WNOHANG | libc::__WALL) {}
+    while let Ok(Some(_)) = one(libc::WNOWAIT) {
+        before();
+        if one(0).is_err() {
+            return;
+        }
+    }
 }
 
 /// `waitid` with any options, EINTR retried; `None` only with `WNOHANG`.

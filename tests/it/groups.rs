@@ -105,6 +105,33 @@ while True: signal.pause()";
         end_stranger(stranger);
     }
 
+    fn a_zombie_is_not_left_behind() {
+        // Its parent, in a session of its own, does not wait for it.
+        let script = "
+done = os.pipe()
+if os.fork() == 0:
+    zombie = os.fork()
+    if zombie == 0: os._exit(0)
+    os.waitid(os.P_PID, zombie, os.WEXITED | os.WNOWAIT)
+    os.setsid()
+    for fd in [0, 1, 2, *done]: os.close(fd)
+    os.read(3, 1)
+    os._exit(0)
+os.close(done[1])
+os.read(done[0], 1)
+os._exit(0)";
+        let (reader, writer) = nix::unistd::pipe2(nix::fcntl::OFlag::O_CLOEXEC).unwrap();
+        let process = Process::builder(python(script)).pass_fd(reader, 3).survivors(Survivors::stop(Stop::kill()));
+        let process = process.build().unwrap();
+        let events = process.subscribe();
+        process.start(true).unwrap();
+        let exit = process.join().unwrap();
+        assert!(exit.success() && !exit.forced(), "{exit}");
+        drop((process, writer));
+        let signalled = |kind: &EventKind| matches!(kind, EventKind::LeftBehind | EventKind::SignalSent(_));
+        assert!(!events.map(|event| event.kind).any(|kind| signalled(&kind)));
+    }
+
     fn survivors_are_stopped_by_their_ladder() {
         let process = Process::builder(sh(&format!("{STUBBORN_GRANDCHILD} read line; exit 4")))
             .stdin(pkit::Stdio::piped())

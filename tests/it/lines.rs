@@ -57,18 +57,23 @@ tests! {
         let mut command = sh("n=$(cat $0 2>/dev/null || echo 0); n=$((n+1)); echo $n > $0; echo run; exit $n");
         command.arg(directory.path().join("runs"));
         let process = Process::builder(command).capture(1024).build().unwrap();
-        process.start(true).unwrap();
-        let mut seen = 0;
-        let end = process.wait_for_line(LONG, |_| {
-            seen += 1;
-            assert_eq!(process.join().unwrap().code(), Some(1));
-            for n in 2..4 {
-                process.start(true).unwrap();
-                assert_eq!(process.join().unwrap().code(), Some(n));
+        for came_when_it_was_over in [false, true] {
+            let first = process.start(true).unwrap();
+            if came_when_it_was_over {
+                process.join().unwrap();
             }
-            false
-        });
-        assert_eq!((end.unwrap_err().exit().unwrap().code(), seen), (Some(1), 1));
+            let mut seen = 0;
+            let end = process.wait_for_line(LONG, |_| {
+                seen += 1;
+                for _ in 0..2 {
+                    process.join().unwrap();
+                    process.start(true).unwrap();
+                }
+                process.join().unwrap();
+                false
+            });
+            assert_eq!((end.unwrap_err().exit().unwrap().pid(), seen), (first, 1));
+        }
     }
 
     fn long_lines_come_in_pieces() {

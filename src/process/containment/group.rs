@@ -70,8 +70,7 @@ pub(super) fn dead(leader: &Leader, all: &Snapshot) -> Option<BTreeSet<u32>> {
     let hidden = members.peek().is_none() && leader.reaped && may_be_occupied(leader);
     if hidden && sys::process::adopts_orphans() {
         // It may be there for its zombies alone, which came to us.
-        TAKEN.fetch_add(1, Ordering::SeqCst);
-        sys::wait::take_group(leader.pid);
+        sys::wait::take_group(leader.pid, || _ = TAKEN.fetch_add(1, Ordering::SeqCst));
     }
     dead_among(members).filter(|_| !(hidden && may_be_occupied(leader)))
 }

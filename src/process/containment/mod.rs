@@ -101,6 +101,8 @@ pub(super) type Survey = Box<dyn FnOnce(&Snapshot) -> Seen + Send>;
 /// What a survey says.
 pub(super) enum Seen {
     Occupied,
+    /// It cannot be told now.
+    Unclear,
     Empty,
     /// Nobody was seen, and that has to be so once more.
     Again(Survey),
@@ -155,6 +157,8 @@ impl Orphans {
 pub(super) enum Occupancy {
     Empty,
     Occupied,
+    /// It cannot be told now: it may be zombies alone, which the kernel counts.
+    Unclear,
     /// All processes have to be looked at.
     Survey(Survey),
     /// Empty, after this.
@@ -284,7 +288,7 @@ impl Contained {
                     }
                     Occupancy::Empty => Occupancy::After(Box::new(remove)),
                     Occupancy::Survey(is_occupied) => Occupancy::Survey(cleared(is_occupied, orphans, looks, remove)),
-                    other @ (Occupancy::Occupied | Occupancy::After(_)) => other,
+                    other @ (Occupancy::Occupied | Occupancy::Unclear | Occupancy::After(_)) => other,
                 }
             }
             Contained::Group => group_occupancy(leader, looks),
@@ -338,7 +342,7 @@ fn cleared(is_occupied: Survey, orphans: Orphans, looks: u32, remove: impl FnOnc
         // One whose parent is about to end comes to us next, if anybody ever takes it.
         let seen = match is_occupied(all) {
             Seen::Again(again) => return Seen::Again(cleared(again, orphans, looks, remove)),
-            Seen::Empty if !orphans.take(all) && looks < PATIENCE => Seen::Occupied,
+            Seen::Empty if !orphans.take(all) && looks < PATIENCE => Seen::Unclear,
             seen => seen,
         };
         if matches!(seen, Seen::Empty) {
@@ -353,7 +357,7 @@ fn group_occupancy(leader: &Leader, looks: u32) -> Occupancy {
         return Occupancy::Empty;
     }
     if leader.reaped && looks < PATIENCE {
-        return Occupancy::Occupied;
+        return Occupancy::Unclear;
     }
     let leader = leader.clone();
     Occupancy::Survey(twice(move |all| group::dead(&leader, all)))

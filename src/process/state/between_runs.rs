@@ -41,6 +41,7 @@ impl Machine {
             | Event::LeaderExited(_)
             | Event::Empty
             | Event::Occupied
+            | Event::Unclear
             | Event::Drained
             | Event::Reported
             | Event::Tick => phase,
@@ -103,6 +104,7 @@ impl Machine {
             | Event::LeaderExited(_)
             | Event::Empty
             | Event::Occupied
+            | Event::Unclear
             | Event::Drained
             | Event::Reported
             | Event::Tick => Phase::Starting { by_hand, wish },
@@ -150,6 +152,7 @@ impl Machine {
             | Event::LeaderExited(_)
             | Event::Empty
             | Event::Occupied
+            | Event::Unclear
             | Event::Drained
             | Event::Tick => Phase::Reporting { verdict },
         }
@@ -175,6 +178,7 @@ impl Machine {
             | Event::LeaderExited(_)
             | Event::Empty
             | Event::Occupied
+            | Event::Unclear
             | Event::Drained
             | Event::Reported
             | Event::Tick => Phase::Backoff { due },

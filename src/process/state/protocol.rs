@@ -47,6 +47,8 @@ pub(crate) enum Event {
     Empty,
     /// The answer to [`Action::Look`].
     Occupied,
+    /// The answer to [`Action::Look`]: not now. Who is there may be a zombie, or could not be looked at.
+    Unclear,
     Drained,
     Reported,
     Tick,
@@ -60,7 +62,7 @@ pub(crate) enum Action {
     Signal(Signal),
     /// SIGKILL to everything the run owns.
     Kill,
-    /// Find out whether anything of the run is left. Answered by `Empty` or `Occupied`.
+    /// Find out whether anything of the run is left. Answered by `Empty`, `Occupied` or `Unclear`.
     Look,
     /// Read the pipes to their end. Answered by `Drained`.
     Drain,

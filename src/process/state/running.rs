@@ -61,6 +61,11 @@ pub(super) struct Draining {
 }
 
 impl Clearing {
+    fn look_later(&mut self, now: Instant) {
+        self.look = Some(now + self.pause);
+        self.pause = (self.pause * 2).min(if self.run.forced { SLOW_LOOK } else { LAST_LOOK });
+    }
+
     /// When the ladder's next step is due.
     pub(super) fn climb_due(&self) -> Option<Instant> {
         self.run.climb_due().map(|due| self.unheard.map_or(due, |until| due.max(until)))
@@ -164,6 +169,7 @@ impl Machine {
             | Event::SpawnFailed(_)
             | Event::Empty
             | Event::Occupied
+            | Event::Unclear
             | Event::Drained
             | Event::Reported => {}
         }
@@ -218,7 +224,8 @@ impl Machine {
     pub(super) fn clearing(&mut self, mut at: Clearing, event: Event, now: Instant, out: &mut Vec<Action>) -> Phase {
         match event {
             Event::Empty => return self.drain(at, now, out),
-            Event::Occupied => {
+            Event::Unclear if at.unheard.is_some_and(|until| now < until) => at.look_later(now),
+            Event::Occupied | Event::Unclear => {
                 at.unheard = None;
                 if at.run.climb.is_none() {
                     if self.rules.survivors.ladder().is_none() {
@@ -227,8 +234,7 @@ impl Machine {
                     out.push(Action::Announce(Notice::LeftBehind));
                     self.begin(&mut at.run, Ladder::Survivors, now, out);
                 }
-                at.look = Some(now + at.pause);
-                at.pause = (at.pause * 2).min(if at.run.forced { SLOW_LOOK } else { LAST_LOOK });
+                at.look_later(now);
             }
             Event::Stop => self.restarting = false,
             Event::Last | Event::NotLast => self.count_last(event),
@@ -307,6 +313,7 @@ impl Machine {
             | Event::LeaderExited(_)
             | Event::Empty
             | Event::Occupied
+            | Event::Unclear
             | Event::Reported
             | Event::Tick => Phase::Draining(at),
         }

@@ -106,13 +106,13 @@ pub(super) fn is_misplaced(scene: &Scene, event: Event) -> bool {
         | Event::Paused
         | Event::Continued
         | Event::LeaderExited(_) => !up,
-        Event::Empty | Event::Occupied => !clearing,
+        Event::Empty | Event::Occupied | Event::Unclear => !clearing,
         Event::Drained => !draining,
         Event::Reported => !reporting,
     }
 }
 
-pub(super) const EVENTS_THAT_MAY_BE_MISPLACED: [Event; 13] = [
+pub(super) const EVENTS_THAT_MAY_BE_MISPLACED: [Event; 14] = [
     Event::Start,
     Event::Spawned,
     Event::SpawnFailed(libc::EAGAIN),
@@ -124,6 +124,7 @@ pub(super) const EVENTS_THAT_MAY_BE_MISPLACED: [Event; 13] = [
     Event::LeaderExited(ExitReason::Exited(0)),
     Event::Empty,
     Event::Occupied,
+    Event::Unclear,
     Event::Drained,
     Event::Reported,
 ];

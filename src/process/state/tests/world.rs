@@ -65,6 +65,10 @@ pub(super) struct Live {
     pub(super) asked: bool,
     /// Since the leader ended.
     answered: bool,
+    /// So many looks cannot tell.
+    unclear: u8,
+    /// None of them could, for so long that somebody is taken to be there.
+    presumed: bool,
     pub(super) paused: bool,
     pub(super) ready: bool,
     pub(super) announced: bool,
@@ -242,8 +246,16 @@ impl World {
 
     /// What the look finds.
     pub(super) fn answer(&mut self) -> Event {
+        let now = self.now;
         let live = self.live();
         assert!(std::mem::take(&mut live.asked));
+        let may_wait = live.unheard().is_some_and(|until| now < until);
+        if live.unclear > 0 {
+            live.unclear -= 1;
+            live.presumed |= !may_wait && !live.answered;
+            live.answered |= !may_wait;
+            return Event::Unclear;
+        }
         live.answered = true;
         if live.others { Event::Occupied } else { Event::Empty }
     }
@@ -275,6 +287,7 @@ impl World {
         self.late.push((self.starts, Event::Reported));
         self.late.push((self.starts, Event::Empty));
         self.late.push((self.starts, Event::Occupied));
+        self.late.push((self.starts, Event::Unclear));
         self.scene = if reports { Scene::Reporting } else { Scene::Idle };
     }
 
@@ -309,7 +322,7 @@ impl World {
             }
             Notice::LeftBehind => {
                 let live = self.live();
-                assert!(live.ended.is_some() && live.others && live.ladder.is_none());
+                assert!(live.ended.is_some() && (live.others || live.presumed) && live.ladder.is_none());
             }
             Notice::Backoff { due } => {
                 assert_eq!(Some(due), self.due);
@@ -337,6 +350,8 @@ impl World {
             answers_at_once: true,
             asked: false,
             answered: false,
+            unclear: (self.starts % 4) as u8,
+            presumed: false,
             paused: false,
             ready: false,
             announced: false,
