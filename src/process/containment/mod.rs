@@ -360,17 +360,19 @@ fn group_occupancy(leader: &Leader, looks: u32) -> Occupancy {
         return Occupancy::Unclear;
     }
     let leader = leader.clone();
-    Occupancy::Survey(twice(move |all| group::dead(&leader, all)))
+    Occupancy::Survey(twice(move |all| Ok(group::dead(&leader, all))))
 }
 
 /// Who was forked while `/proc` was read may have been missed, and its parent have ended meanwhile. So a second reading has to
 /// show nobody alive either, and nobody dead who was not so before: each of a chain of forks leaves one.
-fn twice(dead: impl Fn(&Snapshot) -> Option<BTreeSet<u32>> + Send + 'static) -> Survey {
+fn twice(dead: impl Fn(&Snapshot) -> io::Result<Option<BTreeSet<u32>>> + Send + 'static) -> Survey {
     Box::new(move |all| match dead(all) {
-        None => Seen::Occupied,
-        Some(before) => {
-            let is_over = move |all: &Snapshot| dead(all).is_some_and(|now| now.is_subset(&before));
-            Seen::Again(Box::new(move |all| if is_over(all) { Seen::Empty } else { Seen::Occupied }))
-        }
+        Err(_) => Seen::Unclear,
+        Ok(None) => Seen::Occupied,
+        Ok(Some(before)) => Seen::Again(Box::new(move |all| match dead(all) {
+            Err(_) => Seen::Unclear,
+            Ok(now) if now.as_ref().is_some_and(|now| now.is_subset(&before)) => Seen::Empty,
+            Ok(_) => Seen::Occupied,
+        })),
     })
 }

@@ -100,13 +100,18 @@ impl Walk {
     }
 
     /// Who is dead of it, besides the leader; `None`: somebody lives. Reaps what was adopted and has ended.
-    pub(super) fn dead(&self, leader: &Leader, all: &Snapshot) -> Option<BTreeSet<u32>> {
-        // Who cannot be looked at is not taken for gone.
-        let members = self.members(leader, all).ok()?;
-        let mut dead = group::dead_among(members.iter().filter(|member| !leader.is(member)))?;
+    ///
+    /// # Errors
+    /// It cannot be told now.
+    pub(super) fn dead(&self, leader: &Leader, all: &Snapshot) -> io::Result<Option<BTreeSet<u32>>> {
+        let members = self.members(leader, all)?;
+        let Some(mut dead) = group::dead_among(members.iter().filter(|member| !leader.is(member))) else {
+            return Ok(None);
+        };
         // Where nobody is to be seen the kernel still says whether the group is there.
-        dead.append(&mut group::dead(leader, all)?);
-        Some(dead)
+        let Some(mut of_group) = group::dead(leader, all) else { return Ok(None) };
+        dead.append(&mut of_group);
+        Ok(Some(dead))
     }
 
     /// Whether a zombie was seen to belong when it lived, or has a session of those who were.
