@@ -14,12 +14,22 @@ use crate::sys;
 /// A look reads all of `/proc`.
 const BETWEEN_LOOKS: Duration = Duration::from_secs(1);
 
+/// What the last look saw of it.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(super) enum LastSeen {
+    /// Somebody, who may live on for long.
+    #[default]
+    Somebody,
+    Nobody,
+    /// It could not be told.
+    Unclear,
+}
+
 /// Of one run that is over.
 pub(super) struct Left {
     pub(super) leader: Leader,
     pub(super) contained: Contained,
-    /// The last look saw nobody.
-    pub(super) unseen: bool,
+    pub(super) seen: LastSeen,
 }
 
 struct All {
@@ -68,18 +78,24 @@ impl Left {
     fn take(&mut self, occupancy: Occupancy, all: &Snapshot) -> bool {
         // Who has ended and whose own parent lives is no child of ours yet.
         let none_to_come = self.contained.orphans(&self.leader).take(all);
-        let empty = match occupancy {
-            Occupancy::Empty => true,
-            Occupancy::Occupied | Occupancy::Unclear => false,
-            Occupancy::Survey(look) => !matches!(look(all), Seen::Occupied | Seen::Unclear),
+        let seen = match occupancy {
+            Occupancy::Empty => Seen::Empty,
+            Occupancy::Occupied => Seen::Occupied,
+            Occupancy::Unclear => Seen::Unclear,
+            Occupancy::Survey(look) => look(all),
             Occupancy::After(act) => {
                 act();
-                true
+                Seen::Empty
             }
         };
-        let unseen = empty && none_to_come;
+        let before = self.seen;
+        self.seen = match seen {
+            Seen::Empty | Seen::Again(_) if none_to_come => LastSeen::Nobody,
+            Seen::Occupied | Seen::Empty | Seen::Again(_) => LastSeen::Somebody,
+            Seen::Unclear => LastSeen::Unclear,
+        };
         // Twice: who was forked while `/proc` was read may have been missed.
-        !(std::mem::replace(&mut self.unseen, unseen) && unseen)
+        (before, self.seen) != (LastSeen::Nobody, LastSeen::Nobody)
     }
 }
 
@@ -105,7 +121,7 @@ impl All {
         state.left.extend(left);
         if state.left.is_empty() {
             Reaper::get().remove_child(self.id);
-        } else if all.is_err() || state.has_changed() || state.left.iter().any(|left| left.unseen) {
+        } else if all.is_err() || state.has_changed() || state.left.iter().any(|left| left.seen != LastSeen::Somebody) {
             self.look_soon(&mut state);
         }
     }

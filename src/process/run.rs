@@ -10,7 +10,7 @@ use super::containment::{Contained, Leader};
 use super::core::{Inner, Streams};
 use super::gate::Gate;
 use super::launch::Launched;
-use super::left::Left;
+use super::left::{LastSeen, Left};
 use super::notification::Hearing;
 use super::trying::Connection;
 use crate::exit::{ExitReason, Usage};
@@ -191,7 +191,7 @@ impl Run {
     pub(super) fn leave(&mut self) {
         let leader = self.leader.clone();
         let contained = std::mem::replace(&mut self.contained, Contained::Leader);
-        Left { leader, contained, unseen: false }.keep();
+        Left { leader, contained, seen: LastSeen::default() }.keep();
     }
 
     /// Ends the reaper's watch over the leader: its pidfd is ready for ever, or someone else watches it. False: there
