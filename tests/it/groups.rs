@@ -50,10 +50,10 @@ tests! {
 
     fn a_leader_that_joined_another_group_is_reached_all_the_same() {
         for contain in [Containment::Group, Containment::Tree] {
-            let script = "signal.signal(signal.SIGUSR1, lambda *_: print('heard', flush=True))
+            let script = "signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGUSR1])
 os.setpgid(0, os.getpgid(os.getppid()))
 print('moved', flush=True)
-while True: signal.pause()";
+while signal.sigwait([signal.SIGUSR1]): print('heard', flush=True)";
             let process = Process::builder(python(script)).contain(contain).ready(Ready::line("moved")).build().unwrap();
             let pid = process.start(true).unwrap();
             process.signal(Signal::USR1).unwrap();
