@@ -1,42 +1,25 @@
-//! Output that we read: into the rings, and from there to those who want lines.
+//! Output that was read, for those who want lines.
 //!
 //! The ring is the one buffer. Whoever wants lines has a cursor in it: the callback, the readiness line, each
-//! `wait_for_line`. Reading stops while the ring holds bytes that a cursor has not passed, so a slow consumer makes the
-//! child wait, and memory is bounded by the ring whatever the child writes. When the run is over but for its pipes, what is left in
-//! them is taken in besides.
+//! `wait_for_line`.
 
 use std::collections::VecDeque;
-use std::os::fd::AsFd;
 use std::sync::Arc;
 
-use super::calls::Call;
 use super::config::Config;
-use super::core::Core;
 use super::monitor;
 use super::readiness;
-use super::state::Event;
 use super::stdio;
-use super::turn::Turn;
 use crate::error::{End, LastWords};
 use crate::line::{Line, Output, Stream};
 use crate::ring::{CursorId, Ring};
-use crate::sys;
 
 /// A line longer than this comes in pieces.
 pub(super) const LINE_LIMIT: usize = 16 * 1024;
 /// Lines need some room, however little is to be kept.
 const LEAST_CAPACITY: usize = 2 * LINE_LIMIT;
-/// What is read in one go; the default size of a pipe (`pipe(7)`).
-const CHUNK: usize = 64 * 1024;
-/// How much one child may have read before it is another's turn.
-const CHUNKS_IN_A_ROW: usize = 4;
-/// As many of these rows empty the largest pipe (1 MiB, `/proc/sys/fs/pipe-max-size`) and see its end, and bound what a
-/// stranger can make us read who goes on writing into it.
-const LAST_ROWS: usize = 8;
 /// So many bytes of the last line are in the text of an error.
 const LAST_WORDS: usize = 200;
-/// Lines that a callback thread takes at once, under one lock.
-const BATCH: usize = 64;
 /// Where captured lines are logged.
 pub(super) const LOG_TARGET: &str = "pkit::output";
 
@@ -58,7 +41,7 @@ struct Reader {
 
 /// The captured output of the current run, or else of the last one.
 pub(super) struct Captured {
-    rings: [Option<Ring>; 2],
+    pub(super) rings: [Option<Ring>; 2],
     /// The run that it is of.
     generation: u64,
     /// Of the callback and the log.
@@ -148,6 +131,10 @@ impl Captured {
         id
     }
 
+    pub(super) fn is_waited_for(&self) -> bool {
+        !self.readers.is_empty()
+    }
+
     /// Run number `generation` is over: true if somebody waits for a line of it.
     pub(super) fn has_readers(&self, generation: u64) -> bool {
         self.readers.iter().any(|reader| reader.generation == generation)
@@ -235,7 +222,7 @@ impl Captured {
         LastWords(streams.into_iter().find_map(last))
     }
 
-    fn has_lines_to_deliver(&self) -> bool {
+    pub(super) fn has_lines_to_deliver(&self) -> bool {
         let mut rings = self.rings.iter().zip(self.delivery);
         rings.any(|(ring, cursor)| {
             ring.as_ref().zip(cursor).is_some_and(|(ring, cursor)| ring.has_line(cursor, LINE_LIMIT))
@@ -243,7 +230,7 @@ impl Captured {
     }
 
     /// The next line to deliver of run number `generation`.
-    fn next_to_deliver(&mut self, generation: u64) -> Option<Line> {
+    pub(super) fn next_to_deliver(&mut self, generation: u64) -> Option<Line> {
         if generation == self.generation {
             return self.next_line(self.delivery);
         }
@@ -262,132 +249,6 @@ impl Captured {
             }
         }
         output
-    }
-}
-
-impl Turn<'_> {
-    /// Whether there was something.
-    pub(super) fn read_output(&mut self, index: usize) -> bool {
-        let mut chunk = [0; CHUNK];
-        let mut any = false;
-        for _ in 0..CHUNKS_IN_A_ROW {
-            let Core { run, output, .. } = &mut **self.core;
-            let (Some(run), Some(ring)) = (run.as_mut(), output.rings[index].as_mut()) else { break };
-            let Some(pipe) = &run.pipes[index] else { break };
-            let room = ring.free().min(CHUNK);
-            if room == 0 {
-                run.set_pipe_paused(index, true);
-                break;
-            }
-            match sys::fd::read(pipe.fd.as_fd(), &mut chunk[..room]) {
-                Ok(0) => {
-                    self.end_output(index);
-                    break;
-                }
-                Ok(read) => {
-                    any = true;
-                    ring.push(&chunk[..read]);
-                    self.changed |= !output.readers.is_empty();
-                    self.deliver_lines();
-                    self.look_for_ready_line();
-                    if read < room {
-                        break;
-                    }
-                }
-                Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => break,
-                // A pipe cannot fail otherwise; a terminal says EIO when its other side is gone.
-                Err(_) => {
-                    self.end_output(index);
-                    break;
-                }
-            }
-        }
-        any
-    }
-
-    fn end_output(&mut self, index: usize) {
-        let Core { run, output, .. } = &mut **self.core;
-        if let (Some(run), Some(ring)) = (run.as_mut(), output.rings[index].as_mut()) {
-            run.close_pipe(index);
-            ring.close();
-        }
-        self.changed = true;
-        self.deliver_lines();
-        self.look_for_ready_line();
-        if self.pipes_are_closed() {
-            // Only a run that is over waits for this.
-            self.feed(Event::Drained);
-        }
-    }
-
-    fn pipes_are_closed(&self) -> bool {
-        self.core.run.as_ref().is_none_or(|run| run.pipes.iter().all(Option::is_none))
-    }
-
-    /// The run is over but for what is left in its pipes. There is room for that, however slow the consumers are: one may be
-    /// waiting for the end.
-    pub(super) fn drain(&mut self) -> Option<Event> {
-        let Core { run, output, .. } = &mut **self.core;
-        let pipes = run.iter().flat_map(|run| &run.pipes);
-        for (pipe, ring) in pipes.zip(&mut output.rings) {
-            if let (Some(pipe), Some(ring)) = (pipe, ring) {
-                ring.grow(sys::fd::pipe_size(pipe.fd.as_fd()).unwrap_or(CHUNK));
-            }
-        }
-        self.resume_reading();
-        if self.pipes_are_closed() { Some(Event::Drained) } else { None }
-    }
-
-    /// Before a drain is given up: what is there was perhaps not read yet.
-    pub(super) fn read_before_giving_up(&mut self) {
-        if !self.core.machine.is_draining() {
-            return;
-        }
-        for index in [0, 1] {
-            // To its end: one that had more to say, or whose end alone was not seen yet, is no leak.
-            let _ = (0..LAST_ROWS).take_while(|_| self.read_output(index)).count();
-        }
-    }
-
-    pub(super) fn abandon_output(&mut self) {
-        if let Some(run) = &mut self.core.run {
-            run.close_pipe(0);
-            run.close_pipe(1);
-        }
-    }
-
-    /// A consumer has moved on: there may be room again.
-    pub(super) fn resume_reading(&mut self) {
-        let Core { run, output, .. } = &mut **self.core;
-        let Some(run) = run else { return };
-        for (index, ring) in output.rings.iter().enumerate() {
-            if ring.as_ref().is_some_and(|ring| ring.free() > 0) {
-                run.set_pipe_paused(index, false);
-            }
-        }
-    }
-
-    /// Nothing more is expected of what the run should say to be ready.
-    pub(super) fn close_gate(&mut self) {
-        if let Some(run) = &mut self.core.run {
-            run.close_gate();
-        }
-        self.core.output.close_gate();
-        self.resume_reading();
-    }
-
-    pub(super) fn deliver_lines(&mut self) {
-        if self.core.output.has_lines_to_deliver() {
-            self.call(Call::Lines(self.core.output.generation));
-        }
-    }
-
-    /// The next lines of run number `generation` for the callback and the log.
-    pub(super) fn take_lines(&mut self, generation: u64) -> Vec<Line> {
-        let next = || self.core.output.next_to_deliver(generation);
-        let lines: Vec<Line> = std::iter::from_fn(next).take(BATCH).collect();
-        self.resume_reading();
-        lines
     }
 }
 

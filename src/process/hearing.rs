@@ -60,8 +60,9 @@ impl Turn<'_> {
                 let _ = (0..LAST_READS).take_while(|_| self.read_newline()).count();
             }
             Gate::Line(_) => {
-                self.read_output(0);
-                self.read_output(1);
+                // However slow the consumers are.
+                self.make_room();
+                self.read_to_the_end();
             }
             Gate::Open | Gate::Try { .. } => {}
         }

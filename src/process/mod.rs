@@ -22,6 +22,7 @@ mod monitor;
 mod notification;
 mod procfs;
 mod readiness;
+mod reading;
 mod refused;
 mod resource;
 mod run;

@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, mpsc};
 use std::time::Duration;
 
-use pkit::{Command, Process, Stdio};
+use pkit::{Command, Process, Ready, Stdio};
 
 use crate::support::{LONG, python, sh, tests};
 
@@ -53,6 +53,20 @@ impl log::Log for Panics {
 }
 
 tests! {
+    fn a_line_that_was_said_in_time_counts_though_nobody_has_taken_those_before_it() {
+        let (go_on, wait) = mpsc::channel::<()>();
+        let wait = Mutex::new(wait);
+        let process = Process::builder(sh("yes | head -c 70000; echo up"))
+            .capture(1)
+            .on_line(move |_| _ = wait.lock().unwrap().recv())
+            .ready(Ready::line("up"))
+            .build()
+            .unwrap();
+        process.start(true).unwrap();
+        drop(go_on);
+        assert!(process.join().unwrap().success());
+    }
+
     fn a_logger_that_panics_takes_no_line_away() {
         log::set_logger(&Panics).unwrap();
         log::set_max_level(log::LevelFilter::Debug);

@@ -1,0 +1,157 @@
+//! From a run's pipes into the rings, and how far.
+//!
+//! Reading stops while the ring holds bytes that a cursor has not passed, so a slow consumer makes the child wait, and memory is
+//! bounded by the ring whatever the child writes. When the run is over but for its pipes, what is left in them is taken in besides.
+
+use std::os::fd::AsFd;
+
+use super::calls::Call;
+use super::core::Core;
+use super::state::Event;
+use super::turn::Turn;
+use crate::line::Line;
+use crate::sys;
+
+/// What is read in one go; the default size of a pipe (`pipe(7)`).
+const CHUNK: usize = 64 * 1024;
+/// How much one child may have read before it is another's turn.
+const CHUNKS_IN_A_ROW: usize = 4;
+/// As many of these rows empty the largest pipe (1 MiB, `/proc/sys/fs/pipe-max-size`) and see its end, and bound what a
+/// stranger can make us read who goes on writing into it.
+const LAST_ROWS: usize = 8;
+/// Lines that a callback thread takes at once, under one lock.
+const BATCH: usize = 64;
+
+impl Turn<'_> {
+    /// Whether there was something.
+    pub(super) fn read_output(&mut self, index: usize) -> bool {
+        let mut chunk = [0; CHUNK];
+        let mut any = false;
+        for _ in 0..CHUNKS_IN_A_ROW {
+            let Core { run, output, .. } = &mut **self.core;
+            let (Some(run), Some(ring)) = (run.as_mut(), output.rings[index].as_mut()) else { break };
+            let Some(pipe) = &run.pipes[index] else { break };
+            let room = ring.free().min(CHUNK);
+            if room == 0 {
+                run.set_pipe_paused(index, true);
+                break;
+            }
+            match sys::fd::read(pipe.fd.as_fd(), &mut chunk[..room]) {
+                Ok(0) => {
+                    self.end_output(index);
+                    break;
+                }
+                Ok(read) => {
+                    any = true;
+                    ring.push(&chunk[..read]);
+                    self.changed |= output.is_waited_for();
+                    self.deliver_lines();
+                    self.look_for_ready_line();
+                    if read < room {
+                        break;
+                    }
+                }
+                Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => break,
+                // A pipe cannot fail otherwise; a terminal says EIO when its other side is gone.
+                Err(_) => {
+                    self.end_output(index);
+                    break;
+                }
+            }
+        }
+        any
+    }
+
+    fn end_output(&mut self, index: usize) {
+        let Core { run, output, .. } = &mut **self.core;
+        if let (Some(run), Some(ring)) = (run.as_mut(), output.rings[index].as_mut()) {
+            run.close_pipe(index);
+            ring.close();
+        }
+        self.changed = true;
+        self.deliver_lines();
+        self.look_for_ready_line();
+        if self.pipes_are_closed() {
+            // Only a run that is over waits for this.
+            self.feed(Event::Drained);
+        }
+    }
+
+    fn pipes_are_closed(&self) -> bool {
+        self.core.run.as_ref().is_none_or(|run| run.pipes.iter().all(Option::is_none))
+    }
+
+    /// The run is over but for what is left in its pipes. There is room for that, however slow the consumers are: one may be
+    /// waiting for the end.
+    pub(super) fn drain(&mut self) -> Option<Event> {
+        self.make_room();
+        self.resume_reading();
+        if self.pipes_are_closed() { Some(Event::Drained) } else { None }
+    }
+
+    /// For all that its pipes may hold.
+    pub(super) fn make_room(&mut self) {
+        let Core { run, output, .. } = &mut **self.core;
+        let pipes = run.iter().flat_map(|run| &run.pipes);
+        for (pipe, ring) in pipes.zip(&mut output.rings) {
+            if let (Some(pipe), Some(ring)) = (pipe, ring) {
+                ring.grow(sys::fd::pipe_size(pipe.fd.as_fd()).unwrap_or(CHUNK));
+            }
+        }
+    }
+
+    /// Before a drain is given up: what is there was perhaps not read yet.
+    pub(super) fn read_before_giving_up(&mut self) {
+        // One that had more to say, or whose end alone was not seen yet, is no leak.
+        if self.core.machine.is_draining() {
+            self.read_to_the_end();
+        }
+    }
+
+    pub(super) fn read_to_the_end(&mut self) {
+        for index in [0, 1] {
+            let _ = (0..LAST_ROWS).take_while(|_| self.read_output(index)).count();
+        }
+    }
+
+    pub(super) fn abandon_output(&mut self) {
+        if let Some(run) = &mut self.core.run {
+            run.close_pipe(0);
+            run.close_pipe(1);
+        }
+    }
+
+    /// A consumer has moved on: there may be room again.
+    pub(super) fn resume_reading(&mut self) {
+        let Core { run, output, .. } = &mut **self.core;
+        let Some(run) = run else { return };
+        for (index, ring) in output.rings.iter().enumerate() {
+            if ring.as_ref().is_some_and(|ring| ring.free() > 0) {
+                run.set_pipe_paused(index, false);
+            }
+        }
+    }
+
+    /// Nothing more is expected of what the run should say to be ready.
+    pub(super) fn close_gate(&mut self) {
+        if let Some(run) = &mut self.core.run {
+            run.close_gate();
+        }
+        self.core.output.close_gate();
+        self.resume_reading();
+    }
+
+    pub(super) fn deliver_lines(&mut self) {
+        if self.core.output.has_lines_to_deliver() {
+            self.call(Call::Lines(self.core.output.generation()));
+        }
+    }
+
+    /// The next lines of run number `generation` for the callback and the log.
+    pub(super) fn take_lines(&mut self, generation: u64) -> Vec<Line> {
+        let next = || self.core.output.next_to_deliver(generation);
+        let lines: Vec<Line> = std::iter::from_fn(next).take(BATCH).collect();
+        self.resume_reading();
+        lines
+    }
+}
