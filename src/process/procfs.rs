@@ -33,11 +33,37 @@ pub(super) struct Snapshot {
     pub(super) number: u64,
     /// What was found in the environments of some of them, by pid.
     pub(super) variables: OnceLock<BTreeMap<u32, Vec<u8>>>,
+    /// What is there later, in place of what is.
+    #[cfg(test)]
+    pub(super) later: Option<Vec<Entry>>,
 }
 
 impl Snapshot {
+    /// Made up: nothing changes.
+    #[cfg(test)]
     pub(super) fn new(entries: Vec<Entry>, number: u64) -> Snapshot {
-        Snapshot { entries, number, variables: OnceLock::new() }
+        Snapshot { later: Some(entries.clone()), entries, number, variables: OnceLock::new() }
+    }
+
+    /// Whether it is now the child of the very process that was seen with its parent's number. They were not read at one
+    /// moment: it may be a stranger's child, and the number that of a stranger before or after.
+    pub(super) fn is_child_still(&self, child: &Entry) -> io::Result<bool> {
+        // In this order: who is there after the child was read was its parent then.
+        let is_same = |now: Entry| now.started == child.started && now.parent == child.parent;
+        if !self.read_again(child.pid)?.is_some_and(is_same) {
+            return Ok(false);
+        }
+        let parent = self.read_again(child.parent)?;
+        let seen = self.entries.iter().find(|entry| entry.pid == child.parent);
+        Ok(parent.zip(seen).is_some_and(|(now, seen)| now.started == seen.started))
+    }
+
+    fn read_again(&self, pid: u32) -> io::Result<Option<Entry>> {
+        #[cfg(test)]
+        if let Some(later) = &self.later {
+            return Ok(later.iter().find(|entry| entry.pid == pid).copied());
+        }
+        read(pid)
     }
 }
 
@@ -57,7 +83,13 @@ pub(super) fn all() -> io::Result<Snapshot> {
             entries.extend(look_at(pid)?);
         }
     }
-    Ok(Snapshot::new(entries, number))
+    Ok(Snapshot {
+        entries,
+        number,
+        variables: OnceLock::new(),
+        #[cfg(test)]
+        later: None,
+    })
 }
 
 /// Someone who wants to see all processes.

@@ -204,6 +204,12 @@ pub(crate) fn process_group_of(pid: u32) -> io::Result<u32> {
     Ok(unistd::getpgid(Some(Pid::from_raw(pid)))?.as_raw() as u32)
 }
 
+/// The session that this process is in.
+pub(crate) fn session() -> u32 {
+    // It cannot fail for oneself.
+    unistd::getsid(None).map_or(0, |session| session.as_raw() as u32)
+}
+
 /// Takes the exclusive lock of an open directory (or file), without waiting; false when someone else has it. The lock
 /// ends with the last copy of the descriptor.
 pub(crate) fn lock_directory(directory: BorrowedFd<'_>) -> io::Result<bool> {

@@ -23,6 +23,8 @@ const DEEPEST: usize = 32;
 #[derive(Debug)]
 pub(in crate::process) struct Walk {
     cookie: String,
+    /// That of this program when the run began: children of other code that were begun by then have it, too.
+    session: u32,
     /// Leaf lock.
     known: Mutex<Known>,
 }
@@ -34,6 +36,13 @@ struct Known {
     entries: BTreeMap<u32, Entry>,
     /// The latest snapshot that went into it.
     snapshot: u64,
+}
+
+/// Drawn by each program: one that executes another keeps its pid, its start time and its children.
+fn image() -> u64 {
+    use std::hash::{BuildHasher, RandomState};
+    static IMAGE: sys::PerProcess<u64> = sys::PerProcess::new();
+    *IMAGE.get_or_init(|| RandomState::new().hash_one(sys::process::pid()))
 }
 
 impl Known {
@@ -64,11 +73,9 @@ impl Walk {
         static NUMBERS: AtomicU64 = AtomicU64::new(0);
         // It cannot fail on any kernel that we run on (PR_SET_CHILD_SUBREAPER is of 3.4).
         let _ = sys::process::become_subreaper();
-        let own = procfs::entry(sys::process::pid()).map_or(0, |entry| entry.started);
         let number = NUMBERS.fetch_add(1, Ordering::Relaxed);
-        // The start time tells us from an earlier program with our pid.
-        let cookie = format!("{}-{own}-{number}", sys::process::pid());
-        Walk { cookie, known: Mutex::default() }
+        let cookie = format!("{}-{:x}-{number}", sys::process::pid(), image());
+        Walk { cookie, session: sys::process::session(), known: Mutex::default() }
     }
 
     pub(super) fn cookie(&self) -> &str {
@@ -116,13 +123,14 @@ impl Walk {
 
     /// Whether a zombie was seen to belong when it lived, or has a session of those who were.
     pub(super) fn has_seen(&self, zombie: &Entry) -> bool {
-        let (known, of_session) = {
-            let known = self.lock();
-            (known.contains(zombie), known.entries.values().any(|entry| entry.session == zombie.session))
-        };
-        // Children of other code have our session: where that cannot be told, they might.
-        let is_other = || procfs::entry(sys::process::pid()).is_some_and(|own| own.session != zombie.session);
-        known || of_session && is_other()
+        let known = self.lock();
+        let of_session = || known.entries.values().any(|entry| entry.session == zombie.session);
+        known.contains(zombie) || self.is_of_the_run_alone(zombie.session) && of_session()
+    }
+
+    /// Children of other code have our session. (A program gets another once at most: who leads one cannot leave it, `setsid(2)`.)
+    fn is_of_the_run_alone(&self, session: u32) -> bool {
+        session != self.session && session != sys::process::session()
     }
 
     /// It reads what may block: not under a lock.
@@ -153,16 +161,12 @@ impl Walk {
         let has_group = group::has_its_number(leader);
         // An adopted orphan of ours has the sessions and groups of those we saw: zombies show nothing else.
         let sessions: BTreeSet<u32> = known.entries.values().map(|entry| entry.session).collect();
-        let own_session = all.entries.iter().find(|entry| entry.pid == own).map(|entry| entry.session);
         let (mut belongs, mut adopted) = (BTreeSet::new(), Vec::new());
         // Who has the number of a leader that was reaped is a stranger, though it may have started in the same tick of the clock.
         for entry in all.entries.iter().filter(|entry| !leader.reaped || entry.pid != leader.pid) {
             let seen = || leader.is(entry) || known.contains(entry) || (has_group && entry.group == leader.pid);
-            let of_session = || {
-                // Children of other code have our session.
-                let other = own_session.is_some_and(|own| entry.session != own);
-                entry.zombie && other && sessions.contains(&entry.session)
-            };
+            let of_session =
+                || entry.zombie && self.is_of_the_run_alone(entry.session) && sessions.contains(&entry.session);
             if seen() || (entry.parent == own && of_session()) {
                 belongs.insert(entry.pid);
             } else if entry.parent == own && !entry.zombie {
@@ -174,13 +178,18 @@ impl Walk {
             belongs.extend(adopted.into_iter().filter(|pid| marked.contains(pid)));
         }
         // Children of those who belong, to any depth.
+        let mut asked = BTreeSet::new();
         loop {
-            let before = belongs.len();
-            let children = all.entries.iter().filter(|entry| belongs.contains(&entry.parent));
-            let children: Vec<u32> = children.map(|entry| entry.pid).collect();
-            belongs.extend(children);
-            if belongs.len() == before {
+            let is_new = |entry: &&Entry| !belongs.contains(&entry.pid) && asked.insert(entry.pid);
+            let children = all.entries.iter().filter(|entry| belongs.contains(&entry.parent)).filter(is_new);
+            let children: Vec<&Entry> = children.collect();
+            if children.is_empty() {
                 break;
+            }
+            for child in children {
+                if all.is_child_still(child)? {
+                    belongs.insert(child.pid);
+                }
             }
         }
         let members: Vec<Entry> = all.entries.iter().filter(|entry| belongs.contains(&entry.pid)).copied().collect();
@@ -263,9 +272,26 @@ mod tests {
         assert!(walk.has_seen(&zombie(leader.pid)));
         assert!(!walk.has_seen(&zombie(own.session)) && !walk.has_seen(&zombie(leader.pid + 3)));
         sys::fork::tests::in_fork(|| {
-            nix::sys::resource::setrlimit(nix::sys::resource::Resource::RLIMIT_NOFILE, 0, 0).unwrap();
-            assert!(!walk.has_seen(&zombie(own.session)), "which session is ours cannot be told");
+            nix::unistd::setsid().unwrap();
+            assert!(!walk.has_seen(&zombie(own.session)), "it was ours");
         });
+    }
+
+    #[test]
+    fn a_strangers_child_is_no_member_whoever_had_its_parents_number() {
+        let (walk, leader) = (Walk::new(), leader(5));
+        let (own, other) = (leader.pid, leader.pid + 1);
+        let child = entry(own + 2, other, own + 2, 8);
+        let seen = [entry(own, 1, own, 5), entry(other, own, own, 6), child];
+        members(&walk, &leader, 0, &seen[..2]);
+        // Its parent was a stranger, who took the number after the member was seen, or lost it before.
+        let after = Entry { parent: 1, started: 7, ..seen[1] };
+        let before = Entry { parent: 1, ..child };
+        for later in [vec![seen[0], after, child], vec![seen[0], seen[1], before], vec![seen[0], seen[1]]] {
+            let all = Snapshot { later: Some(later), ..Snapshot::new(seen.to_vec(), 1) };
+            assert_eq!(walk.members(&leader, &all).unwrap(), seen[..2]);
+        }
+        assert_eq!(members(&walk, &leader, 2, &seen), seen);
     }
 
     #[test]
