@@ -105,6 +105,10 @@ impl Survivors {
 
     /// They are left alone: the run is over when its leader has ended, and a next run may find
     /// processes of the one before it still at work.
+    ///
+    /// Where orphans come to this program (PID 1, a subreaper, one that had to walk for a [`Containment::Tree`](crate::Containment)),
+    /// their statuses are taken when they end. Until then each run that left somebody keeps a descriptor, five with a cgroup, and they are
+    /// looked for now and then: one second apart at first, then ever less often, down to 64 seconds.
     pub fn leave() -> Self {
         Self(None)
     }

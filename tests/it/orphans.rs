@@ -1,13 +1,16 @@
 //! Processes that lose their parent, and come to this program.
 
+use std::os::unix::process::CommandExt;
 use std::time::Duration;
 
 use nix::errno::Errno;
 use nix::mount::{MsFlags, mount};
 use nix::sched::CloneFlags;
-use nix::sys::signal::kill;
+use nix::sys::resource::{Resource, setrlimit};
+use nix::sys::signal::{Signal::SIGKILL, Signal::SIGUSR1, kill};
+use nix::sys::wait::{Id, WaitPidFlag, WaitStatus, waitid, waitpid};
 use nix::unistd::Pid;
-use pkit::{Builder, Containment, ContainmentLevel, Process, Signal, Stdio, Stop, Survivors};
+use pkit::{Builder, Command, Containment, ContainmentLevel, Process, Signal, Stdio, Stop, Survivors};
 
 use crate::support::{LONG, children, eventually, pid_said_by, python, sh, skipped, tests, thread_names};
 
@@ -68,6 +71,60 @@ fn are_taken_where_orphans_come_to_us(contain: Containment, survivor: &str, star
     // Nobody has a handle any more.
     drop((process, writer));
     eventually("it is taken", || children().is_empty());
+}
+
+/// So many descriptors that the runs of a test would have them all if each kept one.
+const FEW: u64 = 64;
+
+fn with_few_descriptors() {
+    setrlimit(Resource::RLIMIT_NOFILE, FEW, FEW).unwrap();
+}
+
+fn left_alone(contain: Containment, command: Command) -> Builder {
+    Process::builder(command).contain(contain).survivors(Survivors::leave())
+}
+
+/// Runs that leave nobody are forgotten, however fast they come.
+fn nobody_left_costs_nothing(contain: Containment) {
+    become_subreaper();
+    with_few_descriptors();
+    let process = left_alone(contain, Command::new("true")).build().unwrap();
+    for _ in 0..5 * FEW {
+        process.start(true).unwrap();
+        process.join().unwrap();
+    }
+}
+
+/// What is left alone may take all descriptors there are. When it ends they are given back.
+fn the_last_descriptor_comes_back(contain: Containment) {
+    become_subreaper();
+    let (reader, writer) = nix::unistd::pipe2(nix::fcntl::OFlag::O_CLOEXEC).unwrap();
+    let process = left_alone(contain, sh("sh -c 'read line <&3' & exit 0")).pass_fd(reader, 3).build().unwrap();
+    with_few_descriptors();
+    let refused = (0..FEW).find_map(|_| process.start(true).and_then(|_| process.join()).err());
+    assert!(refused.unwrap().to_string().contains("Too many open files"));
+    drop(writer);
+    eventually("all are taken", || !has_children());
+    eventually("it starts again", || process.start(true).is_ok());
+    process.join().unwrap();
+    drop(process);
+}
+
+/// Alive or not, without a descriptor.
+fn has_children() -> bool {
+    waitid(Id::All, WaitPidFlag::WEXITED | WaitPidFlag::WNOHANG | WaitPidFlag::WNOWAIT) != Err(Errno::ECHILD)
+}
+
+fn end_children() {
+    for left in children() {
+        kill(Pid::from_raw(left as i32), SIGKILL).unwrap();
+        waitpid(Pid::from_raw(left as i32), None).unwrap();
+    }
+}
+
+fn pidfds() -> usize {
+    let open = std::fs::read_dir("/proc/self/fd").unwrap().flatten();
+    open.filter(|fd| std::fs::read_link(fd.path()).is_ok_and(|file| file.to_string_lossy().contains("pidfd"))).count()
 }
 
 const IN_GROUP: &str = "sh -c 'echo $$; read line <&3' & read line; exit 0";
@@ -133,10 +190,70 @@ os._exit(0)";
         assert!(is_zombie());
         eventually("it is taken", || !is_zombie());
         // The grandparent left its group, and is nobody's to end but ours.
-        for left in children() {
-            kill(Pid::from_raw(left as i32), nix::sys::signal::Signal::SIGKILL).unwrap();
-            nix::sys::wait::waitpid(Pid::from_raw(left as i32), None).unwrap();
+        end_children();
+    }
+
+    fn that_were_not_left_by_a_group_cost_nothing() {
+        nobody_left_costs_nothing(Containment::Group);
+    }
+
+    fn that_were_not_left_by_a_tree_cost_nothing_by_walking() {
+        pkit::testing::pretend_no_cgroups();
+        nobody_left_costs_nothing(Containment::Tree);
+    }
+
+    fn that_were_left_by_groups_give_the_last_descriptor_back() {
+        if pkit::testing::has_group_signal() {
+            the_last_descriptor_comes_back(Containment::Group);
         }
+    }
+
+    fn that_were_left_by_trees_give_the_last_descriptor_back() {
+        // Before 6.9 what was never seen alive, for want of descriptors, cannot be told from strangers.
+        if pkit::testing::has_group_signal() {
+            pkit::testing::pretend_no_cgroups();
+            the_last_descriptor_comes_back(Containment::Tree);
+        }
+    }
+
+    fn that_were_left_and_are_waited_for_by_others_are_forgotten() {
+        become_subreaper();
+        let (reader, writer) = nix::unistd::pipe2(nix::fcntl::OFlag::O_CLOEXEC).unwrap();
+        let script = "
+moved = os.pipe()
+if os.fork() == 0:
+    if os.fork() == 0:
+        os.read(3, 1)
+        os._exit(0)
+    os.setpgid(0, 0)
+    os.write(moved[1], b'x')
+    os.wait()
+    signal.pause()
+os.read(moved[0], 1)
+os._exit(0)";
+        let process = left_alone(Containment::Group, python(script)).pass_fd(reader, 3).build().unwrap();
+        process.start(true).unwrap();
+        process.join().unwrap();
+        drop((process, writer));
+        eventually("its descriptor is given back", || pidfds() == 0);
+        end_children();
+    }
+
+    fn of_the_same_program_before_it_executed_itself_are_no_members() {
+        pkit::testing::pretend_no_cgroups();
+        let Some(before) = std::env::var("BEFORE").ok().map(|pid| Pid::from_raw(pid.parse().unwrap())) else {
+            let before = tree("exec sleep 1000").outlive_parent().build().unwrap();
+            let pid = before.start(true).unwrap();
+            before.detach();
+            let mut again = std::process::Command::new(std::env::current_exe().unwrap());
+            panic!("{}", again.args(std::env::args_os().skip(1)).env("BEFORE", pid.to_string()).exec());
+        };
+        // The first of this program, as that was the first of the program before.
+        let process = tree("exec sleep 1000").build().unwrap();
+        process.start(true).unwrap();
+        process.terminate(true).unwrap();
+        kill(before, SIGUSR1).unwrap();
+        assert_eq!(waitpid(before, None).unwrap(), WaitStatus::Signaled(before, SIGUSR1, false));
     }
 
     fn of_a_group_are_taken_while_it_runs() {

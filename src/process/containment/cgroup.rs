@@ -46,6 +46,10 @@ impl Cgroup {
         static NUMBERS: AtomicU64 = AtomicU64::new(0);
         // Of one process: a fork could copy it while the sweep goes on.
         static SWEPT: sys::PerProcess<AtomicBool> = sys::PerProcess::new();
+        #[cfg(feature = "_testing")]
+        if NO_CGROUPS.load(Ordering::Relaxed) {
+            return Err(io::ErrorKind::Unsupported.into());
+        }
         let (parent, own) = own_directory()?;
         // Two that sweep side by side do no harm: each takes what the other has not locked.
         if !SWEPT.get_or_init(AtomicBool::default).swap(true, Ordering::Relaxed) {
@@ -216,6 +220,15 @@ fn is_a_runs(name: &str) -> bool {
 
 fn kill_members(path: &Path) {
     signal_members(path, members(path).into_iter(), Signal::KILL);
+}
+
+#[cfg(feature = "_testing")]
+static NO_CGROUPS: AtomicBool = AtomicBool::new(false);
+
+/// From now on no cgroup can be made, in the whole program.
+#[cfg(feature = "_testing")]
+pub(crate) fn pretend_no_cgroups() {
+    NO_CGROUPS.store(true, Ordering::Relaxed);
 }
 
 #[cfg(feature = "_testing")]

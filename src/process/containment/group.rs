@@ -70,7 +70,7 @@ pub(super) fn dead(leader: &Leader, all: &Snapshot) -> Option<BTreeSet<u32>> {
     let hidden = members.peek().is_none() && leader.reaped && may_be_occupied(leader);
     if hidden && sys::process::adopts_orphans() {
         // It may be there for its zombies alone, which came to us.
-        sys::wait::take_group(leader.pid, || _ = TAKEN.fetch_add(1, Ordering::SeqCst));
+        take_all(leader);
     }
     dead_among(members).filter(|_| !(hidden && may_be_occupied(leader)))
 }
@@ -88,6 +88,18 @@ pub(super) fn dead_among<'a>(members: impl Iterator<Item = &'a Entry>) -> Option
         }
     }
     dead
+}
+
+/// Takes the zombies of it that are ours. False: it is empty.
+pub(super) fn may_be_left(leader: &Leader) -> bool {
+    if has_its_number(leader) {
+        take_all(leader);
+    }
+    has_its_number(leader)
+}
+
+fn take_all(leader: &Leader) {
+    sys::wait::take_group(leader.pid, || _ = TAKEN.fetch_add(1, Ordering::SeqCst));
 }
 
 static TAKEN: AtomicU64 = AtomicU64::new(0);

@@ -28,7 +28,7 @@ use super::config::Group;
 use super::procfs::{Entry, Snapshot};
 use cgroup::Cgroup;
 #[cfg(feature = "_testing")]
-pub(crate) use cgroup::pretend_no_cgroup_kill;
+pub(crate) use cgroup::{pretend_no_cgroup_kill, pretend_no_cgroups};
 pub(super) use group::times_taken;
 use walk::Walk;
 
@@ -165,21 +165,13 @@ pub(super) enum Occupancy {
     After(Box<dyn FnOnce() + Send>),
 }
 
-#[cfg(feature = "_testing")]
-static NO_CGROUPS: std::sync::atomic::AtomicBool = std::sync::atomic::AtomicBool::new(false);
-
-/// From now on no cgroup can be made, in the whole program.
-#[cfg(feature = "_testing")]
-pub(crate) fn pretend_no_cgroups() {
-    NO_CGROUPS.store(true, std::sync::atomic::Ordering::Relaxed);
-}
-
-fn may_use_cgroups() -> bool {
-    #[cfg(feature = "_testing")]
-    if NO_CGROUPS.load(std::sync::atomic::Ordering::Relaxed) {
-        return false;
-    }
-    true
+/// What is left of a run that is over, as the kernel says it without a look at all processes.
+pub(super) enum Remains {
+    Nothing,
+    Somebody,
+    /// Nobody, unless it is in the middle of its end: it leaves its cgroup before it is a zombie.
+    Ending,
+    Unknown,
 }
 
 /// A group that is still occupied after this many looks may consist of zombies alone, which the kernel counts.
@@ -191,7 +183,6 @@ impl Contained {
         match (group, containment) {
             (Group::Inherit, _) => Contained::Leader,
             (Group::Own, Containment::Group) => Contained::Group,
-            (Group::Own, Containment::Tree) if !may_use_cgroups() => Contained::walk(),
             (Group::Own, Containment::Tree) => match Cgroup::create(outlives) {
                 Ok(cgroup) => Contained::Cgroup(cgroup),
                 Err(_) => Contained::walk(),
@@ -296,6 +287,21 @@ impl Contained {
                 let (walk, leader) = (Arc::clone(walk), leader.clone());
                 Occupancy::Survey(twice(move |all| walk.dead(&leader, all)))
             }
+        }
+    }
+
+    /// Of a run that is over, where orphans come to this program: takes the statuses of its group that have come.
+    pub(super) fn remains(&self, leader: &Leader) -> Remains {
+        match self {
+            Contained::Leader => Remains::Nothing,
+            Contained::Group if group::may_be_left(leader) => Remains::Somebody,
+            Contained::Group => Remains::Nothing,
+            Contained::Cgroup(cgroup)
+                if !group::may_be_left(leader) && !cgroup.is_populated() && !sys::wait::is_any_zombie() =>
+            {
+                Remains::Ending
+            }
+            Contained::Cgroup(_) | Contained::Walk(_) => Remains::Unknown,
         }
     }
 
