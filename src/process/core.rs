@@ -269,8 +269,8 @@ impl Watcher for Inner {
             }
             match channel {
                 Channel::Pidfd => turn.look_at_leader(),
-                Channel::Stdout => _ = turn.read_output(0),
-                Channel::Stderr => _ = turn.read_output(1),
+                Channel::Stdout => turn.read_output(0),
+                Channel::Stderr => turn.read_output(1),
                 Channel::Gate => turn.read_gate(),
                 Channel::Connect => turn.connected(),
             }

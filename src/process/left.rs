@@ -144,10 +144,9 @@ impl All {
 
     fn look_at(self: Arc<Self>, all: Vec<Left>) {
         let (mut left, mut surveyed) = (Vec::new(), Vec::new());
-        for mut one in all {
+        for one in all {
             match one.contained.remains(&one.leader) {
-                Remains::Ending if !one.has_gone(LastSeen::Nobody) => left.push(one),
-                Remains::Ending | Remains::Nothing => {}
+                Remains::Nothing => {}
                 Remains::Somebody => left.push(one),
                 Remains::Unknown => surveyed.push((one.occupancy(), one)),
             }

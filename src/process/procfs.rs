@@ -33,6 +33,8 @@ pub(super) struct Snapshot {
     pub(super) number: u64,
     /// What was found in the environments of some of them, by pid.
     pub(super) variables: OnceLock<BTreeMap<u32, Vec<u8>>>,
+    /// In which cgroup the zombies among them are, by pid.
+    pub(super) cgroups: OnceLock<BTreeMap<u32, String>>,
     /// What is there later, in place of what is.
     #[cfg(test)]
     pub(super) later: Option<Vec<Entry>>,
@@ -42,7 +44,8 @@ impl Snapshot {
     /// Made up: nothing changes.
     #[cfg(test)]
     pub(super) fn new(entries: Vec<Entry>, number: u64) -> Snapshot {
-        Snapshot { later: Some(entries.clone()), entries, number, variables: OnceLock::new() }
+        let later = Some(entries.clone());
+        Snapshot { entries, number, variables: OnceLock::new(), cgroups: OnceLock::new(), later }
     }
 
     /// Whether it is now the child of the very process that was seen with its parent's number. They were not read at one
@@ -87,6 +90,7 @@ pub(super) fn all() -> io::Result<Snapshot> {
         entries,
         number,
         variables: OnceLock::new(),
+        cgroups: OnceLock::new(),
         #[cfg(test)]
         later: None,
     })

@@ -16,50 +16,54 @@ use crate::sys;
 const CHUNK: usize = 64 * 1024;
 /// How much one child may have read before it is another's turn.
 const CHUNKS_IN_A_ROW: usize = 4;
-/// As many of these rows empty the largest pipe (1 MiB, `/proc/sys/fs/pipe-max-size`) and see its end, and bound what a
+/// So much is more than the largest pipe holds (1 MiB, `/proc/sys/fs/pipe-max-size`, and as many packets as pages), and bounds what a
 /// stranger can make us read who goes on writing into it.
-const LAST_ROWS: usize = 8;
+const LAST_BYTES: usize = 2 << 20;
+const LAST_READS: usize = 4096;
 /// Lines that a callback thread takes at once, under one lock.
 const BATCH: usize = 64;
 
+/// What was read, and how much could have been.
+struct Chunk {
+    read: usize,
+    room: usize,
+}
+
 impl Turn<'_> {
-    /// Whether there was something.
-    pub(super) fn read_output(&mut self, index: usize) -> bool {
-        let mut chunk = [0; CHUNK];
-        let mut any = false;
+    pub(super) fn read_output(&mut self, index: usize) {
+        let mut buffer = [0; CHUNK];
         for _ in 0..CHUNKS_IN_A_ROW {
-            let Core { run, output, .. } = &mut **self.core;
-            let (Some(run), Some(ring)) = (run.as_mut(), output.rings[index].as_mut()) else { break };
-            let Some(pipe) = &run.pipes[index] else { break };
-            let room = ring.free().min(CHUNK);
-            if room == 0 {
-                run.set_pipe_paused(index, true);
-                break;
-            }
-            match sys::fd::read(pipe.fd.as_fd(), &mut chunk[..room]) {
-                Ok(0) => {
-                    self.end_output(index);
-                    break;
-                }
-                Ok(read) => {
-                    any = true;
-                    ring.push(&chunk[..read]);
-                    self.changed |= output.is_waited_for();
-                    self.deliver_lines();
-                    self.look_for_ready_line();
-                    if read < room {
-                        break;
-                    }
-                }
-                Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => break,
-                // A pipe cannot fail otherwise; a terminal says EIO when its other side is gone.
-                Err(_) => {
-                    self.end_output(index);
-                    break;
-                }
+            match self.read_chunk(index, &mut buffer) {
+                Some(Chunk { read, room }) if read == room => {}
+                Some(_) | None => return,
             }
         }
-        any
+    }
+
+    /// `None`: there is nothing, or no room.
+    fn read_chunk(&mut self, index: usize, buffer: &mut [u8; CHUNK]) -> Option<Chunk> {
+        let Core { run, output, .. } = &mut **self.core;
+        let (run, ring) = (run.as_mut()?, output.rings[index].as_mut()?);
+        let room = ring.free().min(CHUNK);
+        let pipe = run.pipes[index].as_ref()?;
+        if room == 0 {
+            run.set_pipe_paused(index, true);
+            return None;
+        }
+        match sys::fd::read(pipe.fd.as_fd(), &mut buffer[..room]) {
+            Ok(0) => self.end_output(index),
+            Ok(read) => {
+                ring.push(&buffer[..read]);
+                self.changed |= output.is_waited_for();
+                self.deliver_lines();
+                self.look_for_ready_line();
+                return Some(Chunk { read, room });
+            }
+            Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => {}
+            // A pipe cannot fail otherwise; a terminal says EIO when its other side is gone.
+            Err(_) => self.end_output(index),
+        }
+        None
     }
 
     fn end_output(&mut self, index: usize) {
@@ -109,8 +113,17 @@ impl Turn<'_> {
     }
 
     pub(super) fn read_to_the_end(&mut self) {
+        let mut buffer = [0; CHUNK];
         for index in [0, 1] {
-            let _ = (0..LAST_ROWS).take_while(|_| self.read_output(index)).count();
+            let mut all = 0;
+            for _ in 0..LAST_READS {
+                // What is short is not the last: a pipe in packet mode gives one packet at a time (`O_DIRECT`, `pipe(2)`).
+                let Some(chunk) = self.read_chunk(index, &mut buffer) else { break };
+                all += chunk.read;
+                if all > LAST_BYTES {
+                    break;
+                }
+            }
         }
     }
 

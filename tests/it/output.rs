@@ -52,19 +52,30 @@ impl log::Log for Panics {
     fn flush(&self) {}
 }
 
+/// Ends after it said "up" and more than is taken in before those who want lines have taken some, and is ready.
+fn said_in_time(command: Command) {
+    let (go_on, wait) = mpsc::channel::<()>();
+    let wait = Mutex::new(wait);
+    let process = Process::builder(command).capture(1).on_line(move |_| _ = wait.lock().unwrap().recv());
+    let process = process.ready(Ready::line("up")).build().unwrap();
+    process.start(true).unwrap();
+    drop(go_on);
+    assert!(process.join().unwrap().success());
+}
+
 tests! {
     fn a_line_that_was_said_in_time_counts_though_nobody_has_taken_those_before_it() {
-        let (go_on, wait) = mpsc::channel::<()>();
-        let wait = Mutex::new(wait);
-        let process = Process::builder(sh("yes | head -c 70000; echo up"))
-            .capture(1)
-            .on_line(move |_| _ = wait.lock().unwrap().recv())
-            .ready(Ready::line("up"))
-            .build()
-            .unwrap();
-        process.start(true).unwrap();
-        drop(go_on);
-        assert!(process.join().unwrap().success());
+        said_in_time(sh("yes | head -c 70000; echo up"));
+    }
+
+    fn a_line_that_was_said_in_time_counts_in_a_pipe_in_packet_mode() {
+        // First whole pages: packets are appended to what is none.
+        let script = "
+import fcntl
+os.write(1, b'y\\n' * 20480)
+fcntl.fcntl(1, fcntl.F_SETFL, os.O_WRONLY | os.O_DIRECT)
+for packet in [b'x\\n'] * 10 + [b'up\\n']: os.write(1, packet)";
+        said_in_time(python(script));
     }
 
     fn a_logger_that_panics_takes_no_line_away() {

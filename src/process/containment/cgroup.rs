@@ -16,7 +16,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use crate::callbacks::{Callbacks, InOrder};
-use crate::process::procfs;
+use crate::process::procfs::{self, Snapshot};
 use crate::signal::Signal;
 use crate::sys;
 use crate::sys::pidfd::Pidfd;
@@ -144,12 +144,29 @@ pub(super) struct Membership(String);
 impl Membership {
     pub(super) fn contains(&self, pid: u32) -> io::Result<bool> {
         // Of one process alone: how many are in the cgroup is up to them.
-        let cgroups = procfs::read_of(pid, "cgroup")?.unwrap_or_default();
-        let cgroups = String::from_utf8_lossy(&cgroups);
-        let rest = v2_name(&cgroups).and_then(|name| name.strip_prefix(&self.0));
-        // A zombie does not keep it from being removed.
-        Ok(rest.is_some_and(|rest| matches!(rest, "" | " (deleted)") || rest.starts_with('/')))
+        Ok(name_of(pid)?.is_some_and(|name| self.has(&name)))
     }
+
+    /// The same of a zombie. Each is read once, however many runs ask; one that cannot be read is nobody's.
+    pub(super) fn contains_zombie(&self, all: &Snapshot, pid: u32) -> bool {
+        let names = all.cgroups.get_or_init(|| {
+            let zombies = all.entries.iter().filter(|entry| entry.zombie);
+            zombies.filter_map(|zombie| Some((zombie.pid, name_of(zombie.pid).ok()??))).collect()
+        });
+        names.get(&pid).is_some_and(|name| self.has(name))
+    }
+
+    fn has(&self, name: &str) -> bool {
+        // A zombie does not keep it from being removed.
+        let rest = name.strip_prefix(&self.0);
+        rest.is_some_and(|rest| matches!(rest, "" | " (deleted)") || rest.starts_with('/'))
+    }
+}
+
+/// `None`: it is gone, or in none.
+fn name_of(pid: u32) -> io::Result<Option<String>> {
+    let cgroups = procfs::read_of(pid, "cgroup")?.unwrap_or_default();
+    Ok(v2_name(&String::from_utf8_lossy(&cgroups)).map(str::to_owned))
 }
 
 impl Drop for Cgroup {

@@ -129,8 +129,8 @@ impl Membership {
     }
 }
 
-/// Whether a zombie, which may be in the run's group, is of the run.
-type Belongs = Box<dyn Fn(bool, &Entry) -> bool + Send>;
+/// Whether a zombie among all processes, which may be in the run's group, is of the run.
+type Belongs = Box<dyn Fn(&Snapshot, bool, &Entry) -> bool + Send>;
 
 /// See [`Contained::orphans`].
 pub(super) struct Orphans {
@@ -147,7 +147,8 @@ impl Orphans {
         // After the look: if the number is the group's now, it was then.
         let has_group = LazyCell::new(|| group::has_its_number(&self.leader));
         let zombies = all.entries.iter().filter(|entry| entry.zombie && entry.pid != self.leader.pid);
-        let ours = zombies.filter(|zombie| (self.belongs)(zombie.group == self.leader.pid && *has_group, zombie));
+        let is_in_group = |zombie: &Entry| zombie.group == self.leader.pid && *has_group;
+        let ours = zombies.filter(|zombie| (self.belongs)(all, is_in_group(zombie), zombie));
         // Of some the own parent has not ended yet.
         ours.filter(|zombie| !group::take(zombie)).count() == 0
     }
@@ -169,8 +170,7 @@ pub(super) enum Occupancy {
 pub(super) enum Remains {
     Nothing,
     Somebody,
-    /// Nobody, unless it is in the middle of its end: it leaves its cgroup before it is a zombie.
-    Ending,
+    /// More than a cgroup says: it forgets a process before that is a zombie.
     Unknown,
 }
 
@@ -296,11 +296,6 @@ impl Contained {
             Contained::Leader => Remains::Nothing,
             Contained::Group if group::may_be_left(leader) => Remains::Somebody,
             Contained::Group => Remains::Nothing,
-            Contained::Cgroup(cgroup)
-                if !group::may_be_left(leader) && !cgroup.is_populated() && !sys::wait::is_any_zombie() =>
-            {
-                Remains::Ending
-            }
             Contained::Cgroup(_) | Contained::Walk(_) => Remains::Unknown,
         }
     }
@@ -309,15 +304,15 @@ impl Contained {
     pub(super) fn orphans(&self, leader: &Leader) -> Orphans {
         let leader = leader.clone();
         let belongs: Belongs = match self {
-            Contained::Leader => Box::new(|_, _| false),
-            Contained::Group => Box::new(|in_group, _| in_group),
+            Contained::Leader => Box::new(|_, _, _| false),
+            Contained::Group => Box::new(|_, in_group, _| in_group),
             Contained::Cgroup(cgroup) => {
                 let cgroup = cgroup.membership();
-                Box::new(move |in_group, zombie| in_group || cgroup.contains(zombie.pid).unwrap_or(false))
+                Box::new(move |all, in_group, zombie| in_group || cgroup.contains_zombie(all, zombie.pid))
             }
             Contained::Walk(walk) => {
                 let walk = Arc::clone(walk);
-                Box::new(move |in_group, zombie| in_group || walk.has_seen(zombie))
+                Box::new(move |_, in_group, zombie| in_group || walk.has_seen(zombie))
             }
         };
         Orphans { leader, belongs }
