@@ -105,7 +105,7 @@ impl Turn<'_> {
         let (inner, generation) = (Arc::clone(self.inner), run.generation);
         procfs::survey(Box::new(move |all| {
             // Whose own parent lives comes with a SIGCHLD of its own.
-            if all.as_ref().map(|all| orphans.take(all)).is_err() {
+            if all.as_ref().ok().and_then(|all| orphans.take(all)).is_none() {
                 inner.turn(|turn| {
                     if turn.core.run.as_ref().is_some_and(|run| run.generation == generation) {
                         turn.look_for_orphans();

@@ -121,9 +121,13 @@ impl Left {
             }
         };
         !self.has_gone(match seen {
-            Seen::Empty | Seen::Again(_) if none_to_come => LastSeen::Nobody,
-            Seen::Occupied | Seen::Empty | Seen::Again(_) => LastSeen::Somebody,
+            Seen::Occupied => LastSeen::Somebody,
             Seen::Unclear => LastSeen::Unclear,
+            Seen::Empty | Seen::Again(_) => match none_to_come {
+                Some(true) => LastSeen::Nobody,
+                Some(false) => LastSeen::Somebody,
+                None => LastSeen::Unclear,
+            },
         })
     }
 }

@@ -33,8 +33,8 @@ pub(super) struct Snapshot {
     pub(super) number: u64,
     /// What was found in the environments of some of them, by pid.
     pub(super) variables: OnceLock<BTreeMap<u32, Vec<u8>>>,
-    /// In which cgroup the zombies among them are, by pid.
-    pub(super) cgroups: OnceLock<BTreeMap<u32, String>>,
+    /// In which cgroup the zombies among them are, by pid; `None`: it could not be read.
+    pub(super) cgroups: OnceLock<BTreeMap<u32, Option<String>>>,
     /// What is there later, in place of what is.
     #[cfg(test)]
     pub(super) later: Option<Vec<Entry>>,

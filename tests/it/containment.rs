@@ -1,11 +1,13 @@
 //! Whole trees: who leaves the group with `setsid` belongs to the run under `Containment::Tree`, by cgroup and by walk.
 
 use std::fs;
+use std::os::fd::AsRawFd;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use nix::mount::{MsFlags, mount};
 use nix::sched::{CloneFlags, unshare};
+use nix::sys::resource::Resource;
 use nix::sys::signal::{Signal as Raw, kill};
 use nix::unistd::Pid;
 use pkit::{Backoff, Builder, Containment, ContainmentLevel, EventKind, Process, Restart, Signal, State, Stop};
@@ -13,7 +15,7 @@ use pkit::{Backoff, Builder, Containment, ContainmentLevel, EventKind, Process, 
 use crate::forked::in_a_raw_fork;
 use crate::program::{Program, role, say, stay};
 use crate::support::{
-    LONG, children, eventually, is_alive, pid_said_by, python, sh, skipped, tests, without_descriptors,
+    LONG, children, eventually, is_alive, limited, pid_said_by, python, sh, skipped, tests, without_descriptors,
 };
 
 const SHORT: Duration = Duration::from_millis(300);
@@ -24,7 +26,65 @@ const TREE: &str = "setsid sh -c 'trap \"\" TERM; echo $$; while :; do sleep 100
 /// (The leader waits for that parent: as a zombie that no walk had seen before, it could not be told from a stranger's child.)
 const DAEMON: &str = "setsid sh -c 'setsid sh -c \"trap \\\"\\\" TERM HUP; echo \\$\\$; while :; do sleep 1000; done\" & exit'; sleep 1000";
 
+/// A tree of which forty have left the group, and of which all end at SIGTERM.
+fn forty_beyond_the_group() -> Builder {
+    let script = "for i in 1 2 3 4 5 6 7 8; do for j in 1 2 3 4 5; do setsid sh -c 'echo up; exec sleep 1000' & done; done; exec sleep 1000";
+    Process::builder(sh(script)).contain(Containment::Tree).capture(1000).stop(Stop::signal(Signal::TERM, LONG))
+}
+
+fn start_with_its_members(process: &Process) {
+    process.start(true).unwrap();
+    eventually("all have left", || process.output().stdout_text().matches("up").count() == 40);
+}
+
+fn next_descriptor() -> u64 {
+    fs::File::open("/dev/null").unwrap().as_raw_fd() as u64
+}
+
+fn all_are_reached_with_few_descriptors() {
+    let process = forty_beyond_the_group().build().unwrap();
+    start_with_its_members(&process);
+    limited(Resource::RLIMIT_NOFILE, next_descriptor() + 8, || process.terminate(true)).unwrap();
+    assert!(!process.join().unwrap().forced());
+    start_with_its_members(&process);
+    limited(Resource::RLIMIT_NOFILE, next_descriptor() + 8, || process.kill(true)).unwrap();
+}
+
+fn all_are_reached_after_a_shortage() {
+    let process = forty_beyond_the_group().build().unwrap();
+    start_with_its_members(&process);
+    without_descriptors(|| {
+        process.terminate(false).unwrap();
+        // So long that the first try is over, and the last is not.
+        let _ = process.wait_until(Duration::from_millis(100), |_| false);
+    });
+    assert!(!process.join().unwrap().forced());
+}
+
 tests! {
+    fn a_cgroup_is_reached_with_few_descriptors() {
+        all_are_reached_with_few_descriptors();
+    }
+
+    fn a_cgroup_without_cgroup_kill_is_reached_with_few_descriptors() {
+        pkit::testing::pretend_no_cgroup_kill();
+        all_are_reached_with_few_descriptors();
+    }
+
+    fn a_tree_is_reached_with_few_descriptors_by_walking() {
+        pkit::testing::pretend_no_cgroups();
+        all_are_reached_with_few_descriptors();
+    }
+
+    fn a_cgroup_is_reached_after_a_shortage() {
+        all_are_reached_after_a_shortage();
+    }
+
+    fn a_tree_is_reached_after_a_shortage_by_walking() {
+        pkit::testing::pretend_no_cgroups();
+        all_are_reached_after_a_shortage();
+    }
+
     fn a_tree_is_ended_by_its_cgroup() {
         if has_cgroups() {
             a_tree_is_ended(ContainmentLevel::Cgroup);

@@ -1,7 +1,7 @@
 //! A cgroup v2 of a run's own (`cgroups(7)`).
 //!
-//! It is a directory `pkit-<pid>-<number>`, below the cgroup that this program
-//! is in. The directory is locked with `flock` as long as we live. Whoever finds one that is not locked has found what
+//! It is a directory `pkit-<pid>-<image>-<number>`, below the cgroup that this program is in; the image is a number that each program
+//! draws, also one that another executed in its place. The directory is locked with `flock` as long as we live. Whoever finds one that is not locked has found what
 //! a program left that was killed: it is emptied and removed, at the first use of a cgroup in a program. A lock tells
 //! that truth across pid namespaces, where a pid would not. What is meant to outlive its program or its run has `-kept`
 //! behind its name, and is removed by whoever makes the next cgroup beside it once it is empty, and never emptied.
@@ -15,6 +15,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
+use super::{group, marks};
 use crate::callbacks::{Callbacks, InOrder};
 use crate::process::procfs::{self, Snapshot};
 use crate::signal::Signal;
@@ -59,7 +60,7 @@ impl Cgroup {
         loop {
             let number = NUMBERS.fetch_add(1, Ordering::Relaxed);
             let kept = if outlives { KEPT } else { "" };
-            let directory = format!("{PREFIX}{}-{number}{kept}", sys::process::pid());
+            let directory = format!("{PREFIX}{}-{:016x}-{number}{kept}", sys::process::pid(), marks::image());
             let path = parent.join(&directory);
             match fs::create_dir(&path) {
                 // Another pid namespace with the same view of the hierarchy.
@@ -129,7 +130,14 @@ impl Cgroup {
         self.signals.run(move || {
             let left =
                 |pid: &u32| *pid != group && sys::process::process_group_of(*pid).is_ok_and(|other| other != group);
-            signal_members(&path, members(&path).into_iter().filter(left), signal);
+            let mut told = BTreeSet::new();
+            for last in (0..group::TRIES).map(|before| before + 1 == group::TRIES) {
+                match signal_members(&path, left, signal, &mut told) {
+                    Ok(()) => return,
+                    Err(error) if last => group::warn_of(signal, &error),
+                    Err(_) => std::thread::sleep(group::BETWEEN_TRIES),
+                }
+            }
         });
     }
 
@@ -147,13 +155,13 @@ impl Membership {
         Ok(name_of(pid)?.is_some_and(|name| self.has(&name)))
     }
 
-    /// The same of a zombie. Each is read once, however many runs ask; one that cannot be read is nobody's.
-    pub(super) fn contains_zombie(&self, all: &Snapshot, pid: u32) -> bool {
+    /// The same of a zombie, which is read once, however many runs ask. `None`: it cannot be told now.
+    pub(super) fn contains_zombie(&self, all: &Snapshot, pid: u32) -> Option<bool> {
         let names = all.cgroups.get_or_init(|| {
             let zombies = all.entries.iter().filter(|entry| entry.zombie);
-            zombies.filter_map(|zombie| Some((zombie.pid, name_of(zombie.pid).ok()??))).collect()
+            zombies.map(|zombie| (zombie.pid, name_of(zombie.pid).ok().map(Option::unwrap_or_default))).collect()
         });
-        names.get(&pid).is_some_and(|name| self.has(name))
+        names.get(&pid)?.as_ref().map(|name| self.has(name))
     }
 
     fn has(&self, name: &str) -> bool {
@@ -231,12 +239,14 @@ fn sweep(parent: &Path, kept: bool) {
 /// nobody locks it.
 fn is_a_runs(name: &str) -> bool {
     let is_number = |text: &str| !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
-    let numbers = name.strip_prefix(PREFIX).and_then(|rest| rest.split_once('-'));
-    numbers.is_some_and(|(pid, number)| is_number(pid) && is_number(number))
+    let is_image = |text: &str| text.len() == 16 && text.bytes().all(|byte| byte.is_ascii_hexdigit());
+    let numbers: Vec<&str> = name.strip_prefix(PREFIX).into_iter().flat_map(|rest| rest.split('-')).collect();
+    matches!(numbers[..], [pid, image, number] if is_number(pid) && is_image(image) && is_number(number))
 }
 
+/// Who cannot be reached now, for want of descriptors, is by the next SIGKILL.
 fn kill_members(path: &Path) {
-    signal_members(path, members(path).into_iter(), Signal::KILL);
+    let _ = signal_members(path, |_| true, Signal::KILL, &mut BTreeSet::new());
 }
 
 #[cfg(feature = "_testing")]
@@ -275,50 +285,87 @@ fn is_populated(events: &File) -> bool {
 }
 
 /// The processes in it and in the cgroups that they made below it.
-fn members(path: &Path) -> Vec<u32> {
-    let mut found = Vec::new();
-    for directory in subtree(path) {
-        let pids = fs::read_to_string(directory.join("cgroup.procs")).unwrap_or_default();
+fn members(path: &Path) -> io::Result<BTreeSet<u32>> {
+    let mut found = BTreeSet::new();
+    for directory in subtree(path)? {
+        let pids = unless_gone(fs::read_to_string(directory.join("cgroup.procs")))?.unwrap_or_default();
         found.extend(pids.lines().filter_map(|line| line.parse::<u32>().ok()));
     }
-    found
+    Ok(found)
 }
 
 /// So many pidfds are open at once, and so many members cost one more reading of the cgroup.
 const AT_ONCE: usize = 64;
 
-fn signal_members(path: &Path, mut pids: impl Iterator<Item = u32>, signal: Signal) {
-    loop {
-        // Opened first and looked up again then: a pid may have gone to a stranger in between.
-        let some: Vec<(u32, io::Result<Pidfd>)> =
-            pids.by_ref().take(AT_ONCE).map(|pid| (pid, Pidfd::open(pid))).collect();
-        if some.is_empty() {
-            return;
+/// Those who are in `told` have had it already.
+///
+/// # Errors
+/// When some were not reached, for want of descriptors.
+fn signal_members(
+    path: &Path,
+    wanted: impl Fn(&u32) -> bool,
+    signal: Signal,
+    told: &mut BTreeSet<u32>,
+) -> io::Result<()> {
+    let mut pids = members(path)?.into_iter().filter(|pid| !told.contains(pid) && wanted(pid)).collect::<Vec<_>>();
+    while !pids.is_empty() {
+        // What is opened here must leave one descriptor for the second reading.
+        let spare = File::open(path);
+        let mut some = Vec::new();
+        while some.len() < AT_ONCE
+            && let Some(pid) = pids.pop()
+        {
+            match Pidfd::open(pid) {
+                Ok(pidfd) => some.push((pid, pidfd)),
+                Err(error) if is_shortage(&error) && some.is_empty() => return Err(error),
+                Err(error) if is_shortage(&error) => {
+                    pids.push(pid);
+                    break;
+                }
+                // It has ended.
+                Err(_) => {}
+            }
         }
-        let now: BTreeSet<u32> = members(path).into_iter().collect();
-        for pidfd in some.into_iter().filter(|(pid, _)| now.contains(pid)).filter_map(|(_, pidfd)| pidfd.ok()) {
+        drop(spare);
+        // Opened first and looked up again then: a pid may have gone to a stranger in between.
+        let now = members(path)?;
+        for (pid, pidfd) in some.into_iter().filter(|(pid, _)| now.contains(pid)) {
             // ESRCH: it has ended. EPERM: it changed its user; the SIGKILL of cgroup.kill asks nobody.
             let _ = pidfd.signal(signal.as_raw());
+            told.insert(pid);
         }
+    }
+    Ok(())
+}
+
+fn is_shortage(error: &io::Error) -> bool {
+    matches!(error.raw_os_error(), Some(libc::EMFILE | libc::ENFILE | libc::ENOMEM))
+}
+
+/// `None`: it is not there any more.
+fn unless_gone<T>(result: io::Result<T>) -> io::Result<Option<T>> {
+    match result {
+        Err(error) if matches!(error.raw_os_error(), Some(libc::ENOENT | libc::ENODEV)) => Ok(None),
+        result => result.map(Some),
     }
 }
 
 /// The directory and all below it, parents first.
-fn subtree(path: &Path) -> Vec<PathBuf> {
+fn subtree(path: &Path) -> io::Result<Vec<PathBuf>> {
     let mut found = vec![path.to_owned()];
     let mut next = 0;
     while let Some(directory) = found.get(next) {
-        let children = fs::read_dir(directory).into_iter().flatten().flatten();
+        let children = unless_gone(fs::read_dir(directory))?.into_iter().flatten().flatten();
         let directories = children.filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir()));
         let paths: Vec<PathBuf> = directories.map(|entry| entry.path()).collect();
         found.extend(paths);
         next += 1;
     }
-    found
+    Ok(found)
 }
 
 fn remove(path: &Path) {
-    for directory in subtree(path).iter().rev() {
+    for directory in subtree(path).unwrap_or_else(|_| vec![path.to_owned()]).iter().rev() {
         // EBUSY right after a kill: the last zombies still count. It is tried again by the sweep of the next program.
         for _ in 0..100 {
             match fs::remove_dir(directory) {
@@ -334,11 +381,33 @@ mod tests {
     use super::*;
 
     #[test]
+    fn a_zombie_that_cannot_be_read_is_not_taken_for_a_strangers() {
+        let own = procfs::entry(sys::process::pid()).unwrap();
+        let zombie = procfs::Entry { zombie: true, ..own };
+        let all = || Snapshot::new(vec![zombie], 1);
+        let cgroup = Membership(name_of(own.pid).unwrap().unwrap_or_default());
+        sys::fork::tests::in_fork(|| {
+            // (A fork has another pid.)
+            assert_eq!(cgroup.contains_zombie(&all(), own.pid), Some(true));
+            nix::sys::resource::setrlimit(nix::sys::resource::Resource::RLIMIT_NOFILE, 0, 0).unwrap();
+            assert_eq!(cgroup.contains_zombie(&all(), own.pid), None);
+        });
+    }
+
+    #[test]
     fn only_what_runs_left_is_swept() {
-        assert!(is_a_runs("pkit-1-0") && is_a_runs("pkit-4711-12"));
-        for strangers in
-            ["pkit-", "pkit-1", "pkit-1-", "pkit--1", "pkit-agent.service", "pkit-1-0.scope", "pkit-1-0-1", "x"]
-        {
+        assert!(is_a_runs("pkit-1-0123456789abcdef-0") && is_a_runs("pkit-4711-0123456789abcdef-12"));
+        for strangers in [
+            "pkit-",
+            "pkit-1",
+            "pkit-1-0",
+            "pkit--0123456789abcdef-1",
+            "pkit-agent.service",
+            "pkit-1-0123456789abcdef-0.scope",
+            "pkit-1-0123456789abcdef-0-1",
+            "pkit-1-0-1",
+            "x",
+        ] {
             assert!(!is_a_runs(strangers), "{strangers}");
         }
     }

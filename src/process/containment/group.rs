@@ -8,6 +8,7 @@ use std::collections::BTreeSet;
 use std::io;
 use std::os::fd::AsFd;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
 use crate::signal::Signal;
 use crate::sys;
@@ -16,6 +17,14 @@ use crate::sys::wait::Look;
 
 use super::Leader;
 use crate::process::procfs::{self, Entry, Snapshot};
+
+/// A signal that not all of a run could be told, for want of descriptors, is tried again: so often, so far apart.
+pub(super) const TRIES: u32 = 20;
+pub(super) const BETWEEN_TRIES: Duration = Duration::from_millis(50);
+
+pub(super) fn warn_of(signal: Signal, error: &io::Error) {
+    log::warn!("{signal} did not reach all of a run: {error}");
+}
 
 /// The leader too, wherever it is: that one we have hold of.
 pub(super) fn signal(leader: &Leader, signal: Signal) -> io::Result<()> {

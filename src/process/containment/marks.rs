@@ -17,6 +17,13 @@ use crate::sys;
 pub(super) const VARIABLE: &str = "PKIT_TREE";
 const SEPARATOR: u8 = b':';
 
+/// Drawn by each program: one that executes another keeps its pid, its start time and its children.
+pub(super) fn image() -> u64 {
+    use std::hash::{BuildHasher, RandomState};
+    static IMAGE: sys::PerProcess<u64> = sys::PerProcess::new();
+    *IMAGE.get_or_init(|| RandomState::new().hash_one(sys::process::pid()))
+}
+
 /// The value for the children of a run. Where this program is part of a run itself they are too, whoever sees them.
 pub(super) fn with_outer(cookie: &str) -> io::Result<String> {
     let outer = sys::process::environment()?.into_iter().find(|(name, _)| name == VARIABLE);

@@ -129,8 +129,8 @@ impl Membership {
     }
 }
 
-/// Whether a zombie among all processes, which may be in the run's group, is of the run.
-type Belongs = Box<dyn Fn(&Snapshot, bool, &Entry) -> bool + Send>;
+/// Whether a zombie among all processes, which may be in the run's group, is of the run. `None`: it cannot be told now.
+type Belongs = Box<dyn Fn(&Snapshot, bool, &Entry) -> Option<bool> + Send>;
 
 /// See [`Contained::orphans`].
 pub(super) struct Orphans {
@@ -139,18 +139,26 @@ pub(super) struct Orphans {
 }
 
 impl Orphans {
-    /// Takes the statuses of those that have ended, where orphans come to this program. True: of all.
-    pub(super) fn take(self, all: &Snapshot) -> bool {
+    /// Takes the statuses of those that have ended, where orphans come to this program. True: of all. `None`: it cannot be
+    /// told of some whether they are of the run.
+    pub(super) fn take(self, all: &Snapshot) -> Option<bool> {
         if !sys::process::adopts_orphans() {
-            return true;
+            return Some(true);
         }
         // After the look: if the number is the group's now, it was then.
         let has_group = LazyCell::new(|| group::has_its_number(&self.leader));
         let zombies = all.entries.iter().filter(|entry| entry.zombie && entry.pid != self.leader.pid);
         let is_in_group = |zombie: &Entry| zombie.group == self.leader.pid && *has_group;
-        let ours = zombies.filter(|zombie| (self.belongs)(all, is_in_group(zombie), zombie));
-        // Of some the own parent has not ended yet.
-        ours.filter(|zombie| !group::take(zombie)).count() == 0
+        let (mut taken, mut unclear) = (true, false);
+        for zombie in zombies {
+            match (self.belongs)(all, is_in_group(zombie), zombie) {
+                // Of some the own parent has not ended yet.
+                Some(true) => taken &= group::take(zombie),
+                Some(false) => {}
+                None => unclear = true,
+            }
+        }
+        (!unclear).then_some(taken)
     }
 }
 
@@ -304,15 +312,19 @@ impl Contained {
     pub(super) fn orphans(&self, leader: &Leader) -> Orphans {
         let leader = leader.clone();
         let belongs: Belongs = match self {
-            Contained::Leader => Box::new(|_, _, _| false),
-            Contained::Group => Box::new(|_, in_group, _| in_group),
+            Contained::Leader => Box::new(|_, _, _| Some(false)),
+            Contained::Group => Box::new(|_, in_group, _| Some(in_group)),
             Contained::Cgroup(cgroup) => {
                 let cgroup = cgroup.membership();
-                Box::new(move |all, in_group, zombie| in_group || cgroup.contains_zombie(all, zombie.pid))
+                Box::new(
+                    move |all, in_group, zombie| {
+                        if in_group { Some(true) } else { cgroup.contains_zombie(all, zombie.pid) }
+                    },
+                )
             }
             Contained::Walk(walk) => {
                 let walk = Arc::clone(walk);
-                Box::new(move |_, in_group, zombie| in_group || walk.has_seen(zombie))
+                Box::new(move |_, in_group, zombie| Some(in_group || walk.has_seen(zombie)))
             }
         };
         Orphans { leader, belongs }
@@ -343,7 +355,11 @@ fn cleared(is_occupied: Survey, orphans: Orphans, looks: u32, remove: impl FnOnc
         // One whose parent is about to end comes to us next, if anybody ever takes it.
         let seen = match is_occupied(all) {
             Seen::Again(again) => return Seen::Again(cleared(again, orphans, looks, remove)),
-            Seen::Empty if !orphans.take(all) && looks < PATIENCE => Seen::Unclear,
+            Seen::Empty => match orphans.take(all) {
+                None => Seen::Unclear,
+                Some(false) if looks < PATIENCE => Seen::Unclear,
+                Some(_) => Seen::Empty,
+            },
             seen => seen,
         };
         if matches!(seen, Seen::Empty) {

@@ -9,6 +9,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use crate::callbacks::Callbacks;
 use crate::process::procfs::{self, Entry, Snapshot};
 use crate::signal::Signal;
 use crate::sys;
@@ -36,13 +37,6 @@ struct Known {
     entries: BTreeMap<u32, Entry>,
     /// The latest snapshot that went into it.
     snapshot: u64,
-}
-
-/// Drawn by each program: one that executes another keeps its pid, its start time and its children.
-fn image() -> u64 {
-    use std::hash::{BuildHasher, RandomState};
-    static IMAGE: sys::PerProcess<u64> = sys::PerProcess::new();
-    *IMAGE.get_or_init(|| RandomState::new().hash_one(sys::process::pid()))
 }
 
 impl Known {
@@ -74,7 +68,7 @@ impl Walk {
         // It cannot fail on any kernel that we run on (PR_SET_CHILD_SUBREAPER is of 3.4).
         let _ = sys::process::become_subreaper();
         let number = NUMBERS.fetch_add(1, Ordering::Relaxed);
-        let cookie = format!("{}-{:x}-{number}", sys::process::pid(), image());
+        let cookie = format!("{}-{:x}-{number}", sys::process::pid(), marks::image());
         Walk { cookie, session: sys::process::session(), known: Mutex::default() }
     }
 
@@ -91,19 +85,50 @@ impl Walk {
 
     /// Signals what left the group, as seen after this call.
     pub(super) fn signal_beyond_group(self: &Arc<Self>, leader: &Leader, signal: Signal) {
-        let (walk, leader) = (Arc::clone(self), leader.clone());
+        Arc::clone(self).signal_others(leader.clone(), signal, BTreeSet::new(), group::TRIES);
+    }
+
+    /// Those who are in `told` have had it already.
+    fn signal_others(self: Arc<Self>, leader: Leader, signal: Signal, mut told: BTreeSet<u32>, tries: u32) {
         procfs::survey(Box::new(move |all| {
-            // Who cannot be read now is signalled by the next step of the ladder, or the next SIGKILL.
-            let members = all.as_ref().ok().and_then(|all| walk.members(&leader, all).ok());
-            // (The leader had it with the group, wherever it is.)
-            let beyond = |member: &&Entry| member.group != leader.pid && member.pid != leader.pid;
-            for member in members.iter().flatten().filter(beyond) {
-                if let Ok(pidfd) = procfs::open(member) {
-                    // ESRCH: it has ended. EPERM: it changed its user, and we may not.
-                    let _ = pidfd.signal(signal.as_raw());
-                }
+            let sent = match all {
+                Ok(all) => self.signal_among(&leader, all, signal, &mut told),
+                Err(error) => Err(io::Error::new(error.kind(), error.to_string())),
+            };
+            match sent {
+                Ok(()) => {}
+                Err(error) if tries == 1 => group::warn_of(signal, &error),
+                // Not here, where others wait for what they asked.
+                Err(_) => Callbacks::get().run(move || {
+                    std::thread::sleep(group::BETWEEN_TRIES);
+                    self.signal_others(leader, signal, told, tries - 1);
+                }),
             }
         }));
+    }
+
+    fn signal_among(
+        &self,
+        leader: &Leader,
+        all: &Snapshot,
+        signal: Signal,
+        told: &mut BTreeSet<u32>,
+    ) -> io::Result<()> {
+        // (The leader had it with the group, wherever it is.)
+        let beyond = |member: &Entry| member.group != leader.pid && member.pid != leader.pid;
+        for member in self.members(leader, all)?.into_iter().filter(beyond) {
+            if told.contains(&member.pid) {
+                continue;
+            }
+            match procfs::open(&member) {
+                // ESRCH: it has ended. EPERM: it changed its user, and we may not.
+                Ok(pidfd) => _ = pidfd.signal(signal.as_raw()),
+                Err(error) if error.raw_os_error() == Some(libc::ESRCH) => {}
+                Err(error) => return Err(error),
+            }
+            told.insert(member.pid);
+        }
+        Ok(())
     }
 
     /// Who is dead of it, besides the leader; `None`: somebody lives. Reaps what was adopted and has ended.
