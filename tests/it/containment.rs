@@ -50,17 +50,6 @@ fn all_are_reached_with_few_descriptors() {
     limited(Resource::RLIMIT_NOFILE, next_descriptor() + 8, || process.kill(true)).unwrap();
 }
 
-fn all_are_reached_after_a_shortage() {
-    let process = forty_beyond_the_group().build().unwrap();
-    start_with_its_members(&process);
-    without_descriptors(|| {
-        process.terminate(false).unwrap();
-        // So long that the first try is over, and the last is not.
-        let _ = process.wait_until(Duration::from_millis(100), |_| false);
-    });
-    assert!(!process.join().unwrap().forced());
-}
-
 tests! {
     fn a_cgroup_is_reached_with_few_descriptors() {
         all_are_reached_with_few_descriptors();
@@ -74,15 +63,6 @@ tests! {
     fn a_tree_is_reached_with_few_descriptors_by_walking() {
         pkit::testing::pretend_no_cgroups();
         all_are_reached_with_few_descriptors();
-    }
-
-    fn a_cgroup_is_reached_after_a_shortage() {
-        all_are_reached_after_a_shortage();
-    }
-
-    fn a_tree_is_reached_after_a_shortage_by_walking() {
-        pkit::testing::pretend_no_cgroups();
-        all_are_reached_after_a_shortage();
     }
 
     fn a_tree_is_ended_by_its_cgroup() {

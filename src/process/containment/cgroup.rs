@@ -130,13 +130,8 @@ impl Cgroup {
         self.signals.run(move || {
             let left =
                 |pid: &u32| *pid != group && sys::process::process_group_of(*pid).is_ok_and(|other| other != group);
-            let mut told = BTreeSet::new();
-            for last in (0..group::TRIES).map(|before| before + 1 == group::TRIES) {
-                match signal_members(&path, left, signal, &mut told) {
-                    Ok(()) => return,
-                    Err(error) if last => group::warn_of(signal, &error),
-                    Err(_) => std::thread::sleep(group::BETWEEN_TRIES),
-                }
+            if let Err(error) = signal_members(&path, left, signal) {
+                group::warn_of(signal, &error);
             }
         });
     }
@@ -246,7 +241,7 @@ fn is_a_runs(name: &str) -> bool {
 
 /// Who cannot be reached now, for want of descriptors, is by the next SIGKILL.
 fn kill_members(path: &Path) {
-    let _ = signal_members(path, |_| true, Signal::KILL, &mut BTreeSet::new());
+    let _ = signal_members(path, |_| true, Signal::KILL);
 }
 
 #[cfg(feature = "_testing")]
@@ -288,7 +283,7 @@ fn is_populated(events: &File) -> bool {
 fn members(path: &Path) -> io::Result<BTreeSet<u32>> {
     let mut found = BTreeSet::new();
     for directory in subtree(path)? {
-        let pids = unless_gone(fs::read_to_string(directory.join("cgroup.procs")))?.unwrap_or_default();
+        let pids = unless_never(fs::read_to_string(directory.join("cgroup.procs")))?.unwrap_or_default();
         found.extend(pids.lines().filter_map(|line| line.parse::<u32>().ok()));
     }
     Ok(found)
@@ -297,17 +292,10 @@ fn members(path: &Path) -> io::Result<BTreeSet<u32>> {
 /// So many pidfds are open at once, and so many members cost one more reading of the cgroup.
 const AT_ONCE: usize = 64;
 
-/// Those who are in `told` have had it already.
-///
 /// # Errors
 /// When some were not reached, for want of descriptors.
-fn signal_members(
-    path: &Path,
-    wanted: impl Fn(&u32) -> bool,
-    signal: Signal,
-    told: &mut BTreeSet<u32>,
-) -> io::Result<()> {
-    let mut pids = members(path)?.into_iter().filter(|pid| !told.contains(pid) && wanted(pid)).collect::<Vec<_>>();
+fn signal_members(path: &Path, wanted: impl Fn(&u32) -> bool, signal: Signal) -> io::Result<()> {
+    let mut pids: Vec<u32> = members(path)?.into_iter().filter(wanted).collect();
     while !pids.is_empty() {
         // What is opened here must leave one descriptor for the second reading.
         let spare = File::open(path);
@@ -329,10 +317,9 @@ fn signal_members(
         drop(spare);
         // Opened first and looked up again then: a pid may have gone to a stranger in between.
         let now = members(path)?;
-        for (pid, pidfd) in some.into_iter().filter(|(pid, _)| now.contains(pid)) {
+        for (_, pidfd) in some.into_iter().filter(|(pid, _)| now.contains(pid)) {
             // ESRCH: it has ended. EPERM: it changed its user; the SIGKILL of cgroup.kill asks nobody.
             let _ = pidfd.signal(signal.as_raw());
-            told.insert(pid);
         }
     }
     Ok(())
@@ -342,11 +329,14 @@ fn is_shortage(error: &io::Error) -> bool {
     matches!(error.raw_os_error(), Some(libc::EMFILE | libc::ENFILE | libc::ENOMEM))
 }
 
-/// `None`: it is not there any more.
-fn unless_gone<T>(result: io::Result<T>) -> io::Result<Option<T>> {
+/// `None`: it is not there any more, or cannot be read at all. (Of a threaded cgroup (EOPNOTSUPP) all are listed in that above it.)
+///
+/// # Errors
+/// It cannot be read now.
+fn unless_never<T>(result: io::Result<T>) -> io::Result<Option<T>> {
     match result {
-        Err(error) if matches!(error.raw_os_error(), Some(libc::ENOENT | libc::ENODEV)) => Ok(None),
-        result => result.map(Some),
+        Err(error) if is_shortage(&error) => Err(error),
+        result => Ok(result.ok()),
     }
 }
 
@@ -355,7 +345,7 @@ fn subtree(path: &Path) -> io::Result<Vec<PathBuf>> {
     let mut found = vec![path.to_owned()];
     let mut next = 0;
     while let Some(directory) = found.get(next) {
-        let children = unless_gone(fs::read_dir(directory))?.into_iter().flatten().flatten();
+        let children = unless_never(fs::read_dir(directory))?.into_iter().flatten().flatten();
         let directories = children.filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir()));
         let paths: Vec<PathBuf> = directories.map(|entry| entry.path()).collect();
         found.extend(paths);

@@ -8,7 +8,6 @@ use std::collections::BTreeSet;
 use std::io;
 use std::os::fd::AsFd;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Duration;
 
 use crate::signal::Signal;
 use crate::sys;
@@ -18,10 +17,7 @@ use crate::sys::wait::Look;
 use super::Leader;
 use crate::process::procfs::{self, Entry, Snapshot};
 
-/// A signal that not all of a run could be told, for want of descriptors, is tried again: so often, so far apart.
-pub(super) const TRIES: u32 = 20;
-pub(super) const BETWEEN_TRIES: Duration = Duration::from_millis(50);
-
+/// Of a signal that not all could be told, for want of descriptors. The next step of a ladder follows, and SIGKILL is sent again.
 pub(super) fn warn_of(signal: Signal, error: &io::Error) {
     log::warn!("{signal} did not reach all of a run: {error}");
 }

@@ -9,7 +9,6 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use crate::callbacks::Callbacks;
 use crate::process::procfs::{self, Entry, Snapshot};
 use crate::signal::Signal;
 use crate::sys;
@@ -85,50 +84,32 @@ impl Walk {
 
     /// Signals what left the group, as seen after this call.
     pub(super) fn signal_beyond_group(self: &Arc<Self>, leader: &Leader, signal: Signal) {
-        Arc::clone(self).signal_others(leader.clone(), signal, BTreeSet::new(), group::TRIES);
-    }
-
-    /// Those who are in `told` have had it already.
-    fn signal_others(self: Arc<Self>, leader: Leader, signal: Signal, mut told: BTreeSet<u32>, tries: u32) {
-        procfs::survey(Box::new(move |all| {
-            let sent = match all {
-                Ok(all) => self.signal_among(&leader, all, signal, &mut told),
-                Err(error) => Err(io::Error::new(error.kind(), error.to_string())),
-            };
-            match sent {
-                Ok(()) => {}
-                Err(error) if tries == 1 => group::warn_of(signal, &error),
-                // Not here, where others wait for what they asked.
-                Err(_) => Callbacks::get().run(move || {
-                    std::thread::sleep(group::BETWEEN_TRIES);
-                    self.signal_others(leader, signal, told, tries - 1);
-                }),
+        let (walk, leader) = (Arc::clone(self), leader.clone());
+        procfs::survey(Box::new(move |all| match all {
+            Ok(all) => {
+                if let Err(error) = walk.signal_among(&leader, all, signal) {
+                    group::warn_of(signal, &error);
+                }
             }
+            Err(error) => group::warn_of(signal, error),
         }));
     }
 
-    fn signal_among(
-        &self,
-        leader: &Leader,
-        all: &Snapshot,
-        signal: Signal,
-        told: &mut BTreeSet<u32>,
-    ) -> io::Result<()> {
+    /// # Errors
+    /// When some were not reached, for want of descriptors.
+    fn signal_among(&self, leader: &Leader, all: &Snapshot, signal: Signal) -> io::Result<()> {
+        let mut result = Ok(());
         // (The leader had it with the group, wherever it is.)
         let beyond = |member: &Entry| member.group != leader.pid && member.pid != leader.pid;
         for member in self.members(leader, all)?.into_iter().filter(beyond) {
-            if told.contains(&member.pid) {
-                continue;
-            }
             match procfs::open(&member) {
                 // ESRCH: it has ended. EPERM: it changed its user, and we may not.
                 Ok(pidfd) => _ = pidfd.signal(signal.as_raw()),
                 Err(error) if error.raw_os_error() == Some(libc::ESRCH) => {}
-                Err(error) => return Err(error),
+                Err(error) => result = Err(error),
             }
-            told.insert(member.pid);
         }
-        Ok(())
+        result
     }
 
     /// Who is dead of it, besides the leader; `None`: somebody lives. Reaps what was adopted and has ended.
