@@ -1,5 +1,5 @@
 //! What runs left alone on purpose (`Survivors::leave`), where orphans come to this program: it ends some day, and nobody else waits for
-//! it. At SIGCHLD, at most once a second, those of them that have ended are taken.
+//! it. At SIGCHLD those of them that have ended are taken: once a second, or sooner where many were kept.
 //!
 //! Each that is kept has descriptors, at least the pidfd that says whether the leader's number is still its group's. So what the kernel
 //! calls empty is not kept, and what is left of a group is looked after without `/proc`, which takes free descriptors.
@@ -20,7 +20,7 @@ const BETWEEN_LOOKS: Duration = Duration::from_secs(1);
 /// Where nobody has ended, the next look comes twice as late as the last, up to this: an end may go unheard, where SIGCHLD is ignored
 /// or another has waited.
 const LONGEST_PAUSE: Duration = Duration::from_secs(64);
-/// Where so many more were kept than stayed at the last look, most are gone, and they are looked at sooner.
+/// Where so many more were kept than stay, as far as the last look could tell, most are gone, and they are looked at sooner.
 const MANY: usize = 32;
 const BETWEEN_LOOKS_AT_MANY: Duration = Duration::from_millis(20);
 /// What a look takes: a directory and a file in it.
@@ -59,7 +59,7 @@ struct State {
     looked: Option<Instant>,
     /// Where nobody ends in between.
     pause: Duration,
-    /// How many of those the last look saw somebody.
+    /// Of how many the last look did not see that nobody is left.
     stayed: usize,
     /// Given back before each look: what is kept here may have taken all the descriptors there are.
     spares: Vec<OwnedFd>,
@@ -174,8 +174,8 @@ impl All {
         }));
         let mut state = self.lock();
         left.iter().for_each(|left| state.save(left));
-        state.stayed = left.iter().filter(|left| left.seen == LastSeen::Somebody).count();
-        let unclear = state.stayed < left.len() || matches!(all, Some(Err(_)));
+        state.stayed = left.iter().filter(|left| left.seen != LastSeen::Nobody).count();
+        let unclear = left.iter().any(|left| left.seen != LastSeen::Somebody) || matches!(all, Some(Err(_)));
         state.busy = false;
         state.left.extend(left);
         if state.left.is_empty() {
