@@ -1,10 +1,11 @@
 //! A cgroup v2 of a run's own (`cgroups(7)`).
 //!
-//! It is a directory `pkit-<pid>-<image>-<number>`, below the cgroup that this program is in; the image is a number that each program
-//! draws, also one that another executed in its place. The directory is locked with `flock` as long as we live. Whoever finds one that is not locked has found what
-//! a program left that was killed: it is emptied and removed, at the first use of a cgroup in a program. A lock tells
-//! that truth across pid namespaces, where a pid would not. What is meant to outlive its program or its run has `-kept`
-//! behind its name, and is removed by whoever makes the next cgroup beside it once it is empty, and never emptied.
+//! It is a directory `pkit-<pid>-<image>-<number>`, below the cgroup that this program is in; the image is a number that each
+//! program draws, also one that another executed in its place. The directory is locked with `flock` as long as we live. Whoever
+//! finds one that is not locked has found what a program left that was killed: it is emptied and removed, at the first use of a
+//! cgroup in a program. A lock tells that truth across pid namespaces, where a pid would not. What is meant to outlive its
+//! program or its run has `-kept` behind its name, and is removed by whoever makes the next cgroup beside it once it is empty,
+//! and never emptied.
 
 use std::collections::BTreeSet;
 use std::fs::{self, File};
@@ -283,7 +284,7 @@ fn is_populated(events: &File) -> bool {
 fn members(path: &Path) -> io::Result<BTreeSet<u32>> {
     let mut found = BTreeSet::new();
     for directory in subtree(path)? {
-        let pids = unless_never(fs::read_to_string(directory.join("cgroup.procs")))?.unwrap_or_default();
+        let pids = if_readable(fs::read_to_string(directory.join("cgroup.procs")))?.unwrap_or_default();
         found.extend(pids.lines().filter_map(|line| line.parse::<u32>().ok()));
     }
     Ok(found)
@@ -333,7 +334,7 @@ fn is_shortage(error: &io::Error) -> bool {
 ///
 /// # Errors
 /// It cannot be read now.
-fn unless_never<T>(result: io::Result<T>) -> io::Result<Option<T>> {
+fn if_readable<T>(result: io::Result<T>) -> io::Result<Option<T>> {
     match result {
         Err(error) if is_shortage(&error) => Err(error),
         result => Ok(result.ok()),
@@ -345,7 +346,7 @@ fn subtree(path: &Path) -> io::Result<Vec<PathBuf>> {
     let mut found = vec![path.to_owned()];
     let mut next = 0;
     while let Some(directory) = found.get(next) {
-        let children = unless_never(fs::read_dir(directory))?.into_iter().flatten().flatten();
+        let children = if_readable(fs::read_dir(directory))?.into_iter().flatten().flatten();
         let directories = children.filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir()));
         let paths: Vec<PathBuf> = directories.map(|entry| entry.path()).collect();
         found.extend(paths);

@@ -96,7 +96,7 @@ pub(super) fn dead_among<'a>(members: impl Iterator<Item = &'a Entry>) -> Option
 }
 
 /// Takes the zombies of it that are ours. False: it is empty.
-pub(super) fn may_be_left(leader: &Leader) -> bool {
+pub(super) fn take_zombies(leader: &Leader) -> bool {
     if has_its_number(leader) {
         take_all(leader);
     }

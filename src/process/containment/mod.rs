@@ -302,7 +302,7 @@ impl Contained {
     pub(super) fn remains(&self, leader: &Leader) -> Remains {
         match self {
             Contained::Leader => Remains::Nothing,
-            Contained::Group if group::may_be_left(leader) => Remains::Somebody,
+            Contained::Group if group::take_zombies(leader) => Remains::Somebody,
             Contained::Group => Remains::Nothing,
             Contained::Cgroup(_) | Contained::Walk(_) => Remains::Unknown,
         }
