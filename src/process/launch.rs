@@ -205,8 +205,7 @@ fn create(
         target::Kind::Command(command) => execute(config, command, setup, variables, creator),
         target::Kind::Fork(body) => {
             let environment = environment(config, None, variables)?;
-            let environment: Vec<CString> = environment.iter().map(|(key, value)| entry(key, value)).collect();
-            sys::fork::fork_body(&setup, environment, body, creator)
+            sys::fork::fork_body(&setup, entries(environment), body, creator)
                 .map_err(|failure| Refused::of(failure, config, &setup, &[]))
         }
     }
@@ -224,7 +223,7 @@ fn execute(
     let plan = Plan {
         programs: candidates(&command.program, &environment),
         argv: std::iter::once(argv0).chain(&command.args).map(|arg| c_string(arg)).collect(),
-        envp: environment.iter().map(|(key, value)| entry(key, value)).collect(),
+        envp: entries(environment),
         setup,
     };
     let began = Instant::now();
@@ -288,17 +287,28 @@ fn candidates(program: &OsStr, environment: &[(OsString, OsString)]) -> Vec<CStr
     directories.map(|directory| c_string(directory.join(program).as_os_str())).collect()
 }
 
-fn entry(key: &OsStr, value: &OsStr) -> CString {
-    let mut entry = Vec::with_capacity(key.len() + value.len() + 2);
-    entry.extend_from_slice(key.as_bytes());
-    entry.push(b'=');
-    entry.extend_from_slice(value.as_bytes());
-    c_string(&OsString::from_vec(entry))
+/// As `execve` takes them. They are much of what a start costs its caller: so each is written once.
+fn entries(environment: Vec<(OsString, OsString)>) -> Vec<CString> {
+    let entry = |(key, value): (OsString, OsString)| {
+        let mut entry = key.into_vec();
+        entry.reserve_exact(value.len() + 2);
+        entry.push(b'=');
+        entry.extend_from_slice(value.as_bytes());
+        terminated(entry)
+    };
+    environment.into_iter().map(entry).collect()
 }
 
 fn c_string(text: &OsStr) -> CString {
-    // Program, arguments, variables (`PATH` among them) and directory were checked for NUL; nothing else comes here.
-    let bytes = text.as_bytes();
-    let end = bytes.iter().position(|byte| *byte == 0).unwrap_or(bytes.len());
-    CString::new(&bytes[..end]).expect("it was cut before its first NUL")
+    let mut copy = Vec::with_capacity(text.len() + 1);
+    copy.extend_from_slice(text.as_bytes());
+    terminated(copy)
+}
+
+/// Program, arguments, variables (`PATH` among them) and directory were checked for NUL; nothing else comes here.
+fn terminated(text: Vec<u8>) -> CString {
+    CString::new(text).unwrap_or_else(|error| {
+        let end = error.nul_position();
+        CString::new(&error.into_vec()[..end]).expect("it was cut before its first NUL")
+    })
 }
