@@ -180,6 +180,14 @@ signal.pause()";
         assert_eq!(own_cgroups(std::process::id()), Vec::<PathBuf>::new());
     }
 
+    fn a_threaded_cgroup_hides_nobody() {
+        if has_cgroups() {
+            a_tree_with_a_threaded_cgroup_is_ended();
+            pkit::testing::pretend_no_cgroup_kill();
+            a_tree_with_a_threaded_cgroup_is_ended();
+        }
+    }
+
     fn signals_reach_a_tree_in_order_by_cgroup() {
         if has_cgroups() {
             signals_arrive_in_order(ContainmentLevel::Cgroup);
@@ -466,6 +474,24 @@ fn no_successor_beside_the_old_tree(level: ContainmentLevel) {
         assert!(!is_alive(escaped));
     }
     process.kill(LONG).unwrap();
+}
+
+/// Of a threaded cgroup no processes can be read (EOPNOTSUPP): all are listed in that above it.
+fn a_tree_with_a_threaded_cgroup_is_ended() {
+    for end in [Signal::TERM, Signal::KILL] {
+        let builder = tree("setsid sh -c 'echo $$; exec sleep 1000' & exec sleep 1000");
+        let process = builder.stop(Stop::signal(Signal::TERM, LONG)).build().unwrap();
+        process.start(true).unwrap();
+        let left = pid_said_by(&process);
+        let [own] = &own_cgroups(std::process::id())[..] else { panic!("it has a cgroup of its own") };
+        let threads = own.join("threads");
+        fs::create_dir(&threads).unwrap();
+        fs::write(threads.join("cgroup.type"), "threaded").unwrap();
+        fs::read_to_string(threads.join("cgroup.procs")).unwrap_err();
+        if end == Signal::KILL { process.kill(true) } else { process.terminate(true) }.unwrap();
+        assert_eq!((process.join().unwrap().forced(), is_alive(left)), (end == Signal::KILL, false));
+        assert_eq!(own_cgroups(std::process::id()), Vec::<PathBuf>::new());
+    }
 }
 
 /// Whether this program may make a cgroup below its own.
