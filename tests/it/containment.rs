@@ -10,7 +10,9 @@ use nix::sched::{CloneFlags, unshare};
 use nix::sys::resource::Resource;
 use nix::sys::signal::{Signal as Raw, kill};
 use nix::unistd::Pid;
-use pkit::{Backoff, Builder, Containment, ContainmentLevel, EventKind, Process, Restart, Signal, State, Stop};
+use pkit::{
+    Backoff, Builder, Containment, ContainmentLevel, EventKind, Process, Restart, Signal, State, Stdio, Stop, Survivors,
+};
 
 use crate::forked::in_a_raw_fork;
 use crate::program::{Program, role, say, stay};
@@ -186,6 +188,17 @@ signal.pause()";
             pkit::testing::pretend_no_cgroup_kill();
             a_tree_with_a_threaded_cgroup_is_ended();
         }
+    }
+
+    fn who_is_stopped_outside_of_the_group_takes_the_ladder_by_cgroup() {
+        if has_cgroups() {
+            who_is_stopped_outside_of_the_group_takes_the_ladder(ContainmentLevel::Cgroup);
+        }
+    }
+
+    fn who_is_stopped_outside_of_the_group_takes_the_ladder_by_walking() {
+        pkit::testing::pretend_no_cgroups();
+        who_is_stopped_outside_of_the_group_takes_the_ladder(ContainmentLevel::Walk);
     }
 
     fn signals_reach_a_tree_in_order_by_cgroup() {
@@ -410,6 +423,25 @@ fn a_tree_is_ended(level: ContainmentLevel) {
     }
 }
 
+/// The leader and its group are gone by then: the ladder is for that one alone.
+fn who_is_stopped_outside_of_the_group_takes_the_ladder(level: ContainmentLevel) {
+    let survivor = "trap 'exit 0' TERM; echo $$; kill -STOP $$; while :; do sleep 0.01; done";
+    let process = tree("setsid sh -c \"$SURVIVOR\" & read go").env("SURVIVOR", survivor).stdin(Stdio::piped());
+    let process = process.survivors(Survivors::stop(Stop::signal(Signal::TERM, LONG))).build().unwrap();
+    let events = process.subscribe();
+    let survivor = start_tree(&process, level);
+    eventually("it stopped itself", || fs::read_to_string(format!("/proc/{survivor}/stat")).unwrap().contains(") T "));
+    drop(process.stdin());
+    let exit = process.join().unwrap();
+    assert!(!is_alive(survivor) && !exit.forced(), "{exit:?}");
+    drop(process);
+    let sent = events.into_iter().filter_map(|event| match event.kind {
+        EventKind::SignalSent(signal) => Some(signal),
+        _ => None,
+    });
+    assert_eq!(sent.collect::<Vec<_>>(), [Signal::TERM]);
+}
+
 fn signals_arrive_in_order(level: ContainmentLevel) {
     // The one that left the group answers.
     let script = "sigs = {signal.SIGUSR1, signal.SIGTERM}
@@ -460,7 +492,7 @@ fn nothing_is_taken_for_gone() {
 fn no_successor_beside_the_old_tree(level: ContainmentLevel) {
     let process = tree(TREE)
         .restart(Restart::always().backoff(Backoff::none()).unlimited())
-        .survivors(pkit::Survivors::stop(Stop::signal(Signal::TERM, SHORT)))
+        .survivors(Survivors::stop(Stop::signal(Signal::TERM, SHORT)))
         .build()
         .unwrap();
     process.start(true).unwrap();

@@ -16,7 +16,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
-use super::{group, marks};
+use super::{Leader, group, marks};
 use crate::callbacks::{Callbacks, InOrder};
 use crate::process::procfs::{self, Snapshot};
 use crate::signal::Signal;
@@ -126,11 +126,13 @@ impl Cgroup {
 
     /// Signals what left the group. How many those are is up to them, so it is done on another thread.
     /// The leader had it with the group, wherever it is.
-    pub(super) fn signal_beyond_group(&self, group: u32, signal: Signal) {
-        let path = self.path.clone();
+    pub(super) fn signal_beyond_group(&self, leader: &Leader, signal: Signal) {
+        let (path, leader) = (self.path.clone(), leader.clone());
         self.signals.run(move || {
-            let left =
-                |pid: &u32| *pid != group && sys::process::process_group_of(*pid).is_ok_and(|other| other != group);
+            let group = group::has_its_number(&leader).then_some(leader.pid);
+            let left = |pid: &u32| {
+                Some(*pid) != group && sys::process::process_group_of(*pid).is_ok_and(|of| Some(of) != group)
+            };
             if let Err(error) = signal_members(&path, left, signal) {
                 group::warn_of(signal, &error);
             }

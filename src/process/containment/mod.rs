@@ -147,8 +147,9 @@ impl Orphans {
         }
         // After the look: if the number is the group's now, it was then.
         let has_group = LazyCell::new(|| group::has_its_number(&self.leader));
-        let zombies = all.entries.iter().filter(|entry| entry.zombie && entry.pid != self.leader.pid);
         let is_in_group = |zombie: &Entry| zombie.group == self.leader.pid && *has_group;
+        // (The leader's status is not taken here.)
+        let zombies = all.entries.iter().filter(|entry| entry.zombie && (entry.pid != self.leader.pid || !*has_group));
         let (mut taken, mut unclear) = (true, false);
         for zombie in zombies {
             match (self.belongs)(all, is_in_group(zombie), zombie) {
@@ -245,14 +246,14 @@ impl Contained {
             Contained::Leader => leader.pidfd.signal(signal.as_raw()),
             Contained::Group => group::signal(leader, signal),
             Contained::Cgroup(cgroup) => {
-                let result = group::signal(leader, signal);
-                cgroup.signal_beyond_group(leader.pid, signal);
-                result
+                let sent = group::signal(leader, signal);
+                cgroup.signal_beyond_group(leader, signal);
+                or_beyond_group(leader, sent)
             }
             Contained::Walk(walk) => {
-                let result = group::signal(leader, signal);
+                let sent = group::signal(leader, signal);
                 walk.signal_beyond_group(leader, signal);
-                result
+                or_beyond_group(leader, sent)
             }
         }
     }
@@ -346,6 +347,14 @@ impl Contained {
                 Membership::Unknown(Box::new(move || walk.contains(&leader, pid)))
             }
         })
+    }
+}
+
+/// Where the group of a leader that has ended is empty, those beyond it are who the signal is for.
+fn or_beyond_group(leader: &Leader, sent: io::Result<()>) -> io::Result<()> {
+    match sent {
+        Err(error) if leader.reaped && error.raw_os_error() == Some(libc::ESRCH) => Ok(()),
+        sent => sent,
     }
 }
 

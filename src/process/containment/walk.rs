@@ -99,8 +99,9 @@ impl Walk {
     /// When some were not reached, for want of descriptors.
     fn signal_among(&self, leader: &Leader, all: &Snapshot, signal: Signal) -> io::Result<()> {
         let mut result = Ok(());
-        // (The leader had it with the group, wherever it is.)
-        let beyond = |member: &Entry| member.group != leader.pid && member.pid != leader.pid;
+        // (The leader had it with the group, wherever it is. Once both are gone the number may be that of a member.)
+        let group = group::has_its_number(leader).then_some(leader.pid);
+        let beyond = |member: &Entry| Some(member.group) != group && Some(member.pid) != group;
         for member in self.members(leader, all)?.into_iter().filter(beyond) {
             match procfs::open(&member) {
                 // ESRCH: it has ended. EPERM: it changed its user, and we may not.
@@ -131,12 +132,13 @@ impl Walk {
     pub(super) fn has_seen(&self, zombie: &Entry) -> bool {
         let known = self.lock();
         let of_session = || known.entries.values().any(|entry| entry.session == zombie.session);
-        known.contains(zombie) || self.is_of_the_run_alone(zombie.session) && of_session()
+        known.contains(zombie) || self.has_a_session_of_others(zombie) && of_session()
     }
 
-    /// Children of other code have our session. (A program gets another once at most: who leads one cannot leave it, `setsid(2)`.)
-    fn is_of_the_run_alone(&self, session: u32) -> bool {
-        session != self.session && session != sys::process::session()
+    /// Whether the session of a child of ours tells that it was adopted. Children of other code have our session (a program gets
+    /// another once at most: who leads one cannot leave it, `setsid(2)`), or lead one, whose number may once have been another's.
+    fn has_a_session_of_others(&self, child: &Entry) -> bool {
+        ![child.pid, self.session, sys::process::session()].contains(&child.session)
     }
 
     /// It reads what may block: not under a lock.
@@ -168,11 +170,11 @@ impl Walk {
         // An adopted orphan of ours has the sessions and groups of those we saw: zombies show nothing else.
         let sessions: BTreeSet<u32> = known.entries.values().map(|entry| entry.session).collect();
         let (mut belongs, mut adopted) = (BTreeSet::new(), Vec::new());
-        // Who has the number of a leader that was reaped is a stranger, though it may have started in the same tick of the clock.
-        for entry in all.entries.iter().filter(|entry| !leader.reaped || entry.pid != leader.pid) {
+        // Who has the number of a leader that was reaped is another, though it may have started in the same tick of the clock.
+        for entry in all.entries.iter().filter(|entry| !(leader.reaped && leader.is(entry))) {
             let seen = || leader.is(entry) || known.contains(entry) || (has_group && entry.group == leader.pid);
             let of_session =
-                || entry.zombie && self.is_of_the_run_alone(entry.session) && sessions.contains(&entry.session);
+                || entry.zombie && self.has_a_session_of_others(entry) && sessions.contains(&entry.session);
             if seen() || (entry.parent == own && of_session()) {
                 belongs.insert(entry.pid);
             } else if entry.parent == own && !entry.zombie {
@@ -254,6 +256,20 @@ mod tests {
     }
 
     #[test]
+    fn a_member_that_got_the_leaders_number_is_one() {
+        let (walk, leader) = (Walk::new(), leader(5));
+        let (own, other) = (leader.pid, leader.pid + 1);
+        let helper = entry(other, own, other, 6);
+        members(&walk, &leader, 1, &[entry(own, 1, own, 5), helper]);
+        let born = entry(own, other, other, 9);
+        assert_eq!(members(&walk, &leader, 2, &[helper, born]), [helper, born]);
+        let orphan = Entry { parent: 1, ..born };
+        assert_eq!(members(&walk, &leader, 3, &[orphan]), [orphan]);
+        let dead = walk.dead(&Leader { reaped: true, ..leader }, &Snapshot::new(vec![orphan], 4));
+        assert_eq!(dead.unwrap(), None);
+    }
+
+    #[test]
     fn who_was_seen_to_belong_belongs_as_a_zombie_too() {
         let (walk, leader) = (Walk::new(), leader(5));
         let pid = leader.pid;
@@ -277,6 +293,8 @@ mod tests {
             .learn(&[of(own.session), Entry { pid: leader.pid + 2, ..of(leader.pid) }], &Snapshot::new(vec![], 1));
         assert!(walk.has_seen(&zombie(leader.pid)));
         assert!(!walk.has_seen(&zombie(own.session)) && !walk.has_seen(&zombie(leader.pid + 3)));
+        let leads_a_session = Entry { pid: leader.pid, ..zombie(leader.pid) };
+        assert!(!walk.has_seen(&leads_a_session), "a later one of that number, and a child of other code perhaps");
         sys::fork::tests::in_fork(|| {
             nix::unistd::setsid().unwrap();
             assert!(!walk.has_seen(&zombie(own.session)), "it was ours");
