@@ -257,7 +257,7 @@ signal.pause()";
                 std::thread::park();
             }
         });
-        let process = Process::builder(forked).contain(Containment::Tree).stdin(pkit::Stdio::piped()).capture(1024);
+        let process = Process::builder(forked).contain(Containment::Tree).stdin(Stdio::piped()).capture(1024);
         let process = process.build().unwrap();
         process.start(true).unwrap();
         // A walk.
@@ -274,7 +274,7 @@ signal.pause()";
     fn what_a_tree_within_a_tree_left_is_ended_with_the_outer_one() {
         pkit::testing::pretend_no_cgroups();
         let inner = crate::forked::forked(|| {
-            let inner = tree(TREE).stdout(pkit::Stdio::inherit()).build().unwrap();
+            let inner = tree(TREE).stdout(Stdio::inherit()).build().unwrap();
             inner.start(true).unwrap();
             loop {
                 std::thread::park();
@@ -302,7 +302,7 @@ signal.pause()";
             return;
         }
         let script = "setsid sleep 1000 >&- 2>&- & echo $!";
-        let process = tree(script).survivors(pkit::Survivors::leave()).build().unwrap();
+        let process = tree(script).survivors(Survivors::leave()).build().unwrap();
         process.start(true).unwrap();
         let left = pid_said_by(&process);
         process.join().unwrap();

@@ -12,9 +12,9 @@
 mod cgroup;
 mod group;
 mod marks;
+mod orphans;
 mod walk;
 
-use std::cell::LazyCell;
 use std::collections::BTreeSet;
 use std::io;
 use std::os::fd::{AsRawFd, RawFd};
@@ -30,6 +30,7 @@ use cgroup::Cgroup;
 #[cfg(feature = "_testing")]
 pub(crate) use cgroup::{pretend_no_cgroup_kill, pretend_no_cgroups};
 pub(super) use group::times_taken;
+use orphans::{Belongs, Orphans};
 use walk::Walk;
 
 /// What of a process's descendants belongs to its run; for [`Builder::contain`](crate::Builder::contain).
@@ -126,40 +127,6 @@ impl Membership {
             Membership::Known(known) => Ok(known),
             Membership::Unknown(find_out) => find_out(),
         }
-    }
-}
-
-/// Whether a zombie among all processes, which may be in the run's group, is of the run. `None`: it cannot be told now.
-type Belongs = Box<dyn Fn(&Snapshot, bool, &Entry) -> Option<bool> + Send>;
-
-/// See [`Contained::orphans`].
-pub(super) struct Orphans {
-    leader: Leader,
-    belongs: Belongs,
-}
-
-impl Orphans {
-    /// Takes the statuses of those that have ended, where orphans come to this program. True: of all. `None`: it cannot be
-    /// told of some whether they are of the run.
-    pub(super) fn take(self, all: &Snapshot) -> Option<bool> {
-        if !sys::process::adopts_orphans() {
-            return Some(true);
-        }
-        // After the look: if the number is the group's now, it was then.
-        let has_group = LazyCell::new(|| group::has_its_number(&self.leader));
-        let is_in_group = |zombie: &Entry| zombie.group == self.leader.pid && *has_group;
-        // (The leader's status is not taken here.)
-        let zombies = all.entries.iter().filter(|entry| entry.zombie && (entry.pid != self.leader.pid || !*has_group));
-        let (mut taken, mut unclear) = (true, false);
-        for zombie in zombies {
-            match (self.belongs)(all, is_in_group(zombie), zombie) {
-                // Of some the own parent has not ended yet.
-                Some(true) => taken &= group::take(zombie),
-                Some(false) => {}
-                None => unclear = true,
-            }
-        }
-        (!unclear).then_some(taken)
     }
 }
 
