@@ -80,12 +80,15 @@ compile_error!("pkit is for 64-bit Linux: it is made of pidfds, epoll and clone"
 mod callbacks;
 mod error;
 mod exit;
+#[cfg(feature = "tasks")]
+mod forkserver;
 mod line;
 mod notify;
 mod panics;
 mod policy;
 mod process;
 mod readable;
+mod ready;
 mod reaper;
 mod ring;
 mod signal;
@@ -98,12 +101,15 @@ mod wait;
 
 pub use error::{Error, Result};
 pub use exit::{Exit, ExitReason, Fault, Usage};
+#[cfg(feature = "tasks")]
+pub use forkserver::{Run, preload};
 pub use line::{Line, Output, Stream};
 pub use policy::{Backoff, GiveUp, Restart};
 pub use process::{
     BecomesReady, Builder, Command, Containment, ContainmentLevel, Event, EventKind, Events, Exited, Group, Process,
     Ready, Resource, RestartMode, State, Status, Stdio, Target,
 };
+pub use ready::ready;
 pub use signal::{ParseSignalError, Signal};
 pub use stop::{Stop, Survivors};
 pub use wait::Wait;
@@ -131,6 +137,18 @@ pub mod testing {
     /// Whether the kernel is asked for the status that someone else took.
     pub fn has_exit_info() -> bool {
         crate::sys::pidfd::features().exit_info
+    }
+
+    /// Ends the fork server, if there is one, and waits for its end. The next function starts another.
+    #[cfg(feature = "tasks")]
+    pub fn end_fork_server() {
+        crate::forkserver::end();
+    }
+
+    /// The pid of the fork server.
+    #[cfg(feature = "tasks")]
+    pub fn fork_server() -> Option<u32> {
+        crate::forkserver::pid()
     }
 
     /// From now on this program can make no cgroup.

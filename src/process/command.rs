@@ -1,7 +1,9 @@
 //! A program to execute, with the method names of `std::process::Command`.
 
 use std::ffi::{OsStr, OsString};
+use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use super::stdio::Stdio;
 
@@ -35,6 +37,17 @@ pub struct Command {
     pub(super) stdin: Option<Stdio>,
     pub(super) stdout: Option<Stdio>,
     pub(super) stderr: Option<Stdio>,
+    pub(super) handed: Handed,
+}
+
+/// A descriptor for the next run alone, and its number there. Nobody here has it after that, so its other end sees the end of the child.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Handed(Arc<Mutex<Option<(OwnedFd, i32)>>>);
+
+impl Handed {
+    pub(super) fn take(&self) -> Option<(OwnedFd, i32)> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).take()
+    }
 }
 
 /// What is different from the environment of this program, in the order in which it was said.
@@ -73,7 +86,15 @@ impl Command {
             stdin: None,
             stdout: None,
             stderr: None,
+            handed: Handed::default(),
         }
+    }
+
+    /// Gives a descriptor to the next run.
+    #[cfg(feature = "tasks")]
+    pub(crate) fn hand_over(&mut self, fd: OwnedFd, number: i32) -> &mut Command {
+        self.handed = Handed(Arc::new(Mutex::new(Some((fd, number)))));
+        self
     }
 
     /// Adds one argument.

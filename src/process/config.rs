@@ -156,7 +156,7 @@ impl Config {
         let Calls { on_start, on_ready, on_exit, on_line } = &self.calls;
         let streams = match &self.target.0 {
             target::Kind::Command(command) => [&command.stdin, &command.stdout, &command.stderr],
-            target::Kind::Fork(_) => return true,
+            target::Kind::Code(_) => return true,
         };
         let mut streams = streams.into_iter().chain([&self.stdin, &self.stdout, &self.stderr]).flatten();
         on_start.is_some()
@@ -177,7 +177,7 @@ impl Config {
     pub(super) fn directory(&self) -> Option<&Path> {
         let of_command = match &self.target.0 {
             target::Kind::Command(command) => command.directory.as_deref(),
-            target::Kind::Fork(_) => None,
+            target::Kind::Code(_) => None,
         };
         self.child.directory.as_deref().or(of_command)
     }
@@ -195,7 +195,7 @@ impl Config {
     pub(super) fn stdio(&self) -> [Stdio; 3] {
         let (stdin, stdout, stderr) = match &self.target.0 {
             target::Kind::Command(command) => (command.stdin.clone(), command.stdout.clone(), command.stderr.clone()),
-            target::Kind::Fork(_) => (None, None, None),
+            target::Kind::Code(_) => (None, None, None),
         };
         // Who asks for output without saying whose wants that of both.
         let wants_output = self.capture.is_some()

@@ -135,6 +135,12 @@ impl Ends {
     fn add_passed(&mut self, config: &Config, gate: &Gate) {
         self.child.extend(config.child.passed.iter().map(|(fd, number)| (fd.as_raw_fd(), *number)));
         self.child.extend(gate.passed());
+        if let target::Kind::Command(command) = &config.target.0
+            && let Some((fd, number)) = command.handed.take()
+        {
+            self.child.push((fd.as_raw_fd(), number));
+            self.keep.push(fd);
+        }
     }
 }
 
@@ -203,10 +209,10 @@ fn create(
 ) -> Result<Child, Refused> {
     match &config.target.0 {
         target::Kind::Command(command) => execute(config, command, setup, variables, creator),
-        target::Kind::Fork(body) => {
-            let environment = environment(config, None, variables)?;
-            sys::fork::fork_body(&setup, entries(environment), body, creator)
-                .map_err(|failure| Refused::of(failure, config, &setup, &[]))
+        target::Kind::Code(code) => {
+            let environment = entries(environment(config, None, variables)?);
+            let made = code.make(&setup, environment, creator);
+            made.map_err(|failure| Refused::of(failure, config, &setup, &[]))
         }
     }
 }

@@ -55,3 +55,5 @@ pub use state::State;
 pub use status::Status;
 pub use stdio::Stdio;
 pub use target::Target;
+#[cfg(feature = "tasks")]
+pub(crate) use target::{Make, exit_code};

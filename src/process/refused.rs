@@ -47,6 +47,8 @@ fn describe(config: &Config, setup: &Setup, failure: &Failure, programs: &[CStri
     let child = &config.child;
     match failure.step {
         Step::Thread => NO_THREAD.into(),
+        #[cfg(feature = "tasks")]
+        Step::Server => "have the fork server make it".into(),
         Step::Create => "create the process".into(),
         Step::Cgroup => "join the cgroup".into(),
         Step::Session => "make a session".into(),

@@ -1,10 +1,14 @@
 //! What a process runs.
 
+use std::ffi::CString;
 use std::fmt;
 use std::process::{ExitCode, Termination};
+use std::sync::Arc;
 
 use super::command::Command;
+use crate::sys;
 use crate::sys::fork::Body;
+use crate::sys::spawn::{Child, Creator, Failure, Setup};
 
 /// What a process runs: a command, or a closure in a forked copy of this program.
 #[derive(Clone)]
@@ -13,7 +17,41 @@ pub struct Target(pub(super) Kind);
 #[derive(Clone)]
 pub(super) enum Kind {
     Command(Box<Command>),
-    Fork(Body),
+    /// Code of this program, which executes nothing.
+    Code(Arc<dyn Make>),
+}
+
+/// What makes a process that runs code of this program.
+pub(crate) trait Make: Send + Sync {
+    /// What the process is called, unless it is given a name.
+    fn name(&self) -> String;
+
+    /// What `Debug` shows of the target.
+    fn describe(&self) -> String;
+
+    /// Makes one that is set up as told, and runs.
+    fn make(&self, setup: &Setup, environment: Vec<CString>, creator: Creator<'_>) -> Result<Child, Failure>;
+}
+
+#[cfg(feature = "tasks")]
+impl Target {
+    pub(crate) fn code(made: impl Make + 'static) -> Target {
+        Target(Kind::Code(Arc::new(made)))
+    }
+}
+
+impl Make for Body {
+    fn name(&self) -> String {
+        "fork".to_owned()
+    }
+
+    fn describe(&self) -> String {
+        "Target::fork(..)".to_owned()
+    }
+
+    fn make(&self, setup: &Setup, environment: Vec<CString>, creator: Creator<'_>) -> Result<Child, Failure> {
+        sys::fork::fork_body(setup, environment, self, creator)
+    }
 }
 
 impl Target {
@@ -70,7 +108,7 @@ impl Target {
     #[allow(unsafe_code)]
     pub unsafe fn fork<T: Termination>(closure: impl Fn() -> T + Send + Sync + 'static) -> Target {
         // SAFETY: the caller promises of the closure what a body needs; what is added only computes.
-        Target(Kind::Fork(unsafe { Body::new(move || exit_code(closure().report())) }))
+        Target(Kind::Code(Arc::new(unsafe { Body::new(move || exit_code(closure().report())) })))
     }
 
     pub(super) fn default_name(&self) -> String {
@@ -79,13 +117,13 @@ impl Target {
                 let program = std::path::Path::new(&command.program);
                 program.file_name().unwrap_or(&command.program).to_string_lossy().into_owned()
             }
-            Kind::Fork(_) => "fork".to_owned(),
+            Kind::Code(code) => code.name(),
         }
     }
 }
 
 /// std hands the number of an `ExitCode` to nobody, but compares them.
-fn exit_code(code: ExitCode) -> i32 {
+pub(crate) fn exit_code(code: ExitCode) -> i32 {
     (0..=u8::MAX).find(|number| ExitCode::from(*number) == code).map_or(1, i32::from)
 }
 
@@ -118,7 +156,7 @@ impl fmt::Debug for Target {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match &self.0 {
             Kind::Command(command) => command.fmt(f),
-            Kind::Fork(_) => f.write_str("Target::fork(..)"),
+            Kind::Code(code) => f.write_str(&code.describe()),
         }
     }
 }

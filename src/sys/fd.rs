@@ -54,7 +54,7 @@ pub(crate) fn pipe_size(fd: BorrowedFd<'_>) -> io::Result<usize> {
 }
 
 /// Whether the number is in use in this process.
-#[cfg(test)]
+#[cfg(any(test, feature = "tasks"))]
 pub(crate) fn is_open(fd: std::os::fd::RawFd) -> bool {
     // SAFETY: F_GETFD takes numbers only and changes nothing.
     unsafe { libc::fcntl(fd, libc::F_GETFD) != -1 }

@@ -12,7 +12,7 @@
 use std::ffi::{CString, c_void};
 use std::io;
 use std::mem;
-use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::panic::{self, AssertUnwindSafe};
 use std::ptr;
 use std::sync::Arc;
@@ -25,7 +25,7 @@ use nix::sys::eventfd::{EfdFlags, EventFd};
 use super::creator::Creator;
 use super::latch::Latch;
 use super::pidfd::Pidfd;
-use super::process::{block_all_signals, replace_environment};
+use super::process::{block_all_signals, pid, replace_environment};
 use super::setup::{Halt, Handlers, Prepared, Setup, Step};
 use super::spawn::{Child, Failure, reap};
 
@@ -86,7 +86,7 @@ pub(super) unsafe fn fork(
     let create = |error: io::Error| Failure { step: Step::Create, error, program: None };
     let report = Report::new().map_err(create)?;
     let bell = bell_beside(setup).map_err(create)?;
-    let prepared = Prepared::new(setup, Some(bell.as_raw_fd()))?;
+    let prepared = Prepared::new(setup, &[bell.as_raw_fd()], pid())?;
     let mut copying = Box::new(Copying { prepared, report, bell, body, pid: None });
     let place: *mut Copying<'_> = &raw mut *copying;
     // SAFETY: `Copying::make` may be called on any thread, and touches nothing once it has opened the latch.
@@ -179,15 +179,7 @@ fn abandon(pid: libc::pid_t, error: &io::Error) {
 
 /// An eventfd with a number that `setup` gives to nothing else.
 fn bell_beside(setup: &Setup) -> io::Result<OwnedFd> {
-    let taken = |fd: RawFd| setup.fds.iter().any(|&(_, target)| target == fd);
-    let mut fd = OwnedFd::from(EventFd::from_flags(EfdFlags::EFD_CLOEXEC)?);
-    while taken(fd.as_raw_fd()) {
-        let lowest = fd.as_raw_fd().saturating_add(1);
-        let next = nix::fcntl::fcntl(&fd, nix::fcntl::FcntlArg::F_DUPFD_CLOEXEC(lowest))?;
-        // SAFETY: fcntl has just made it, and nobody else knows it.
-        fd = unsafe { OwnedFd::from_raw_fd(next) };
-    }
-    Ok(fd)
+    setup.beside(EventFd::from_flags(EfdFlags::EFD_CLOEXEC)?.into())
 }
 
 /// Waits until the child has reported or is dead.

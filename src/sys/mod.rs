@@ -4,19 +4,31 @@
 //! `OwnedFd` and `BorrowedFd`, close-on-exec from creation. It holds no policy: what to start, whom to signal and
 //! when to wait is decided above. Nothing here imports from the rest of the crate.
 
+#[cfg(feature = "tasks")]
+pub(crate) mod blob;
+#[cfg(feature = "tasks")]
+pub(crate) mod channel;
 pub(crate) mod creator;
+#[cfg(feature = "tasks")]
+pub(crate) mod entry;
 pub(crate) mod event;
 pub(crate) mod fd;
 pub(crate) mod fork;
+#[cfg(feature = "tasks")]
+pub(crate) mod image;
 mod latch;
 mod own_pid;
 mod per_process;
 pub(crate) mod pidfd;
 pub(crate) mod process;
 pub(crate) mod setup;
+#[cfg(feature = "tasks")]
+pub(crate) mod sibling;
 pub(crate) mod sigchld;
 pub(crate) mod socket;
 pub(crate) mod spawn;
+#[cfg(feature = "tasks")]
+pub(crate) mod standing;
 mod syscall;
 pub(crate) mod wait;
 

@@ -160,6 +160,31 @@ pub(crate) fn thread_id() -> u32 {
     unistd::gettid().as_raw() as u32
 }
 
+/// Ends this process at once: no handler runs, nothing is flushed.
+#[cfg(feature = "tasks")]
+pub(crate) fn leave(code: i32) -> ! {
+    // SAFETY: _exit(2) touches no memory.
+    unsafe { libc::_exit(code) }
+}
+
+/// Calls this thread as the kernel would if the program had been executed by its own name, and not by `/proc/self/exe`.
+#[cfg(feature = "tasks")]
+pub(crate) fn take_name_of_executable() {
+    let path = std::fs::read_link("/proc/self/exe").unwrap_or_default();
+    let name = path.file_name().map(|name| name.to_string_lossy().trim_end_matches(" (deleted)").to_owned());
+    if let Some(name) = name.and_then(|name| CString::new(name).ok()) {
+        // It is cut where it is too long.
+        let _ = nix::sys::prctl::set_name(&name);
+    }
+}
+
+/// The directory that this process is in, to be given away.
+#[cfg(feature = "tasks")]
+pub(crate) fn directory() -> io::Result<std::os::fd::OwnedFd> {
+    use nix::fcntl::{OFlag, open};
+    Ok(open(".", OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC, nix::sys::stat::Mode::empty())?)
+}
+
 /// Whether this is the thread that lives as long as the process. In a forked child it is the one that forked.
 pub(crate) fn is_main_thread() -> bool {
     thread_id() == pid()

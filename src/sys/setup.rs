@@ -15,7 +15,8 @@
 //! on a change of credentials; the signal mask last, because from then on signals are delivered.
 
 use std::ffi::CString;
-use std::os::fd::RawFd;
+use std::io;
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 use std::ptr;
 
 use libc::c_int;
@@ -26,9 +27,13 @@ use super::syscall::syscall;
 
 /// What a child was doing when it failed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[cfg_attr(feature = "tasks", derive(serde::Serialize, serde::Deserialize))]
 pub(crate) enum Step {
     /// Finding a thread to make it on.
     Thread,
+    /// Asking the fork server for it.
+    #[cfg(feature = "tasks")]
+    Server,
     /// Making the process itself; nothing ran in the child.
     Create,
     Cgroup,
@@ -54,6 +59,7 @@ pub(crate) enum Step {
 
 /// What a child changes about itself; the default changes nothing but its signals.
 #[derive(Debug, Clone, Default)]
+#[cfg_attr(feature = "tasks", derive(serde::Serialize, serde::Deserialize))]
 pub(crate) struct Setup {
     /// An open `cgroup.procs` to which the child writes itself.
     pub(crate) cgroup: Option<RawFd>,
@@ -83,6 +89,19 @@ pub(crate) struct Setup {
     pub(crate) signal_mask: u64,
 }
 
+impl Setup {
+    /// The same descriptor, with a number that is given to nothing else.
+    pub(crate) fn beside(&self, mut fd: OwnedFd) -> io::Result<OwnedFd> {
+        while self.fds.iter().any(|&(_, target)| target == fd.as_raw_fd()) {
+            let lowest = fd.as_raw_fd().saturating_add(1);
+            let next = nix::fcntl::fcntl(&fd, nix::fcntl::FcntlArg::F_DUPFD_CLOEXEC(lowest))?;
+            // SAFETY: fcntl has just made it, and nobody else knows it.
+            fd = unsafe { OwnedFd::from_raw_fd(next) };
+        }
+        Ok(fd)
+    }
+}
+
 /// Where and with which errno a child stopped. `Copy`, so that nothing in the child has a destructor.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Halt {
@@ -105,6 +124,7 @@ pub(super) enum Handlers {
 #[derive(Debug)]
 pub(super) struct Prepared<'a> {
     setup: &'a Setup,
+    /// As the child will see it in getppid().
     parent: usize,
     descriptors: Descriptors,
     /// The bit mask of `sched_setaffinity`.
@@ -115,13 +135,12 @@ pub(super) struct Prepared<'a> {
 const MAX_CORES: usize = 1 << 16;
 
 impl<'a> Prepared<'a> {
-    /// Allocates for `setup`; `keep` is a descriptor that `close_others` leaves open, for the caller's own use.
-    pub(super) fn new(setup: &'a Setup, keep: Option<RawFd>) -> Result<Prepared<'a>, Halt> {
+    /// Allocates for `setup`; `keep` are descriptors that `close_others` leaves open, for the caller's own use; `parent` is the child's.
+    pub(super) fn new(setup: &'a Setup, keep: &[RawFd], parent: u32) -> Result<Prepared<'a>, Halt> {
         let cores = setup.cores.as_deref().map(core_mask).transpose()?;
         Ok(Prepared {
             setup,
-            // The raw parent as the child will see it in getppid().
-            parent: nix::unistd::getpid().as_raw() as usize,
+            parent: parent as usize,
             descriptors: Descriptors::new(&setup.fds, setup.close_others, keep),
             cores,
         })

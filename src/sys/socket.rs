@@ -19,7 +19,7 @@ pub(crate) struct Datagram {
     /// There was more than fitted.
     pub(crate) truncated: bool,
     /// Some of the descriptors that came along found no place.
-    incomplete: bool,
+    pub(super) incomplete: bool,
     /// The sender as the kernel vouches for it; `None` if it is in a pid namespace that we do not see.
     pub(crate) pid: Option<u32>,
     /// What came with it. To close one may block for as long as its maker likes.
@@ -69,7 +69,7 @@ pub(crate) fn is_empty(socket: &OwnedFd) -> bool {
 ///
 /// It may block, as long as a sender likes: descriptors that find no place, there being too many, are closed on the way.
 pub(crate) fn receive(socket: BorrowedFd<'_>, buffer: &mut [u8]) -> io::Result<Option<Datagram>> {
-    receive_with(socket, buffer, 0)
+    receive_with(socket, buffer, libc::MSG_DONTWAIT)
 }
 
 /// What [`receive_without_blocking`] found.
@@ -82,7 +82,7 @@ pub(crate) enum Received {
 
 /// The same, without closing anything: what comes along is copied first, so that it is not the last that goes with the datagram.
 pub(crate) fn receive_without_blocking(socket: BorrowedFd<'_>, buffer: &mut [u8]) -> io::Result<Option<Received>> {
-    let Some(datagram) = receive_with(socket, buffer, libc::MSG_PEEK)? else { return Ok(None) };
+    let Some(datagram) = receive_with(socket, buffer, libc::MSG_DONTWAIT | libc::MSG_PEEK)? else { return Ok(None) };
     if datagram.incomplete {
         return Ok(Some(Received::Blocks(datagram.passed)));
     }
@@ -90,7 +90,8 @@ pub(crate) fn receive_without_blocking(socket: BorrowedFd<'_>, buffer: &mut [u8]
     Ok(Some(Received::Datagram(datagram)))
 }
 
-fn receive_with(socket: BorrowedFd<'_>, buffer: &mut [u8], flags: c_int) -> io::Result<Option<Datagram>> {
+/// `None`: it would have to wait, and shall not.
+pub(super) fn receive_with(socket: BorrowedFd<'_>, buffer: &mut [u8], flags: c_int) -> io::Result<Option<Datagram>> {
     let mut control: Control = [0; 192];
     let mut part = libc::iovec { iov_base: buffer.as_mut_ptr().cast(), iov_len: buffer.len() };
     // nix's recvmsg gives up the control messages of a truncated list, and would leak the descriptors in it.
@@ -102,7 +103,7 @@ fn receive_with(socket: BorrowedFd<'_>, buffer: &mut [u8], flags: c_int) -> io::
     // A size_t for glibc, a socklen_t for musl.
     message.msg_controllen = size_of::<Control>() as _;
     let len = loop {
-        let flags = flags | libc::MSG_CMSG_CLOEXEC | libc::MSG_DONTWAIT;
+        let flags = flags | libc::MSG_CMSG_CLOEXEC;
         // SAFETY: `message` points to `part` and `control`, and `part` to `buffer`, with the lengths of each.
         match Errno::result(unsafe { libc::recvmsg(socket.as_raw_fd(), &raw mut message, flags) }) {
             Ok(len) => break len as usize,

@@ -33,7 +33,7 @@ use super::event::is_readable;
 use super::latch::Latch;
 use super::per_process::PerProcess;
 use super::pidfd::Pidfd;
-use super::process::{block_all_signals, has_executed};
+use super::process::{block_all_signals, has_executed, pid};
 use super::setup::{Halt, Handlers, Prepared};
 use super::syscall::{self, CloneArgs, syscall};
 use super::wait::waitid;
@@ -81,7 +81,7 @@ pub(crate) fn spawn(plan: &Plan, creator: Creator<'_>) -> Result<Child, Failure>
     let stack = Stack::take()?;
     let born = Born::default();
     let mut task = Task {
-        prepared: Prepared::new(&plan.setup, None)?,
+        prepared: Prepared::new(&plan.setup, &[], pid())?,
         programs: &plan.programs,
         argv: argv.as_ptr(),
         envp: envp.as_ptr(),

@@ -18,6 +18,8 @@ mod events;
 mod fork;
 #[path = "../it/forked.rs"]
 mod forked;
+#[path = "../it/functions/mod.rs"]
+mod functions;
 #[path = "../it/generations.rs"]
 mod generations;
 #[path = "../it/groups.rs"]

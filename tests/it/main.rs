@@ -12,6 +12,7 @@ mod containment;
 mod events;
 mod fork;
 mod forked;
+mod functions;
 mod generations;
 mod groups;
 mod handles;

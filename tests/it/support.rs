@@ -44,6 +44,7 @@ pub(crate) fn checked(body: impl FnOnce()) {
     let descriptors = open_descriptors();
     let strangers_before = thread_names().iter().filter(|name| !name.starts_with("pkit-")).count();
     body();
+    pkit::testing::end_fork_server();
     // The last handle was dropped perhaps an instant ago, and a drop does not wait.
     eventually("no child is left", || children().is_empty());
     eventually("no descriptor is left", || open_descriptors().is_subset(&descriptors));

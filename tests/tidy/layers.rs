@@ -24,6 +24,7 @@ const LAYERS: &[(&str, u8)] = &[
     ("stop", 1),
     ("supervisor/strategy", 1),
     ("readable", 1),
+    ("ready", 1),
     ("wait", 1),
     ("callbacks", 2),
     ("reaper", 2),

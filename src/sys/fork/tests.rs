@@ -5,6 +5,7 @@ use crate::sys::fd::{is_open, pipe};
 use crate::sys::spawn::tests::{assert_childless, finish, open_descriptors};
 use crate::sys::wait::Change;
 use std::io::Read;
+use std::os::fd::RawFd;
 
 /// Runs `body` in a child, which tells by its exit whether it came to its end. There, nothing is shared with the tests
 /// that run at the same time. What a failing assertion says

@@ -30,7 +30,7 @@ struct Move {
 
 impl Descriptors {
     /// For `fds` as in [`Setup::fds`](super::Setup::fds); `keep` is left open by `close_others` as well.
-    pub(super) fn new(fds: &[(RawFd, i32)], close_others: bool, keep: Option<RawFd>) -> Descriptors {
+    pub(super) fn new(fds: &[(RawFd, i32)], close_others: bool, keep: &[RawFd]) -> Descriptors {
         let mut targets: Vec<i32> = fds.iter().map(|&(_, target)| target).collect();
         targets.sort_unstable();
         targets.dedup();
@@ -190,8 +190,8 @@ impl Iterator for Listed<'_> {
 }
 
 /// The ranges between 2, `targets` and `keep`. Negative targets fail later, when they are placed.
-fn gaps(targets: &[i32], keep: Option<RawFd>) -> Vec<(u32, u32)> {
-    let mut kept: Vec<u32> = targets.iter().chain(keep.iter()).filter_map(|&fd| u32::try_from(fd).ok()).collect();
+fn gaps(targets: &[i32], keep: &[RawFd]) -> Vec<(u32, u32)> {
+    let mut kept: Vec<u32> = targets.iter().chain(keep).filter_map(|&fd| u32::try_from(fd).ok()).collect();
     kept.sort_unstable();
     let mut gaps = Vec::with_capacity(kept.len() + 1);
     let mut first = 3;

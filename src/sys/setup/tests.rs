@@ -176,7 +176,7 @@ fn the_child_dies_with_its_parent() {
 #[test]
 fn a_parent_that_is_gone_already_is_noticed() {
     let setup = Setup { parent_death: Some(libc::SIGTERM), ..Setup::default() };
-    let mut prepared = Prepared::new(&setup, None).unwrap();
+    let mut prepared = Prepared::new(&setup, &[], crate::sys::process::pid()).unwrap();
     // As if it had been prepared by someone who died since.
     prepared.parent = usize::MAX;
     let mut orphan = || {
@@ -231,7 +231,7 @@ fn a_pending_signal_runs_no_handler_in_our_memory() {
         unsafe { libc::signal(libc::SIGTERM, count as *const () as libc::sighandler_t) };
         // The child sends the signal to itself while all are blocked, because it believes its parent to be dead.
         let setup = Setup { parent_death: Some(libc::SIGTERM), ..Setup::default() };
-        let mut prepared = Prepared::new(&setup, None).unwrap();
+        let mut prepared = Prepared::new(&setup, &[], crate::sys::process::pid()).unwrap();
         prepared.parent = usize::MAX;
         let mut child = || {
             let _blocked = crate::sys::process::block_all_signals();

@@ -91,10 +91,10 @@ fn others_are_closed_only_when_asked() {
 
 #[test]
 fn gaps_lie_between_what_is_kept() {
-    assert_eq!(gaps(&[], None), [(3, u32::MAX)]);
-    assert_eq!(gaps(&[0, 1, 3, 4, 7], Some(5)), [(6, 6), (8, u32::MAX)]);
-    assert_eq!(gaps(&[-1, 10], Some(3)), [(4, 9), (11, u32::MAX)]);
-    assert_eq!(gaps(&[i32::MAX], None), [(3, i32::MAX as u32 - 1), (1 << 31, u32::MAX)]);
+    assert_eq!(gaps(&[], &[]), [(3, u32::MAX)]);
+    assert_eq!(gaps(&[0, 1, 3, 4, 7], &[5]), [(6, 6), (8, u32::MAX)]);
+    assert_eq!(gaps(&[-1, 10], &[3]), [(4, 9), (11, u32::MAX)]);
+    assert_eq!(gaps(&[i32::MAX], &[]), [(3, i32::MAX as u32 - 1), (1 << 31, u32::MAX)]);
 }
 
 #[test]
@@ -104,7 +104,7 @@ fn closing_works_without_close_range() {
         for listed in [true, false] {
             let files: Vec<_> = (0..200).map(|_| file("")).collect();
             let kept = files[100].as_raw_fd();
-            let descriptors = Descriptors::new(&[(kept, kept)], true, None);
+            let descriptors = Descriptors::new(&[(kept, kept)], true, &[]);
             let descriptors = Descriptors { limit: if listed { u32::MAX } else { descriptors.limit }, ..descriptors };
             let limit = nix::sys::resource::Resource::RLIMIT_NOFILE;
             let (soft, hard) = nix::sys::resource::getrlimit(limit).unwrap();

@@ -1,0 +1,29 @@
+//! Functions of this program in processes of their own.
+//!
+//! The fork server is this same executable, started once, which never comes to its `main`: it has one thread, little memory, and makes
+//! copies of itself that are our children (`CLONE_PARENT`, clone(2)). So a function starts as fast from a large program with many
+//! threads as from a small one, and may use all of the library, since nothing was locked when its process was made.
+//!
+//! A start, in messages:
+//!
+//! ```text
+//! starter                      server                     child
+//!    |--- Fork, [a channel] ----->|                          |
+//!    |    (looks up what is       |-- is copied ------------>|
+//!    |     inherited)             |--- Copied, [pidfd] --.   |
+//!    |--- the order, [descriptors], on the channel ------+-->|
+//!    |                                                   |   | (sets itself up)
+//!    |<-- on the channel: Copied, then Settled or Failed-+---|
+//!    |<-- hang-up: both have let go of it                    |--> runs the function
+//! ```
+//!
+//! The starter sleeps once, until the hang-up. What each of both said is there then, whoever of them has died meanwhile.
+
+mod client;
+mod function;
+mod order;
+mod serve;
+
+#[cfg(feature = "_testing")]
+pub(crate) use client::{end, pid};
+pub use function::{Run, preload};

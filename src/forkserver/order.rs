@@ -1,0 +1,145 @@
+//! What is said between a program, its fork server and the children.
+
+use std::ffi::CString;
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
+
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+
+use crate::sys::blob::{self, Mapped};
+use crate::sys::channel::{Channel, MOST_DESCRIPTORS, Message};
+use crate::sys::spawn::{Setup, Step};
+
+/// The environment variable that makes a program a fork server: the number of its socket.
+pub(super) const VARIABLE: &str = "PKIT_FORK_SERVER";
+
+/// What the server is asked, together with a channel for the answer.
+#[derive(Debug, Serialize, Deserialize)]
+pub(super) enum Request {
+    /// To make a child, which hears the rest by the channel.
+    Fork,
+    /// To run a function itself.
+    Preload { entry: u64 },
+    /// Whether it is there.
+    Ping,
+}
+
+/// What is answered.
+#[derive(Debug, Serialize, Deserialize)]
+pub(super) enum Answer {
+    /// The server, once it is ready; see [`Image::identity`](crate::sys::image::Image::identity).
+    Ready { identity: u64 },
+    /// There is a child, whose pidfd comes with this.
+    Copied { pid: u32 },
+    /// The child is what it was ordered to be, and runs.
+    Settled { pid: u32 },
+    /// There is no child, or it ends.
+    Failed { step: Step, errno: i32 },
+    /// To a preload, or a ping.
+    Done,
+    /// Of a preload: why.
+    Refused { why: String },
+}
+
+/// What a child is to be.
+#[derive(Debug, Serialize, Deserialize)]
+pub(super) struct Order {
+    /// In place of descriptors it has their places among those that come with the order; the first is the current directory.
+    pub(super) setup: Setup,
+    pub(super) environment: Vec<CString>,
+    /// Bit n-1: signal n is ignored.
+    pub(super) ignored: u64,
+    pub(super) entry: u64,
+    /// The place of the function's own channel.
+    pub(super) channel: Option<usize>,
+}
+
+/// More than this does not go through the channel: a socket takes `wmem_default` (socket(7)), 212,992 bytes where nobody changed it.
+const MOST_BYTES: usize = 64 * 1024;
+
+/// The whole, or the last of the descriptors, where the rest is.
+#[derive(Debug, Serialize, Deserialize)]
+enum Envelope {
+    Here(Box<Order>),
+    InFile,
+}
+
+/// An order as the child has it.
+pub(super) struct Received {
+    pub(super) order: Box<Order>,
+    pub(super) descriptors: Vec<OwnedFd>,
+    payload: Payload,
+    argument_at: usize,
+}
+
+enum Payload {
+    Bytes(Vec<u8>),
+    File(Mapped),
+}
+
+impl Received {
+    pub(super) fn argument(&self) -> &[u8] {
+        let all: &[u8] = match &self.payload {
+            Payload::Bytes(bytes) => bytes,
+            Payload::File(mapped) => mapped,
+        };
+        all.get(self.argument_at..).unwrap_or_default()
+    }
+}
+
+impl Order {
+    /// Sends it, and the function's argument.
+    pub(super) fn send(self, to: &Channel, argument: &[u8], mut descriptors: Vec<RawFd>) -> io::Result<()> {
+        let envelope = Envelope::Here(Box::new(self));
+        let mut message = encode(&envelope)?;
+        let mut file = None;
+        if message.len() + argument.len() > MOST_BYTES {
+            let file = file.insert(blob::of(&[&message, argument])?);
+            descriptors.push(file.as_raw_fd());
+            message = encode(&Envelope::InFile)?;
+        } else {
+            message.extend_from_slice(argument);
+        }
+        if descriptors.len() > MOST_DESCRIPTORS {
+            let why =
+                format!("{} descriptors are more than the {MOST_DESCRIPTORS} that can be passed", descriptors.len());
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, why));
+        }
+        to.send(&message, &descriptors)
+    }
+
+    /// `None`: there will be no order.
+    pub(super) fn receive(from: &Channel) -> io::Result<Option<Received>> {
+        let Some(Message { bytes, mut descriptors }) = from.receive(MOST_BYTES)? else { return Ok(None) };
+        let (envelope, rest) = split(&bytes)?;
+        if let Envelope::Here(order) = envelope {
+            let argument_at = bytes.len() - rest;
+            return Ok(Some(Received { order, descriptors, payload: Payload::Bytes(bytes), argument_at }));
+        }
+        let file = descriptors.pop().ok_or_else(|| io::Error::other("an order without its file"))?;
+        let mapped = Mapped::new(file.as_fd())?;
+        let (envelope, rest) = split(&mapped)?;
+        let Envelope::Here(order) = envelope else { return Err(io::Error::other("an order without an end")) };
+        let argument_at = mapped.len() - rest;
+        Ok(Some(Received { order, descriptors, payload: Payload::File(mapped), argument_at }))
+    }
+}
+
+/// What is at the beginning, and how many bytes come behind it.
+fn split<T: DeserializeOwned>(bytes: &[u8]) -> io::Result<(T, usize)> {
+    let (value, rest) = postcard::take_from_bytes(bytes).map_err(io::Error::other)?;
+    Ok((value, rest.len()))
+}
+
+pub(super) fn encode(value: &impl Serialize) -> io::Result<Vec<u8>> {
+    postcard::to_stdvec(value).map_err(io::Error::other)
+}
+
+pub(super) fn send(to: &Channel, value: &impl Serialize, descriptors: &[RawFd]) -> io::Result<()> {
+    to.send(&encode(value)?, descriptors)
+}
+
+pub(super) fn decode<T: DeserializeOwned>(message: &Message) -> io::Result<T> {
+    split(&message.bytes).map(|(value, _)| value)
+}

@@ -1,0 +1,139 @@
+//! The fork server, and what becomes of its copies.
+
+use std::env;
+use std::os::fd::{AsFd, AsRawFd, IntoRawFd, OwnedFd, RawFd};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+
+use super::order::{self, Answer, Order, Received, Request, VARIABLE};
+use crate::sys;
+use crate::sys::channel::Channel;
+use crate::sys::image::Image;
+use crate::sys::sibling::{Copied, Origin, Settling, Side};
+use crate::sys::spawn::{Failure, Step};
+
+crate::sys::entry::before_main!(ENTRY, begin);
+
+/// What the exit code of a Rust program is when its main thread panics.
+const PANICKED: i32 = 101;
+
+/// A request is a few bytes.
+const MOST_BYTES: usize = 64;
+
+/// Before `main`, of every program: nothing but a look, unless it was started to be a fork server.
+fn begin() {
+    let Some(number) = env::var(VARIABLE).ok().and_then(|number| number.parse().ok()) else { return };
+    let Some(socket) = sys::entry::socket_of_parent(number) else { return };
+    // Whatever happens, `main` is not for this process.
+    let _ = catch_unwind(AssertUnwindSafe(|| serve(&Channel::from(socket))));
+    sys::process::leave(1);
+}
+
+/// Returns when nobody will ask any more.
+fn serve(requests: &Channel) -> Option<()> {
+    // For good: a copy takes its signals when it is set up.
+    std::mem::forget(sys::process::block_all_signals());
+    sys::process::take_name_of_executable();
+    let ignored = sys::standing::Standing::now().ok()?.ignored;
+    let mut origin = Origin::new().ok()?;
+    let identity = Image::get().identity().ok()?;
+    order::send(requests, &Answer::Ready { identity }, &[]).ok()?;
+    loop {
+        let mut message = requests.receive(MOST_BYTES).ok()??;
+        let answers = Channel::from(message.descriptors.pop()?);
+        let answer = match order::decode(&message).ok()? {
+            Request::Fork => match origin.copy() {
+                Ok(Side::Copy(copied)) => live(copied, answers, ignored),
+                Ok(Side::Original { pid, pidfd }) => {
+                    // Who asked may be gone by now.
+                    let _ = order::send(&answers, &Answer::Copied { pid }, &[pidfd.as_raw_fd()]);
+                    continue;
+                }
+                Err(error) => {
+                    Answer::Failed { step: Step::Create, errno: error.raw_os_error().unwrap_or(libc::EAGAIN) }
+                }
+            },
+            Request::Preload { entry } => match preload(entry) {
+                Ok(anew) => {
+                    origin = anew;
+                    Answer::Done
+                }
+                Err(why) => Answer::Refused { why },
+            },
+            Request::Ping => Answer::Done,
+        };
+        let _ = order::send(&answers, &answer, &[]);
+    }
+}
+
+/// Runs a function in the server itself.
+fn preload(entry: u64) -> Result<Origin, String> {
+    let call = || Image::get().call(entry as usize, &[], None);
+    match catch_unwind(AssertUnwindSafe(call)) {
+        Ok(Some(0)) => {}
+        Ok(Some(_)) | Err(_) => return Err("it panicked; its message is on the standard error of the program".into()),
+        Ok(None) => return Err("there is no such function".into()),
+    }
+    Origin::new().map_err(|error| format!("it left threads behind, which no copy would have: {error}"))
+}
+
+/// The life of a copy.
+fn live(copied: Copied, starter: Channel, ignored: u64) -> ! {
+    let unheard = |error| Failure { step: Step::Server, error, program: None };
+    let received = match Order::receive(&starter) {
+        Ok(Some(received)) => received,
+        // Who asked for it has given up.
+        Ok(None) => sys::process::leave(0),
+        Err(error) => fail(&starter, &unheard(error)),
+    };
+    // Where there is no other number for it, its hang-up says enough.
+    let Ok(starter) = received.order.setup.beside(starter.into()) else { sys::process::leave(127) };
+    let starter = Channel::from(starter);
+    let (received, channel) = match settle(copied, received, &starter, ignored) {
+        Ok(settled) => settled,
+        Err(failure) => fail(&starter, &failure),
+    };
+    let _ = order::send(&starter, &Answer::Settled { pid: sys::process::thread_id() }, &[]);
+    drop(starter);
+    let call = || Image::get().call(received.order.entry as usize, received.argument(), channel);
+    let code = catch_unwind(AssertUnwindSafe(call)).map_or(PANICKED, |code| code.unwrap_or(PANICKED));
+    // What was written without a newline is flushed, by Rust and by C.
+    std::process::exit(code)
+}
+
+fn fail(starter: &Channel, failure: &Failure) -> ! {
+    let errno = failure.error.raw_os_error().unwrap_or(libc::EINVAL);
+    let _ = order::send(starter, &Answer::Failed { step: failure.step, errno }, &[]);
+    sys::process::leave(127)
+}
+
+/// Makes the copy what it was ordered to be.
+fn settle(
+    copied: Copied,
+    mut received: Received,
+    starter: &Channel,
+    ignored: u64,
+) -> Result<(Received, Option<OwnedFd>), Failure> {
+    let failed = |error| Failure { step: Step::Server, error, program: None };
+    let mut descriptors: Vec<Option<OwnedFd>> = received.descriptors.drain(..).map(Some).collect();
+    let order = &mut received.order;
+    let channel = order.channel.and_then(|place| descriptors.get_mut(place)?.take());
+    let channel = channel.map(|fd| order.setup.beside(fd)).transpose().map_err(failed)?;
+    let number = |place: RawFd| {
+        let fd = usize::try_from(place).ok().and_then(|place| descriptors.get(place)?.as_ref());
+        fd.map_or(-1, AsRawFd::as_raw_fd)
+    };
+    order.setup.cgroup = order.setup.cgroup.map(number);
+    order.setup.fds.iter_mut().for_each(|(source, _)| *source = number(*source));
+    let directory = number(0);
+    let settling = Settling {
+        setup: &order.setup,
+        environment: &order.environment,
+        directory,
+        ignored: (ignored, order.ignored),
+        keep: &[starter.as_fd().as_raw_fd(), channel.as_ref().map_or(-1, AsRawFd::as_raw_fd)],
+    };
+    // From here on they are not ours to close: they are closed, or where they belong.
+    descriptors.into_iter().flatten().for_each(|fd| _ = fd.into_raw_fd());
+    copied.settle(&settling)?;
+    Ok((received, channel))
+}

@@ -1,0 +1,92 @@
+//! Bytes that another process gets without their going through a socket: a file in memory (`memfd_create(2)`).
+
+use std::ffi::c_void;
+use std::fs::File;
+use std::io::{self, Write};
+use std::ops::Deref;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::ptr;
+
+use nix::errno::Errno;
+
+/// A file in memory that holds `parts`, one after the other, and is never changed again.
+pub(crate) fn of(parts: &[&[u8]]) -> io::Result<OwnedFd> {
+    let flags = libc::MFD_CLOEXEC | libc::MFD_ALLOW_SEALING;
+    // SAFETY: memfd_create(2) reads a string that ends in NUL.
+    let fd = Errno::result(unsafe { libc::memfd_create(c"pkit".as_ptr(), flags) })?;
+    // SAFETY: it was made just now, and nobody else knows it.
+    let mut file = unsafe { File::from_raw_fd(fd) };
+    parts.iter().try_for_each(|part| file.write_all(part))?;
+    let fd = OwnedFd::from(file);
+    let seals = libc::F_SEAL_SHRINK | libc::F_SEAL_GROW | libc::F_SEAL_WRITE | libc::F_SEAL_SEAL;
+    // SAFETY: F_ADD_SEALS takes numbers only.
+    Errno::result(unsafe { libc::fcntl(fd.as_raw_fd(), libc::F_ADD_SEALS, seals) })?;
+    Ok(fd)
+}
+
+/// What such a file holds, in our memory.
+#[derive(Debug)]
+pub(crate) struct Mapped {
+    start: *mut c_void,
+    length: usize,
+}
+
+impl Mapped {
+    /// # Errors
+    /// EINVAL: it is no such file, and could change while it is read, or shrink (SIGBUS).
+    pub(crate) fn new(fd: BorrowedFd<'_>) -> io::Result<Mapped> {
+        let needed = libc::F_SEAL_SHRINK | libc::F_SEAL_WRITE;
+        // SAFETY: F_GET_SEALS takes numbers only.
+        let seals = Errno::result(unsafe { libc::fcntl(fd.as_fd().as_raw_fd(), libc::F_GET_SEALS) })?;
+        if seals & needed != needed {
+            return Err(Errno::EINVAL.into());
+        }
+        let length = usize::try_from(nix::sys::stat::fstat(fd)?.st_size).map_err(io::Error::other)?;
+        if length == 0 {
+            return Ok(Mapped { start: ptr::null_mut(), length });
+        }
+        let (protection, flags) = (libc::PROT_READ, libc::MAP_PRIVATE | libc::MAP_POPULATE);
+        // SAFETY: a new mapping at an address of the kernel's choice harms nobody.
+        let start = unsafe { libc::mmap(ptr::null_mut(), length, protection, flags, fd.as_raw_fd(), 0) };
+        if start == libc::MAP_FAILED {
+            return Err(io::Error::last_os_error());
+        }
+        Ok(Mapped { start, length })
+    }
+}
+
+impl Deref for Mapped {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        if self.start.is_null() {
+            return &[];
+        }
+        // SAFETY: so much is mapped there until this is dropped, and its seals keep it as it is.
+        unsafe { std::slice::from_raw_parts(self.start.cast(), self.length) }
+    }
+}
+
+impl Drop for Mapped {
+    fn drop(&mut self) {
+        if !self.start.is_null() {
+            // SAFETY: nobody else knows this mapping.
+            unsafe { libc::munmap(self.start, self.length) };
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_was_written_is_read_and_cannot_change() {
+        let blob = of(&[b"one", b"", b" two"]).unwrap();
+        assert_eq!(&*Mapped::new(blob.as_fd()).unwrap(), b"one two");
+        assert!(nix::unistd::write(&blob, b"!").is_err());
+        assert_eq!(&*Mapped::new(of(&[]).unwrap().as_fd()).unwrap(), b"");
+        let open = super::super::fd::null().unwrap();
+        Mapped::new(open).unwrap_err();
+    }
+}

@@ -1,0 +1,182 @@
+//! Messages and descriptors between two processes: a pair of unix sockets that keeps messages apart (`SOCK_SEQPACKET`, unix(7)).
+//!
+//! Nothing is sent in part, so who dies in the middle of a message has sent none, and no lock is needed between several that send.
+
+use std::io::{self, IoSlice};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
+use std::time::Duration;
+
+use nix::errno::Errno;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::socket::{
+    AddressFamily, ControlMessage, MsgFlags, Shutdown, SockFlag, SockType, sendmsg, shutdown, socketpair,
+};
+
+use super::socket::receive_with;
+
+/// What one message can carry (`SCM_MAX_FD`, unix(7)).
+pub(crate) const MOST_DESCRIPTORS: usize = 253;
+
+/// One end.
+#[derive(Debug)]
+pub(crate) struct Channel(OwnedFd);
+
+/// What was received.
+#[derive(Debug)]
+pub(crate) struct Message {
+    pub(crate) bytes: Vec<u8>,
+    pub(crate) descriptors: Vec<OwnedFd>,
+}
+
+impl From<OwnedFd> for Channel {
+    fn from(fd: OwnedFd) -> Channel {
+        Channel(fd)
+    }
+}
+
+impl From<Channel> for OwnedFd {
+    fn from(channel: Channel) -> OwnedFd {
+        channel.0
+    }
+}
+
+impl AsFd for Channel {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
+    }
+}
+
+impl Channel {
+    pub(crate) fn pair() -> io::Result<(Channel, OwnedFd)> {
+        let (ours, theirs) = socketpair(AddressFamily::Unix, SockType::SeqPacket, None, SockFlag::SOCK_CLOEXEC)?;
+        Ok((Channel(ours), theirs))
+    }
+
+    /// Sends all of it or nothing. It waits for room.
+    ///
+    /// # Errors
+    /// EPIPE, ECONNRESET: nobody is at the other end any more. EMSGSIZE: more than a message holds (`wmem_default`, socket(7)).
+    pub(crate) fn send(&self, bytes: &[u8], descriptors: &[RawFd]) -> io::Result<()> {
+        let rights = [ControlMessage::ScmRights(descriptors)];
+        let control = if descriptors.is_empty() { &[][..] } else { &rights[..] };
+        loop {
+            let parts = [IoSlice::new(bytes)];
+            match sendmsg::<()>(self.0.as_raw_fd(), &parts, control, MsgFlags::MSG_NOSIGNAL, None) {
+                Err(Errno::EINTR) => {}
+                result => return Ok(result.map(drop)?),
+            }
+        }
+    }
+
+    /// The next message of at most `most` bytes; waits for it. `None`: nothing will come any more.
+    ///
+    /// # Errors
+    /// EMSGSIZE: it was larger, and is gone. EMFILE: not all of its descriptors found a place.
+    pub(crate) fn receive(&self, most: usize) -> io::Result<Option<Message>> {
+        Ok(self.take(most, 0)?.filter(|message| !message.bytes.is_empty()))
+    }
+
+    /// The same of what is there already. `None`: nothing is.
+    ///
+    /// # Errors
+    /// As for [`receive`](Channel::receive).
+    pub(crate) fn receive_at_once(&self, most: usize) -> io::Result<Option<Message>> {
+        Ok(self.take(most, libc::MSG_DONTWAIT)?.filter(|message| !message.bytes.is_empty()))
+    }
+
+    fn take(&self, most: usize, flags: i32) -> io::Result<Option<Message>> {
+        let mut bytes = vec![0; most];
+        let received = match receive_with(self.as_fd(), &mut bytes, flags) {
+            // The other end was closed before it had read all of ours: told once, and before what it said itself.
+            Err(error) if error.raw_os_error() == Some(libc::ECONNRESET) => {
+                receive_with(self.as_fd(), &mut bytes, flags)
+            }
+            received => received,
+        };
+        let Some(datagram) = received? else { return Ok(None) };
+        if datagram.truncated {
+            return Err(Errno::EMSGSIZE.into());
+        }
+        if datagram.incomplete {
+            return Err(Errno::EMFILE.into());
+        }
+        bytes.truncate(datagram.len);
+        Ok(Some(Message { bytes, descriptors: datagram.passed }))
+    }
+
+    /// Nothing more is sent from here: the other end finds its end.
+    pub(crate) fn finish(&self) {
+        // It fails only where the other end is gone.
+        let _ = shutdown(self.0.as_raw_fd(), Shutdown::Write);
+    }
+
+    /// Waits until nobody has the other end any more; false: not within `limit`. It is not woken by what is sent.
+    pub(crate) fn wait_for_hang_up(&self, limit: Duration) -> io::Result<bool> {
+        self.wait_for(PollFlags::empty(), limit)
+    }
+
+    /// Waits until there is something to receive, or nothing will come any more; false: not within `limit`.
+    pub(crate) fn wait_for_message(&self, limit: Duration) -> io::Result<bool> {
+        self.wait_for(PollFlags::POLLIN, limit)
+    }
+
+    fn wait_for(&self, what: PollFlags, limit: Duration) -> io::Result<bool> {
+        let limit = PollTimeout::try_from(limit).unwrap_or(PollTimeout::MAX);
+        loop {
+            match poll(&mut [PollFd::new(self.as_fd(), what)], limit) {
+                Err(Errno::EINTR) => {}
+                result => return Ok(result? > 0),
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const LONG: Duration = Duration::from_secs(30);
+
+    #[test]
+    fn messages_stay_apart_and_carry_descriptors() {
+        let (ours, theirs) = Channel::pair().unwrap();
+        let theirs = Channel::from(theirs);
+        ours.send(b"one", &[]).unwrap();
+        let null = super::super::fd::null().unwrap().as_raw_fd();
+        ours.send(b"two", &[null; MOST_DESCRIPTORS]).unwrap();
+        assert_eq!(theirs.receive(8).unwrap().unwrap().bytes, b"one");
+        let two = theirs.receive(8).unwrap().unwrap();
+        assert_eq!((&two.bytes[..], two.descriptors.len()), (&b"two"[..], MOST_DESCRIPTORS));
+        assert!(theirs.receive_at_once(8).unwrap().is_none());
+        ours.send(b"too long", &[]).unwrap();
+        assert_eq!(theirs.receive(3).unwrap_err().raw_os_error(), Some(libc::EMSGSIZE));
+        ours.finish();
+        assert!(theirs.receive(8).unwrap().is_none());
+    }
+
+    #[test]
+    fn a_hang_up_is_heard_and_what_was_said_before_it() {
+        let (ours, theirs) = Channel::pair().unwrap();
+        let theirs = Channel::from(theirs);
+        theirs.send(b"last words", &[]).unwrap();
+        assert!(!ours.wait_for_hang_up(Duration::ZERO).unwrap());
+        assert!(ours.wait_for_message(LONG).unwrap());
+        drop(theirs);
+        assert!(ours.wait_for_hang_up(LONG).unwrap());
+        assert_eq!(ours.receive(64).unwrap().unwrap().bytes, b"last words");
+        assert!(ours.receive(64).unwrap().is_none());
+        assert_eq!(ours.send(b"?", &[]).unwrap_err().raw_os_error(), Some(libc::EPIPE));
+    }
+
+    #[test]
+    fn what_was_said_is_heard_of_one_that_did_not_listen() {
+        let (ours, theirs) = Channel::pair().unwrap();
+        let theirs = Channel::from(theirs);
+        ours.send(b"unheard", &[]).unwrap();
+        theirs.send(b"last words", &[]).unwrap();
+        drop(theirs);
+        assert!(ours.wait_for_hang_up(LONG).unwrap());
+        assert_eq!(ours.receive_at_once(64).unwrap().unwrap().bytes, b"last words");
+        assert!(ours.receive_at_once(64).unwrap().is_none());
+    }
+}

@@ -1,0 +1,88 @@
+//! What a process has that its children inherit, and that is not told by options: looked up where it matters that it may have changed.
+
+use std::hash::{DefaultHasher, Hash, Hasher};
+use std::io;
+
+use libc::c_int;
+
+/// What this process has now. Of its main thread, as `/proc` tells it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Standing {
+    pub(crate) umask: u32,
+    /// Bit n-1: signal n is ignored.
+    pub(crate) ignored: u64,
+    /// Of users, groups, capabilities and seccomp filters: what a process cannot give to another.
+    pub(crate) rights: u64,
+    /// (`RLIMIT_*`, soft, hard).
+    pub(crate) limits: Vec<(i32, u64, u64)>,
+}
+
+/// `RLIM_NLIMITS` (linux/resource.h).
+const LIMITS: c_int = 16;
+
+impl Standing {
+    /// # Errors
+    /// There is no `/proc`, or no descriptor to read it with.
+    pub(crate) fn now() -> io::Result<Standing> {
+        let status = std::fs::read_to_string("/proc/self/status")?;
+        let mut standing = Standing { umask: 0, ignored: 0, rights: 0, limits: limits() };
+        let mut rights = DefaultHasher::new();
+        for (key, value) in status.lines().filter_map(|line| line.split_once(":\t")) {
+            match key {
+                "Umask" => standing.umask = number(value, 8)? as u32,
+                "SigIgn" => standing.ignored = number(value, 16)?,
+                "Uid" | "Gid" | "Groups" | "CapInh" | "CapPrm" | "CapEff" | "CapBnd" | "CapAmb" | "NoNewPrivs"
+                | "Seccomp" | "Seccomp_filters" => value.hash(&mut rights),
+                _ => {}
+            }
+        }
+        // (None of them can be given to another, and nor can the session.)
+        super::process::session().hash(&mut rights);
+        standing.rights = rights.finish();
+        Ok(standing)
+    }
+}
+
+fn number(text: &str, radix: u32) -> io::Result<u64> {
+    u64::from_str_radix(text.trim(), radix).map_err(io::Error::other)
+}
+
+fn limits() -> Vec<(i32, u64, u64)> {
+    let limit = |resource: c_int| {
+        let mut limit = libc::rlimit64 { rlim_cur: 0, rlim_max: 0 };
+        // SAFETY: prlimit64(2) of this process changes nothing where there is no new limit, and writes the old one.
+        let result = unsafe { libc::syscall(libc::SYS_prlimit64, 0, resource, 0_usize, &raw mut limit) };
+        (result == 0).then_some((resource, limit.rlim_cur, limit.rlim_max))
+    };
+    (0..LIMITS).filter_map(limit).collect()
+}
+
+/// Ignores signal n where bit n-1 is set, and takes the default where it is not but was `before`.
+pub(crate) fn ignore(before: u64, now: u64) {
+    for signal in (1..=64).filter(|signal| (before ^ now) & 1 << (signal - 1) != 0) {
+        let handler = if now & 1 << (signal - 1) != 0 { libc::SIG_IGN } else { libc::SIG_DFL };
+        // SAFETY: neither of both is a handler that would run.
+        unsafe { libc::signal(signal, handler) };
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_changes_is_seen() {
+        super::super::fork::tests::in_fork(|| {
+            let before = Standing::now().unwrap();
+            nix::sys::stat::umask(nix::sys::stat::Mode::from_bits_truncate(0o27));
+            ignore(0, 1 << (libc::SIGUSR1 - 1));
+            nix::sys::resource::setrlimit(nix::sys::resource::Resource::RLIMIT_CORE, 0, 0).unwrap();
+            nix::sys::prctl::set_no_new_privs().unwrap();
+            let after = Standing::now().unwrap();
+            assert_eq!((after.umask, after.ignored), (0o27, before.ignored | 1 << (libc::SIGUSR1 - 1)));
+            assert_ne!((after.rights, &after.limits), (before.rights, &before.limits));
+            ignore(after.ignored, before.ignored);
+            assert_eq!(Standing::now().unwrap().ignored, before.ignored);
+        });
+    }
+}

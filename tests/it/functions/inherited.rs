@@ -1,0 +1,111 @@
+//! What a function has of this program: what is so at the moment of its start.
+
+use std::env;
+use std::path::Path;
+
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
+use nix::sys::signal::{SigHandler, Signal as Raw, signal};
+use nix::sys::stat::{Mode, umask};
+use pkit::{Process, Target};
+
+use super::printed;
+use crate::support::{is_root, tests};
+
+fn surroundings(_: ()) {
+    let mask = umask(Mode::empty());
+    let status = std::fs::read_to_string("/proc/self/status").unwrap();
+    let ignored = status.lines().find_map(|line| line.strip_prefix("SigIgn:\t")).unwrap();
+    let ignored = u64::from_str_radix(ignored, 16).unwrap() & (1 << (libc::SIGUSR1 - 1)) != 0;
+    let (soft, _) = getrlimit(Resource::RLIMIT_CORE).unwrap();
+    println!(
+        "{} {} {:o} {soft} {ignored} {:?}",
+        env::current_dir().unwrap().display(),
+        env::var("PKIT_COLOUR").unwrap_or_default(),
+        mask.bits(),
+        env::var("PKIT_FORK_SERVER")
+    );
+}
+
+fn ignore(handler: SigHandler) {
+    // SAFETY: nobody else changes it in this process.
+    #[allow(unsafe_code)]
+    unsafe {
+        signal(Raw::SIGUSR1, handler).unwrap();
+    }
+}
+
+tests! {
+    fn surroundings_are_those_of_the_moment() {
+        let (_, hard) = getrlimit(Resource::RLIMIT_CORE).unwrap();
+        let no_variable = "Err(NotPresent)";
+        for (directory, mask, soft, ignored) in [("/tmp", 0o27, 0, true), ("/usr", 0o2, hard.min(4096), false)] {
+            env::set_current_dir(directory).unwrap();
+            umask(Mode::from_bits_truncate(mask));
+            setrlimit(Resource::RLIMIT_CORE, soft, hard).unwrap();
+            ignore(if ignored { SigHandler::SigIgn } else { SigHandler::SigDfl });
+            let builder = Process::builder(Target::function(surroundings, ())).env("PKIT_COLOUR", directory);
+            let expected = format!("{directory} {directory} {mask:o} {soft} {ignored} {no_variable}\n");
+            assert_eq!(printed(builder), expected);
+        }
+    }
+
+    fn the_environment_is_that_of_the_moment() {
+        fn colour(_: ()) {
+            print!("{:?} {:?}", env::var_os("PKIT_COLOUR"), env::var_os("HOME").is_some());
+        }
+        let print = || printed(Process::builder(Target::function(colour, ())));
+        assert_eq!(print(), "None true");
+        // SAFETY: this process has no thread that reads it meanwhile.
+        #[allow(unsafe_code)]
+        unsafe {
+            env::set_var("PKIT_COLOUR", "red");
+        }
+        assert_eq!(print(), "Some(\"red\") true");
+        assert_eq!(printed(Process::builder(Target::function(colour, ())).env_clear()), "None false");
+    }
+
+    fn rights_that_were_given_up_are_not_there_either() {
+        if !is_root() {
+            return crate::support::skipped("only root can become another user");
+        }
+        fn who(_: ()) {
+            print!("{}", nix::unistd::getuid());
+        }
+        let print = || printed(Process::builder(Target::function(who, ())));
+        assert_eq!(print(), "0");
+        let server = pkit::testing::fork_server();
+        nix::unistd::setresuid(65534.into(), 65534.into(), 0.into()).unwrap();
+        assert_eq!(print(), "65534");
+        assert_ne!(pkit::testing::fork_server(), server);
+        nix::unistd::setresuid(0.into(), 0.into(), 0.into()).unwrap();
+    }
+
+    fn what_a_function_changes_is_its_own() {
+        fn change(_: ()) {
+            env::set_current_dir("/").unwrap();
+            umask(Mode::from_bits_truncate(0o777));
+            setrlimit(Resource::RLIMIT_CORE, 0, 0).unwrap();
+            ignore(SigHandler::SigIgn);
+            // SAFETY: it has one thread.
+            #[allow(unsafe_code)]
+            unsafe {
+                env::set_var("PKIT_COLOUR", "black");
+            }
+        }
+        let print = || printed(Process::builder(Target::function(surroundings, ())));
+        let before = print();
+        printed(Process::builder(Target::function(change, ())));
+        assert_eq!(print(), before);
+    }
+
+    fn a_directory_that_is_gone_is_no_obstacle() {
+        let directory = tempfile::tempdir().unwrap();
+        env::set_current_dir(directory.path()).unwrap();
+        drop(directory);
+        fn here(_: ()) {
+            print!("{}", Path::new(".").exists());
+        }
+        assert_eq!(printed(Process::builder(Target::function(here, ()))), "true");
+        env::set_current_dir("/").unwrap();
+    }
+}
