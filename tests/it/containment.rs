@@ -11,7 +11,8 @@ use nix::sys::resource::Resource;
 use nix::sys::signal::{Signal as Raw, kill};
 use nix::unistd::Pid;
 use pkit::{
-    Backoff, Builder, Containment, ContainmentLevel, EventKind, Process, Restart, Signal, State, Stdio, Stop, Survivors,
+    Backoff, Builder, Containment, ContainmentLevel, EventKind, Process, Ready, Restart, Signal, State, Stdio, Stop,
+    Survivors,
 };
 
 use crate::forked::in_a_raw_fork;
@@ -187,6 +188,56 @@ signal.pause()";
             a_tree_with_a_threaded_cgroup_is_ended();
             pkit::testing::pretend_no_cgroup_kill();
             a_tree_with_a_threaded_cgroup_is_ended();
+        }
+    }
+
+    fn a_leader_that_left_its_group_is_told_once_by_cgroup() {
+        if has_cgroups() {
+            a_leader_that_left_its_group_is_told_once();
+        }
+    }
+
+    fn a_leader_that_left_its_group_is_told_once_by_walking() {
+        pkit::testing::pretend_no_cgroups();
+        a_leader_that_left_its_group_is_told_once();
+    }
+
+    fn the_status_of_a_leader_that_left_its_group_is_its_own() {
+        pkit::testing::pretend_no_cgroups();
+        let script = "os.setpgid(0, os.getpgid(os.getppid()))
+print('up', flush=True)
+os.read(0, 1)
+os._exit(7)";
+        for _ in 0..20 {
+            let process = Process::builder(python(script)).contain(Containment::Tree).stdin(Stdio::piped());
+            let process = process.ready(Ready::line("up")).build().unwrap();
+            process.start(true).unwrap();
+            // It is looked at, and so known.
+            process.signal(Signal::CONT).unwrap();
+            drop(process.stdin());
+            let exit = process.join().unwrap();
+            assert!(exit.code() == Some(7) && exit.usage().max_rss() > 0, "{exit:?}");
+        }
+    }
+
+    fn a_daemon_made_by_the_book_leaves_no_zombie() {
+        pkit::testing::pretend_no_cgroups();
+        // Whose first child leads a session, has the daemon, and ends: before the leader, or after it.
+        for wait in ["os.wait()", "signal.sigtimedwait([signal.SIGCHLD], 0.05)", "0"] {
+            let script = format!(
+                "signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGCHLD])
+if os.fork() == 0:
+    os.setsid()
+    if os.fork() == 0: os.execvp('sleep', ['sleep', '1000'])
+    os._exit(0)
+{wait}"
+            );
+            for _ in 0..3 {
+                let process = Process::builder(python(&script)).contain(Containment::Tree).build().unwrap();
+                process.start(true).unwrap();
+                assert!(process.join().unwrap().success());
+                assert_eq!(children(), [], "{wait}");
+            }
         }
     }
 
@@ -421,6 +472,29 @@ fn a_tree_is_ended(level: ContainmentLevel) {
         let exit = process.join().unwrap();
         assert!(exit.forced() && exit.signal() == Some(Signal::TERM), "{exit:?}");
     }
+}
+
+fn a_leader_that_left_its_group_is_told_once() {
+    let script = "signals = [signal.SIGUSR1, signal.SIGUSR2]
+signal.pthread_sigmask(signal.SIG_BLOCK, signals)
+who = 'helper' if os.fork() == 0 else 'leader'
+if who == 'helper': os.setsid()
+else: os.setpgid(0, os.getpgid(os.getppid()))
+print(who, 'up', flush=True)
+while True: print(who, signal.sigwait(signals).name, flush=True)";
+    let process = Process::builder(python(script)).contain(Containment::Tree).capture(1 << 16).build().unwrap();
+    process.start(true).unwrap();
+    let said = |line: &str| process.output().stdout_text().lines().filter(|said| *said == line).count();
+    eventually("both are up", || said("leader up") + said("helper up") == 2);
+    process.signal(Signal::USR1).unwrap();
+    // Who is beyond the group hears of it in order, and later: and so would the leader, of what it has by then.
+    eventually("the helper has it", || said("helper SIGUSR1") == 1);
+    for times in 1..=2 {
+        process.signal(Signal::USR2).unwrap();
+        eventually("both have it", || said("helper SIGUSR2") == times && said("leader SIGUSR2") >= times);
+    }
+    assert_eq!((said("leader SIGUSR1"), said("leader SIGUSR2")), (1, 2));
+    process.kill(LONG).unwrap();
 }
 
 /// The leader and its group are gone by then: the ladder is for that one alone.

@@ -127,7 +127,7 @@ impl Cgroup {
     pub(super) fn signal_beyond_group(&self, leader: &Leader, signal: Signal) {
         let (path, leader) = (self.path.clone(), leader.clone());
         self.signals.run(move || {
-            let group = group::has_its_number(&leader).then_some(leader.pid);
+            let group = group::holds_its_number(&leader).then_some(leader.pid);
             let left = |pid: &u32| {
                 Some(*pid) != group && sys::process::process_group_of(*pid).is_ok_and(|of| Some(of) != group)
             };

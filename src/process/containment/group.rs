@@ -46,6 +46,11 @@ pub(super) fn has_its_number(leader: &Leader) -> bool {
     if features().group_signal { may_be_occupied(leader) } else { !leader.reaped && is_ours(leader) }
 }
 
+/// Whether nobody else can have the leader's number, as a process's or as a group's. (It may have left its group empty.)
+pub(super) fn holds_its_number(leader: &Leader) -> bool {
+    is_ours(leader) || has_its_number(leader)
+}
+
 /// Whether the leader is still there, alive or as the zombie that we left.
 fn is_ours(leader: &Leader) -> bool {
     sys::wait::wait(leader.pidfd.as_fd(), Look::Exit { keep: true }).is_ok()

@@ -292,7 +292,7 @@ impl Contained {
             }
             Contained::Walk(walk) => {
                 let walk = Arc::clone(walk);
-                Box::new(move |_, in_group, zombie| Some(in_group || walk.has_seen(zombie)))
+                Box::new(move |all, in_group, zombie| Some(in_group || walk.has_seen(all, zombie)))
             }
         };
         Orphans { leader, belongs }

@@ -25,8 +25,9 @@ impl Orphans {
         // After the look: if the number is the group's now, it was then.
         let has_group = LazyCell::new(|| group::has_its_number(&self.leader));
         let is_in_group = |zombie: &Entry| zombie.group == self.leader.pid && *has_group;
-        // (The leader's status is not taken here.)
-        let zombies = all.entries.iter().filter(|entry| entry.zombie && (entry.pid != self.leader.pid || !*has_group));
+        // The leader's status is not taken here. Once it was, a member may get its number.
+        let is_leader = |entry: &Entry| entry.pid == self.leader.pid && group::holds_its_number(&self.leader);
+        let zombies = all.entries.iter().filter(|entry| entry.zombie && !is_leader(entry));
         let (mut taken, mut unclear) = (true, false);
         for zombie in zombies {
             match (self.belongs)(all, is_in_group(zombie), zombie) {

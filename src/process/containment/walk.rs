@@ -100,7 +100,7 @@ impl Walk {
     fn signal_among(&self, leader: &Leader, all: &Snapshot, signal: Signal) -> io::Result<()> {
         let mut result = Ok(());
         // (The leader had it with the group, wherever it is. Once both are gone the number may be that of a member.)
-        let group = group::has_its_number(leader).then_some(leader.pid);
+        let group = group::holds_its_number(leader).then_some(leader.pid);
         let beyond = |member: &Entry| Some(member.group) != group && Some(member.pid) != group;
         for member in self.members(leader, all)?.into_iter().filter(beyond) {
             match procfs::open(&member) {
@@ -129,16 +129,23 @@ impl Walk {
     }
 
     /// Whether a zombie was seen to belong when it lived, or has a session of those who were.
-    pub(super) fn has_seen(&self, zombie: &Entry) -> bool {
+    pub(super) fn has_seen(&self, all: &Snapshot, zombie: &Entry) -> bool {
         let known = self.lock();
-        let of_session = || known.entries.values().any(|entry| entry.session == zombie.session);
-        known.contains(zombie) || self.has_a_session_of_others(zombie) && of_session()
+        known.contains(zombie) || self.is_of_a_session(&known, all, zombie)
     }
 
-    /// Whether the session of a child of ours tells that it was adopted. Children of other code have our session (a program gets
-    /// another once at most: who leads one cannot leave it, `setsid(2)`), or lead one, whose number may once have been another's.
-    fn has_a_session_of_others(&self, child: &Entry) -> bool {
-        ![child.pid, self.session, sys::process::session()].contains(&child.session)
+    /// Whether a zombie that is a child of ours has a session of those who are known, and so was adopted: zombies show nothing else.
+    /// Children of other code have our session (a program gets another once at most: who leads one cannot leave it, `setsid(2)`),
+    /// or lead one. Such a number may have been another session's before; not while somebody of that is there.
+    fn is_of_a_session(&self, known: &Known, all: &Snapshot, zombie: &Entry) -> bool {
+        let is_in_it = |entry: &Entry| entry.session == zombie.session && entry.pid != zombie.pid;
+        if [self.session, sys::process::session()].contains(&zombie.session) {
+            false
+        } else if zombie.pid == zombie.session {
+            all.entries.iter().any(|entry| is_in_it(entry) && known.contains(entry))
+        } else {
+            known.entries.values().any(is_in_it)
+        }
     }
 
     /// It reads what may block: not under a lock.
@@ -167,15 +174,11 @@ impl Walk {
         let known = self.lock().clone();
         // Its number is the group's as long as somebody of the group is there, and was so while `all` were read.
         let has_group = group::has_its_number(leader);
-        // An adopted orphan of ours has the sessions and groups of those we saw: zombies show nothing else.
-        let sessions: BTreeSet<u32> = known.entries.values().map(|entry| entry.session).collect();
         let (mut belongs, mut adopted) = (BTreeSet::new(), Vec::new());
         // Who has the number of a leader that was reaped is another, though it may have started in the same tick of the clock.
         for entry in all.entries.iter().filter(|entry| !(leader.reaped && leader.is(entry))) {
             let seen = || leader.is(entry) || known.contains(entry) || (has_group && entry.group == leader.pid);
-            let of_session =
-                || entry.zombie && self.has_a_session_of_others(entry) && sessions.contains(&entry.session);
-            if seen() || (entry.parent == own && of_session()) {
+            if seen() {
                 belongs.insert(entry.pid);
             } else if entry.parent == own && !entry.zombie {
                 adopted.push(entry.pid);
@@ -200,8 +203,16 @@ impl Walk {
                 }
             }
         }
-        let members: Vec<Entry> = all.entries.iter().filter(|entry| belongs.contains(&entry.pid)).copied().collect();
-        self.lock().learn(&members, all);
+        let mut members: Vec<Entry> =
+            all.entries.iter().filter(|entry| belongs.contains(&entry.pid)).copied().collect();
+        let mut known = self.lock();
+        known.learn(&members, all);
+        // Whom they left as zombies.
+        let is_new = |entry: &&Entry| entry.zombie && entry.parent == own && !belongs.contains(&entry.pid);
+        let zombies = all.entries.iter().filter(is_new).filter(|zombie| self.is_of_a_session(&known, all, zombie));
+        let zombies: Vec<Entry> = zombies.filter(|zombie| !(leader.reaped && leader.is(zombie))).copied().collect();
+        known.learn(&zombies, all);
+        members.extend(zombies);
         Ok(members)
     }
 
@@ -291,13 +302,20 @@ mod tests {
             |session| Entry { zombie: true, ..Entry { session, ..entry(leader.pid + 1, own.pid, leader.pid + 1, 6) } };
         walk.lock()
             .learn(&[of(own.session), Entry { pid: leader.pid + 2, ..of(leader.pid) }], &Snapshot::new(vec![], 1));
-        assert!(walk.has_seen(&zombie(leader.pid)));
-        assert!(!walk.has_seen(&zombie(own.session)) && !walk.has_seen(&zombie(leader.pid + 3)));
+        let none = Snapshot::new(vec![], 2);
+        assert!(walk.has_seen(&none, &zombie(leader.pid)));
+        assert!(!walk.has_seen(&none, &zombie(own.session)) && !walk.has_seen(&none, &zombie(leader.pid + 3)));
         let leads_a_session = Entry { pid: leader.pid, ..zombie(leader.pid) };
-        assert!(!walk.has_seen(&leads_a_session), "a later one of that number, and a child of other code perhaps");
+        assert!(
+            !walk.has_seen(&none, &leads_a_session),
+            "a later one of that number, and a child of other code perhaps"
+        );
+        let there = Snapshot::new(vec![Entry { pid: leader.pid + 2, ..of(leader.pid) }, leads_a_session], 2);
+        assert!(walk.has_seen(&there, &leads_a_session), "whose number was not free since");
+        assert_eq!(walk.members(&leader, &there).unwrap(), there.entries);
         sys::fork::tests::in_fork(|| {
             nix::unistd::setsid().unwrap();
-            assert!(!walk.has_seen(&zombie(own.session)), "it was ours");
+            assert!(!walk.has_seen(&Snapshot::new(vec![], 3), &zombie(own.session)), "it was ours");
         });
     }
 
