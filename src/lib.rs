@@ -96,6 +96,8 @@ mod spawners;
 mod stop;
 #[allow(unsafe_code)]
 mod sys;
+#[cfg(feature = "tasks")]
+mod task;
 mod threads;
 mod wait;
 
@@ -112,6 +114,8 @@ pub use process::{
 pub use ready::ready;
 pub use signal::{ParseSignalError, Signal};
 pub use stop::{Stop, Survivors};
+#[cfg(feature = "tasks")]
+pub use task::{Task, TaskError, run, spawn};
 pub use wait::Wait;
 
 /// For this crate's own tests.

@@ -3,8 +3,9 @@
 use std::any::type_name;
 use std::ffi::CString;
 use std::io;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::process::Termination;
+use std::sync::{Mutex, PoisonError};
 
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -149,7 +150,7 @@ pub fn preload<F: Fn() + Copy + 'static>(function: F) -> Result<()> {
 }
 
 /// A compile error where `F` is more than code.
-fn captures_nothing<F>() {
+pub(crate) fn captures_nothing<F>() {
     const {
         assert!(
             size_of::<F>() == 0,
@@ -160,7 +161,7 @@ fn captures_nothing<F>() {
 }
 
 /// A value of a type that has no more than one, and of which one was given.
-fn the_only<F: Copy + 'static>() -> F {
+pub(crate) fn the_only<F: Copy + 'static>() -> F {
     const { assert!(size_of::<F>() == 0) };
     crate::sys::image::conjure()
 }
@@ -171,11 +172,11 @@ where
     A: DeserializeOwned,
     T: Termination,
 {
-    exit_code(the_only::<F>()(decode(argument)).report())
+    exit_code(the_only::<F>()(decoded(argument)).report())
 }
 
 fn run_entry<R: Run>(argument: &[u8], _channel: Option<OwnedFd>) -> i32 {
-    exit_code(decode::<R>(argument).run().report())
+    exit_code(decoded::<R>(argument).run().report())
 }
 
 fn preload_entry<F: Fn() + Copy + 'static>(_argument: &[u8], _channel: Option<OwnedFd>) -> i32 {
@@ -184,11 +185,17 @@ fn preload_entry<F: Fn() + Copy + 'static>(_argument: &[u8], _channel: Option<Ow
 }
 
 fn encode(argument: &impl Serialize) -> Result<Vec<u8>, String> {
-    postcard::to_stdvec(argument).map_err(|error| format!("encode its argument: {error}"))
+    postcard::to_stdvec(argument).map_err(|error| format!("its argument cannot be encoded: {error}"))
 }
 
-fn decode<A: DeserializeOwned>(argument: &[u8]) -> A {
-    postcard::from_bytes(argument).unwrap_or_else(|error| panic!("its argument cannot be decoded: {error}"))
+/// # Errors
+/// In words.
+pub(crate) fn decode<A: DeserializeOwned>(argument: &[u8]) -> Result<A, String> {
+    postcard::from_bytes(argument).map_err(|error| format!("its argument cannot be decoded: {error}"))
+}
+
+fn decoded<A: DeserializeOwned>(argument: &[u8]) -> A {
+    decode(argument).unwrap_or_else(|why| panic!("{why}"))
 }
 
 /// Where a function begins in the executable.
@@ -202,16 +209,43 @@ fn place_of(entry: Entry) -> io::Result<u64> {
 }
 
 /// A function, and its argument.
-struct Function {
+pub(crate) struct Function {
     name: &'static str,
     entry: Entry,
     argument: Result<Vec<u8>, String>,
+    /// For one run.
+    channel: Mutex<Option<OwnedFd>>,
 }
 
 impl Function {
     fn new(name: &'static str, entry: Entry, argument: Result<Vec<u8>, String>) -> Function {
-        Function { name, entry, argument }
+        Function { name, entry, argument, channel: Mutex::default() }
     }
+
+    /// `entry` calls `function`.
+    ///
+    /// # Errors
+    /// In words: the argument cannot be encoded.
+    pub(crate) fn of<F>(function: F, entry: Entry, argument: &impl Serialize) -> Result<Function, String> {
+        captures_nothing::<F>();
+        let _ = function;
+        Ok(Function::new(type_name::<F>(), entry, Ok(encode(argument)?)))
+    }
+
+    /// What the next run can answer by.
+    pub(crate) fn with_channel(self, channel: OwnedFd) -> Function {
+        Function { channel: Mutex::new(Some(channel)), ..self }
+    }
+
+    pub(crate) fn into_target(self) -> Target {
+        Target::code(self)
+    }
+}
+
+/// A function of which no process could be made, for want of `error`.
+pub(crate) fn not_started<F>(source: io::Error) -> Error {
+    let step = "make a channel for its value".to_owned();
+    Error::new(Who { name: short(type_name::<F>()).into(), pid: None }, "start", Kind::Start { step, source })
 }
 
 impl Make for Function {
@@ -228,7 +262,9 @@ impl Make for Function {
         let argument = self.argument.as_ref();
         let argument = argument.map_err(|why| failed(io::Error::new(io::ErrorKind::InvalidInput, why.clone())))?;
         let entry = place_of(self.entry).map_err(failed)?;
-        client::start(setup, &environment, &Work { entry, argument, channel: None })
+        let channel = self.channel.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let work = Work { entry, argument, channel: channel.as_ref().map(AsRawFd::as_raw_fd) };
+        client::start(setup, &environment, &work)
     }
 }
 

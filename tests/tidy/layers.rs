@@ -33,6 +33,7 @@ const LAYERS: &[(&str, u8)] = &[
     ("process", 3),
     ("forkserver", 4),
     ("supervisor", 4),
+    ("task", 4),
     ("worker", 4),
     ("job", 5),
 ];

@@ -4,6 +4,7 @@ mod inherited;
 mod inside;
 mod options;
 mod server;
+mod tasks;
 
 use std::process::ExitCode;
 
@@ -110,7 +111,7 @@ tests! {
         }
         fn never(_: Refuses) {}
         let error = Process::new(Target::function(never, Refuses)).start(true).unwrap_err().to_string();
-        assert!(error.starts_with("cannot start `never`: ") && error.contains("encode its argument"), "{error}");
+        assert!(error.starts_with("cannot start `never`: ") && error.contains("its argument cannot be encoded"), "{error}");
         assert_eq!(children(), []);
     }
 

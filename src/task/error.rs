@@ -1,0 +1,45 @@
+//! Why a task has no value.
+
+use crate::error::Error;
+use crate::exit::Exit;
+
+/// Why a function in another process gave no value.
+#[derive(Debug, Clone, thiserror::Error)]
+#[non_exhaustive]
+pub enum TaskError {
+    /// It panicked. Nothing of that is on its standard error: it is all here.
+    #[error("it panicked{}: {message}", at(location.as_deref()))]
+    Panicked {
+        /// What it panicked with, if that was text.
+        message: String,
+        /// File, line and column.
+        location: Option<String>,
+        /// Where `RUST_BACKTRACE` (or `RUST_LIB_BACKTRACE`) asks for one.
+        backtrace: Option<String>,
+    },
+    /// Its process ended before it gave a value: by a signal, by an exit that it called itself, or because it was killed.
+    #[error("its process ended before it gave a value: {0}")]
+    Crashed(Exit),
+    /// It was not done in time. It goes on.
+    #[error("it was not done in time")]
+    TimedOut,
+    /// It was cancelled before it gave a value.
+    #[error("it was cancelled")]
+    Cancelled,
+    /// Its argument or its value could not be encoded or decoded.
+    #[error("{0}")]
+    Codec(String),
+    /// It never ran.
+    #[error("{0}")]
+    Start(#[source] Error),
+}
+
+impl From<Error> for TaskError {
+    fn from(error: Error) -> TaskError {
+        TaskError::Start(error)
+    }
+}
+
+fn at(location: Option<&str>) -> String {
+    location.map(|location| format!(" at {location}")).unwrap_or_default()
+}
