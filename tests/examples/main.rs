@@ -68,6 +68,36 @@ fn fork() {
 }
 
 #[test]
+fn function() {
+    let restarts =
+        ["clerk runs as process", "serve: exit code 1 after", "serve was restarted 2 times, and is failed now"];
+    says("function", &[&["1229 primes below 10,000", "one in the background: 430"][..], &restarts].concat());
+}
+
+#[test]
+fn override_run() {
+    says(
+        "override_run",
+        &["makes cat.png 80 pixels wide", "Resize of cat.png: exit code 0", "Resize of dog.png: exit code 2"],
+    );
+}
+
+#[test]
+fn isolate_crash() {
+    let crashes = [
+        "[]: its process is gone, not this one: killed by SIGSEGV",
+        "[1]: its process is gone, not this one: exit code 3",
+    ];
+    let others = ["[2, 3, 4]: 9", "[0]: panicked: a picture does not begin with 0, at examples/isolate_crash.rs"];
+    says("isolate_crash", &[&crashes[..], &others].concat());
+}
+
+#[test]
+fn preload() {
+    says("preload", &["here it is not: true", "19999999 squared is 399999960000001,"]);
+}
+
+#[test]
 fn supervise() {
     let process = Process::builder(example("supervise")).capture(1 << 20).build().unwrap();
     process.start(true).unwrap();
