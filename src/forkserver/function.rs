@@ -102,7 +102,7 @@ impl Target {
     /// ```
     pub fn function<F, A, T>(function: F, argument: A) -> Target
     where
-        F: Fn(A) -> T + Copy + 'static,
+        F: Fn(A) -> T + Copy,
         A: Serialize + DeserializeOwned,
         T: Termination,
     {
@@ -139,7 +139,7 @@ impl Target {
 /// assert!(process.join()?.success());
 /// # Ok::<(), pkit::Error>(())
 /// ```
-pub fn preload<F: Fn() + Copy + 'static>(function: F) -> Result<()> {
+pub fn preload<F: Fn() + Copy>(function: F) -> Result<()> {
     captures_nothing::<F>();
     let _ = function;
     let entry: Entry = preload_entry::<F>;
@@ -161,14 +161,14 @@ pub(crate) fn captures_nothing<F>() {
 }
 
 /// A value of a type that has no more than one, and of which one was given.
-pub(crate) fn the_only<F: Copy + 'static>() -> F {
+pub(crate) fn the_only<F: Copy>() -> F {
     const { assert!(size_of::<F>() == 0) };
     crate::sys::image::conjure()
 }
 
 fn function_entry<F, A, T>(argument: &[u8], _channel: Option<OwnedFd>) -> i32
 where
-    F: Fn(A) -> T + Copy + 'static,
+    F: Fn(A) -> T + Copy,
     A: DeserializeOwned,
     T: Termination,
 {
@@ -179,7 +179,7 @@ fn run_entry<R: Run>(argument: &[u8], _channel: Option<OwnedFd>) -> i32 {
     exit_code(decoded::<R>(argument).run().report())
 }
 
-fn preload_entry<F: Fn() + Copy + 'static>(_argument: &[u8], _channel: Option<OwnedFd>) -> i32 {
+fn preload_entry<F: Fn() + Copy>(_argument: &[u8], _channel: Option<OwnedFd>) -> i32 {
     the_only::<F>()();
     0
 }

@@ -17,7 +17,7 @@ use std::sync::OnceLock;
 pub(crate) type Entry = fn(&[u8], Option<OwnedFd>) -> i32;
 
 /// A value of a type that takes no place. Somebody had one, or the caller could not name the type's code; and it may be copied.
-pub(crate) fn conjure<T: Copy + 'static>() -> T {
+pub(crate) fn conjure<T: Copy>() -> T {
     const { assert!(size_of::<T>() == 0) };
     // SAFETY: there are no bytes to be read, and it is inhabited.
     unsafe { std::ptr::NonNull::<T>::dangling().as_ptr().read() }

@@ -44,7 +44,7 @@ pub use error::TaskError;
 /// ```
 pub fn run<F, A, R>(function: F, argument: A) -> Result<R, TaskError>
 where
-    F: Fn(A) -> R + Copy + 'static,
+    F: Fn(A) -> R + Copy,
     A: Serialize + DeserializeOwned,
     R: Serialize + DeserializeOwned,
 {
@@ -70,7 +70,7 @@ where
 /// ```
 pub fn spawn<F, A, R>(function: F, argument: A) -> Result<Task<R>, TaskError>
 where
-    F: Fn(A) -> R + Copy + 'static,
+    F: Fn(A) -> R + Copy,
     A: Serialize + DeserializeOwned,
     R: Serialize + DeserializeOwned,
 {
@@ -84,7 +84,7 @@ where
 
 fn entry<F, A, R>(argument: &[u8], channel: Option<OwnedFd>) -> i32
 where
-    F: Fn(A) -> R + Copy + 'static,
+    F: Fn(A) -> R + Copy,
     A: DeserializeOwned,
     R: Serialize,
 {
