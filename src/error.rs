@@ -43,6 +43,8 @@ pub(crate) enum Kind {
     Dropped,
     #[error("it was never started")]
     NeverStarted,
+    #[error("the pool is closed")]
+    Closed,
     /// `missing` is what did not come: "not ready", say.
     #[error("{missing} within {}; {} `{state}`{said}", Readable(*limit), afterwards(*state))]
     Timeout { missing: &'static str, limit: Duration, state: State, said: LastWords },
@@ -122,7 +124,7 @@ impl Error {
         Error(Arc::new(Details { who, operation, kind }))
     }
 
-    /// The name of the process that the operation was about.
+    /// The name of the process that the operation was about; or of the [slots](crate::Slots::named).
     pub fn process(&self) -> &str {
         &self.0.who.name
     }
@@ -150,6 +152,11 @@ impl Error {
     /// Someone waited for the end of a process that was never started.
     pub fn is_never_started(&self) -> bool {
         matches!(self.0.kind, Kind::NeverStarted)
+    }
+
+    /// The pool that was to execute it was closed; it was not started.
+    pub fn is_closed(&self) -> bool {
+        matches!(self.0.kind, Kind::Closed)
     }
 
     /// The caller's own limit passed. What was under way goes on: a start, the ladder of a stop.

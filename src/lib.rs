@@ -25,7 +25,8 @@
 //! - **Restart policies** with back-off, jitter, a sliding window, and an end.
 //!
 //! Where to look: [`Builder`] for every option, [`Ready`] for readiness, [`Restart`] for policies, [`Stop`] for the
-//! stop ladder, [`Exit`] for what is known of an end, [`Events`] for what happened, [`Exited`] for async code.
+//! stop ladder, [`Exit`] for what is known of an end, [`Events`] for what happened, [`Exited`] for async code,
+//! [`Pool`] for at most so many processes at once.
 //!
 //! # Platform
 //!
@@ -82,6 +83,7 @@ mod error;
 mod exit;
 #[cfg(feature = "tasks")]
 mod forkserver;
+mod job;
 mod line;
 mod notify;
 mod panics;
@@ -105,6 +107,7 @@ pub use error::{Error, Result};
 pub use exit::{Exit, ExitReason, Fault, Usage};
 #[cfg(feature = "tasks")]
 pub use forkserver::{Run, preload};
+pub use job::{Execution, Pool, Slot, Slots};
 pub use line::{Line, Output, Stream};
 pub use policy::{Backoff, GiveUp, Restart};
 pub use process::{

@@ -327,6 +327,13 @@ impl Builder {
     }
 }
 
+impl<T: Into<Target>> From<T> for Builder {
+    /// Every option at its default.
+    fn from(target: T) -> Builder {
+        Builder::new(target.into())
+    }
+}
+
 impl fmt::Debug for Builder {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.config.fmt(f)

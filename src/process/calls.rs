@@ -43,6 +43,11 @@ struct Within {
     process: u64,
 }
 
+/// Whether this thread is inside a callback of any process.
+pub(crate) fn is_within_any_callback() -> bool {
+    WITHIN.get().is_some_and(|within| within.incarnation == sys::process::incarnation())
+}
+
 impl Turn<'_> {
     pub(super) fn call(&mut self, call: Call) {
         let calls = &self.inner.config.calls;

@@ -9,6 +9,7 @@ mod command;
 mod config;
 mod containment;
 mod core;
+mod ending;
 mod events;
 mod futures;
 mod gate;
@@ -40,11 +41,13 @@ mod sync {
 }
 
 pub use builder::Builder;
+pub(crate) use calls::is_within_any_callback;
 pub use command::Command;
 pub use config::Group;
 pub use containment::{Containment, ContainmentLevel};
 #[cfg(feature = "_testing")]
 pub(crate) use containment::{pretend_no_cgroup_kill, pretend_no_cgroups};
+pub(crate) use ending::{Ending, Rest};
 pub use events::{Event, EventKind, Events};
 pub use futures::{BecomesReady, Exited};
 pub use handle::Process;

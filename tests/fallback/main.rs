@@ -46,6 +46,8 @@ mod paused;
 mod pid_reuse;
 #[path = "../it/policy.rs"]
 mod policy;
+#[path = "../it/pools.rs"]
+mod pools;
 #[path = "../it/program.rs"]
 mod program;
 #[path = "../it/readiness.rs"]

@@ -26,6 +26,7 @@ mod parent_death;
 mod paused;
 mod pid_reuse;
 mod policy;
+mod pools;
 mod program;
 mod readiness;
 mod reaping;

@@ -9,6 +9,7 @@
 //! | [`registry`] | `src/reaper/registry.rs` | an event reaches the one who is registered for it, or nobody |
 //! | [`jobs`] | `src/threads/jobs.rs` | no job is left while all threads sleep; never too many threads |
 //! | [`monitor`] | `src/process/monitor.rs` | nobody who waits misses the last change; who gave up is forgotten |
+//! | [`semaphore`] | `src/job/semaphore.rs` | none is lost or given twice; who comes first is served first |
 //! | [`per_process`] | `src/sys/per_process.rs` | one value wins |
 
 #![allow(clippy::unwrap_used, reason = "a test")]
@@ -19,6 +20,7 @@ mod monitor;
 mod panics;
 mod per_process;
 mod registry;
+mod semaphore;
 mod timers;
 
 /// Every interleaving with at most `preemptions` switches away from a thread that could have gone on.
