@@ -15,12 +15,14 @@ pub(crate) struct Served {
 impl Served {
     /// Starts it, and waits until it is set up.
     pub(crate) fn start(args: &[&str]) -> io::Result<Served> {
-        let mut child = Command::new(env::current_exe()?)
-            .arg("--serve")
-            .args(args)
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .spawn()?;
+        let mut command = Command::new(env::current_exe()?);
+        command.arg("--serve").args(args);
+        Served::start_by(command)
+    }
+
+    /// A program that does as [`serve`].
+    pub(crate) fn start_by(mut command: Command) -> io::Result<Served> {
+        let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn()?;
         let orders = child.stdin.take().expect("it is piped");
         let mut answers = child.stdout.take().expect("it is piped");
         answers.read_exact(&mut [0])?;

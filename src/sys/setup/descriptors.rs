@@ -13,6 +13,8 @@ pub(super) struct Descriptors {
     targets: Vec<i32>,
     /// The ranges to close, both ends included.
     gaps: Vec<(u32, u32)>,
+    /// Of 0, 1 and 2 those that are inherited.
+    streams: Vec<RawFd>,
     /// Where closing one by one ends, should `close_range` be missing.
     limit: u32,
 }
@@ -43,6 +45,9 @@ impl Descriptors {
         Descriptors {
             moves: moves.collect(),
             gaps: if close_others { gaps(&targets, keep) } else { Vec::new() },
+            streams: (0..3)
+                .filter(|stream| close_others && !targets.contains(stream) && !keep.contains(stream))
+                .collect(),
             targets,
             limit: descriptor_limit(),
         }
@@ -97,6 +102,16 @@ impl Descriptors {
     /// # Safety
     /// As for [`Descriptors::place`].
     pub(super) unsafe fn close_others(&self) -> Result<(), Halt> {
+        // In a program that has closed its streams their numbers are those of others, which an exec would close.
+        for &stream in &self.streams {
+            // SAFETY: F_GETFD takes numbers only.
+            if let Ok(flags) = unsafe { syscall!(libc::SYS_fcntl, stream, libc::F_GETFD) }
+                && flags & libc::FD_CLOEXEC as usize != 0
+            {
+                // SAFETY: close(2) takes a number; the table is this process's own copy.
+                let _ = unsafe { syscall!(libc::SYS_close, stream) };
+            }
+        }
         for &(first, last) in &self.gaps {
             // SAFETY: close_range(2) takes numbers only; the table is this process's own copy.
             match check(Step::CloseDescriptors, unsafe { syscall!(libc::SYS_close_range, first, last, 0) }) {

@@ -98,6 +98,22 @@ fn gaps_lie_between_what_is_kept() {
 }
 
 #[test]
+fn what_has_the_number_of_a_closed_stream_is_closed() {
+    in_fork(|| {
+        let other = file("");
+        for stream in [0, 1] {
+            // SAFETY: dup3(2) takes numbers only; the stream is of no more use here.
+            assert_eq!(unsafe { libc::dup3(other.as_raw_fd(), stream, libc::O_CLOEXEC) }, stream);
+        }
+        let descriptors = Descriptors::new(&[], true, &[1]);
+        // SAFETY: a child that has no use for its other descriptors.
+        unsafe { descriptors.close_others() }.unwrap();
+        assert_eq!((0..1024).filter(|&fd| is_open(fd)).collect::<Vec<RawFd>>(), [1, 2]);
+        std::mem::forget(other);
+    });
+}
+
+#[test]
 fn closing_works_without_close_range() {
     in_fork(|| {
         // More than one reading of the list gives, and where no list can be opened.
