@@ -73,8 +73,8 @@ fn unasked(error: io::Error) -> Failure {
     Failure { step: Step::Server, error, program: None }
 }
 
-/// Has the server make a child that is set up as told, and runs.
-pub(super) fn start(setup: &Setup, environment: &[std::ffi::CString], work: &Work<'_>) -> Result<Child, Failure> {
+/// Has the server make a child that is set up as told, and runs. The entries of the environment each end in NUL.
+pub(super) fn start(setup: &Setup, environment: &[u8], work: &Work<'_>) -> Result<Child, Failure> {
     /// One that was killed just now, one that this program has outgrown, and one more.
     const ATTEMPTS: usize = 3;
     for _ in 0..ATTEMPTS {
@@ -227,7 +227,7 @@ impl Server {
         }
     }
 
-    fn start(&self, setup: &Setup, environment: &[std::ffi::CString], work: &Work<'_>) -> Result<Child, Trouble> {
+    fn start(&self, setup: &Setup, environment: &[u8], work: &Work<'_>) -> Result<Child, Trouble> {
         let answers = match self.ask(&Request::Fork) {
             Ok(answers) => answers,
             Err(error) if is_gone(&error) => return Err(Trouble::Replace),
@@ -254,13 +254,7 @@ impl Server {
     }
 
     /// Tells a child what to be.
-    fn order(
-        &self,
-        to: &Channel,
-        setup: &Setup,
-        environment: &[std::ffi::CString],
-        work: &Work<'_>,
-    ) -> Result<(), Trouble> {
+    fn order(&self, to: &Channel, setup: &Setup, environment: &[u8], work: &Work<'_>) -> Result<(), Trouble> {
         let now = Standing::now()?;
         if now.rights != self.standing.rights {
             return Err(Trouble::Replace);
@@ -282,9 +276,8 @@ impl Server {
         setup.umask.get_or_insert(now.umask);
         let changed = now.limits.iter().filter(|limit| !self.standing.limits.contains(limit));
         setup.limits.splice(0..0, changed.copied());
-        let order =
-            Order { setup, environment: environment.to_vec(), ignored: now.ignored, entry: work.entry, channel };
-        match order.send(to, work.argument, descriptors) {
+        let order = Order { setup, environment: environment.len(), ignored: now.ignored, entry: work.entry, channel };
+        match order.send(to, environment, work.argument, descriptors) {
             // It was killed.
             Err(error) if is_gone(&error) => Ok(()),
             sent => Ok(sent?),

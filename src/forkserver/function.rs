@@ -264,7 +264,8 @@ impl Make for Function {
         let entry = place_of(self.entry).map_err(failed)?;
         let channel = self.channel.lock().unwrap_or_else(PoisonError::into_inner).take();
         let work = Work { entry, argument, channel: channel.as_ref().map(AsRawFd::as_raw_fd) };
-        client::start(setup, &environment, &work)
+        let environment = environment.iter().flat_map(|entry| entry.as_bytes_with_nul());
+        client::start(setup, &environment.copied().collect::<Vec<u8>>(), &work)
     }
 }
 

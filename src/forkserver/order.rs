@@ -1,6 +1,5 @@
 //! What is said between a program, its fork server and the children.
 
-use std::ffi::CString;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
 
@@ -47,7 +46,8 @@ pub(super) enum Answer {
 pub(super) struct Order {
     /// In place of descriptors it has their places among those that come with the order; the first is the current directory.
     pub(super) setup: Setup,
-    pub(super) environment: Vec<CString>,
+    /// So many bytes of it come behind this, and then the argument.
+    pub(super) environment: usize,
     /// Bit n-1: signal n is ignored.
     pub(super) ignored: u64,
     pub(super) entry: u64,
@@ -69,36 +69,65 @@ enum Envelope {
 pub(super) struct Received {
     pub(super) order: Box<Order>,
     pub(super) descriptors: Vec<OwnedFd>,
-    payload: Payload,
-    argument_at: usize,
+    pub(super) payload: Payload,
 }
 
-enum Payload {
-    Bytes(Vec<u8>),
+/// What came behind an order.
+pub(super) struct Payload {
+    bytes: Bytes,
+    /// Where the environment begins, and then the argument.
+    environment: usize,
+    argument: usize,
+}
+
+enum Bytes {
+    Here(Vec<u8>),
     File(Mapped),
 }
 
-impl Received {
+impl Payload {
+    fn new(bytes: Bytes, behind: usize, order: &Order) -> Payload {
+        let mut payload = Payload { bytes, environment: 0, argument: 0 };
+        payload.environment = payload.all().len().saturating_sub(behind);
+        payload.argument = payload.environment.saturating_add(order.environment);
+        payload
+    }
+
+    fn all(&self) -> &[u8] {
+        match &self.bytes {
+            Bytes::Here(bytes) => bytes,
+            Bytes::File(mapped) => mapped,
+        }
+    }
+
+    /// Entries that each end in NUL.
+    pub(super) fn environment(&self) -> &[u8] {
+        self.all().get(self.environment..self.argument).unwrap_or_default()
+    }
+
     pub(super) fn argument(&self) -> &[u8] {
-        let all: &[u8] = match &self.payload {
-            Payload::Bytes(bytes) => bytes,
-            Payload::File(mapped) => mapped,
-        };
-        all.get(self.argument_at..).unwrap_or_default()
+        self.all().get(self.argument..).unwrap_or_default()
     }
 }
 
 impl Order {
-    /// Sends it, and the function's argument.
-    pub(super) fn send(self, to: &Channel, argument: &[u8], mut descriptors: Vec<RawFd>) -> io::Result<()> {
+    /// Sends it, the environment and the function's argument.
+    pub(super) fn send(
+        self,
+        to: &Channel,
+        environment: &[u8],
+        argument: &[u8],
+        mut descriptors: Vec<RawFd>,
+    ) -> io::Result<()> {
         let envelope = Envelope::Here(Box::new(self));
         let mut message = encode(&envelope)?;
         let mut file = None;
-        if message.len() + argument.len() > MOST_BYTES {
-            let file = file.insert(blob::of(&[&message, argument])?);
+        if message.len() + environment.len() + argument.len() > MOST_BYTES {
+            let file = file.insert(blob::of(&[&message, environment, argument])?);
             descriptors.push(file.as_raw_fd());
             message = encode(&Envelope::InFile)?;
         } else {
+            message.extend_from_slice(environment);
             message.extend_from_slice(argument);
         }
         if descriptors.len() > MOST_DESCRIPTORS {
@@ -114,15 +143,15 @@ impl Order {
         let Some(Message { bytes, mut descriptors }) = from.receive(MOST_BYTES)? else { return Ok(None) };
         let (envelope, rest) = split(&bytes)?;
         if let Envelope::Here(order) = envelope {
-            let argument_at = bytes.len() - rest;
-            return Ok(Some(Received { order, descriptors, payload: Payload::Bytes(bytes), argument_at }));
+            let payload = Payload::new(Bytes::Here(bytes), rest, &order);
+            return Ok(Some(Received { order, descriptors, payload }));
         }
         let file = descriptors.pop().ok_or_else(|| io::Error::other("an order without its file"))?;
         let mapped = Mapped::new(file.as_fd())?;
         let (envelope, rest) = split(&mapped)?;
         let Envelope::Here(order) = envelope else { return Err(io::Error::other("an order without an end")) };
-        let argument_at = mapped.len() - rest;
-        Ok(Some(Received { order, descriptors, payload: Payload::File(mapped), argument_at }))
+        let payload = Payload::new(Bytes::File(mapped), rest, &order);
+        Ok(Some(Received { order, descriptors, payload }))
     }
 }
 

@@ -9,7 +9,7 @@ use crate::sys;
 use crate::sys::channel::Channel;
 use crate::sys::image::Image;
 use crate::sys::sibling::{Copied, Origin, Settling, Side};
-use crate::sys::spawn::{Failure, Step};
+use crate::sys::spawn::{Failure, Setup, Step};
 
 crate::sys::entry::before_main!(ENTRY, begin);
 
@@ -35,6 +35,8 @@ fn serve(requests: &Channel) -> Option<()> {
     sys::process::take_name_of_executable();
     let ignored = sys::standing::Standing::now().ok()?.ignored;
     let mut origin = Origin::new().ok()?;
+    // Until something of the program has run in it there are none.
+    let mut has_handlers = false;
     let identity = Image::get().identity().ok()?;
     order::send(requests, &Answer::Ready { identity }, &[]).ok()?;
     loop {
@@ -42,7 +44,7 @@ fn serve(requests: &Channel) -> Option<()> {
         let answers = Channel::from(message.descriptors.pop()?);
         let answer = match order::decode(&message).ok()? {
             Request::Fork => match origin.copy() {
-                Ok(Side::Copy(copied)) => live(copied, answers, ignored),
+                Ok(Side::Copy(copied)) => live(copied, answers, Inherited { ignored, has_handlers }),
                 Ok(Side::Original { pid, pidfd }) => {
                     // Who asked may be gone by now.
                     let _ = order::send(&answers, &Answer::Copied { pid }, &[pidfd.as_raw_fd()]);
@@ -54,6 +56,7 @@ fn serve(requests: &Channel) -> Option<()> {
             },
             Request::Preload { entry } => match preload(entry) {
                 Ok(anew) => {
+                    has_handlers = true;
                     origin = anew;
                     Answer::Done
                 }
@@ -77,7 +80,7 @@ fn preload(entry: u64) -> Result<Origin, String> {
 }
 
 /// The life of a copy.
-fn live(copied: Copied, starter: Channel, ignored: u64) -> ! {
+fn live(copied: Copied, starter: Channel, inherited: Inherited) -> ! {
     let unheard = |error| Failure { step: Step::Server, error, program: None };
     let received = match Order::receive(&starter) {
         Ok(Some(received)) => received,
@@ -88,13 +91,18 @@ fn live(copied: Copied, starter: Channel, ignored: u64) -> ! {
     // Where there is no other number for it, its hang-up says enough.
     let Ok(starter) = received.order.setup.beside(starter.into()) else { sys::process::leave(127) };
     let starter = Channel::from(starter);
-    let (received, channel) = match settle(copied, received, &starter, ignored) {
+    // The environment stays where it came.
+    let received: &'static mut Received = Box::leak(Box::new(received));
+    let (entry, descriptors) = (received.order.entry, std::mem::take(&mut received.descriptors));
+    let setup = std::mem::take(&mut received.order.setup);
+    let received: &'static Received = received;
+    let channel = match settle(copied, received, setup, descriptors, &starter, inherited) {
         Ok(settled) => settled,
         Err(failure) => fail(&starter, &failure),
     };
     let _ = order::send(&starter, &Answer::Settled { pid: sys::process::thread_id() }, &[]);
     drop(starter);
-    let call = || Image::get().call(received.order.entry as usize, received.argument(), channel);
+    let call = || Image::get().call(entry as usize, received.payload.argument(), channel);
     let code = catch_unwind(AssertUnwindSafe(call)).map_or(PANICKED, |code| code.unwrap_or(PANICKED));
     // What was written without a newline is flushed, by Rust and by C.
     std::process::exit(code)
@@ -106,34 +114,43 @@ fn fail(starter: &Channel, failure: &Failure) -> ! {
     sys::process::leave(127)
 }
 
-/// Makes the copy what it was ordered to be.
+/// What a copy has of the server.
+struct Inherited {
+    ignored: u64,
+    has_handlers: bool,
+}
+
+/// Makes the copy what it was ordered to be. The function's channel.
 fn settle(
     copied: Copied,
-    mut received: Received,
+    received: &'static Received,
+    mut setup: Setup,
+    descriptors: Vec<OwnedFd>,
     starter: &Channel,
-    ignored: u64,
-) -> Result<(Received, Option<OwnedFd>), Failure> {
+    inherited: Inherited,
+) -> Result<Option<OwnedFd>, Failure> {
     let failed = |error| Failure { step: Step::Server, error, program: None };
-    let mut descriptors: Vec<Option<OwnedFd>> = received.descriptors.drain(..).map(Some).collect();
-    let order = &mut received.order;
+    let mut descriptors: Vec<Option<OwnedFd>> = descriptors.into_iter().map(Some).collect();
+    let order = &received.order;
     let channel = order.channel.and_then(|place| descriptors.get_mut(place)?.take());
-    let channel = channel.map(|fd| order.setup.beside(fd)).transpose().map_err(failed)?;
+    let channel = channel.map(|fd| setup.beside(fd)).transpose().map_err(failed)?;
     let number = |place: RawFd| {
         let fd = usize::try_from(place).ok().and_then(|place| descriptors.get(place)?.as_ref());
         fd.map_or(-1, AsRawFd::as_raw_fd)
     };
-    order.setup.cgroup = order.setup.cgroup.map(number);
-    order.setup.fds.iter_mut().for_each(|(source, _)| *source = number(*source));
+    setup.cgroup = setup.cgroup.map(number);
+    setup.fds.iter_mut().for_each(|(source, _)| *source = number(*source));
     let directory = number(0);
     let settling = Settling {
-        setup: &order.setup,
-        environment: &order.environment,
+        setup: &setup,
+        environment: received.payload.environment(),
         directory,
-        ignored: (ignored, order.ignored),
+        ignored: (inherited.ignored, order.ignored),
+        has_handlers: inherited.has_handlers,
         keep: &[starter.as_fd().as_raw_fd(), channel.as_ref().map_or(-1, AsRawFd::as_raw_fd)],
     };
     // From here on they are not ours to close: they are closed, or where they belong.
     descriptors.into_iter().flatten().for_each(|fd| _ = fd.into_raw_fd());
     copied.settle(&settling)?;
-    Ok((received, channel))
+    Ok(channel)
 }

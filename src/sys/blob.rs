@@ -45,7 +45,9 @@ impl Mapped {
         if length == 0 {
             return Ok(Mapped { start: ptr::null_mut(), length });
         }
-        let (protection, flags) = (libc::PROT_READ, libc::MAP_PRIVATE | libc::MAP_POPULATE);
+        // (C code may write to strings of its environment, which may be here.)
+        let protection = libc::PROT_READ | libc::PROT_WRITE;
+        let flags = libc::MAP_PRIVATE | libc::MAP_POPULATE;
         // SAFETY: a new mapping at an address of the kernel's choice harms nobody.
         let start = unsafe { libc::mmap(ptr::null_mut(), length, protection, flags, fd.as_raw_fd(), 0) };
         if start == libc::MAP_FAILED {

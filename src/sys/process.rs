@@ -155,6 +155,20 @@ pub(crate) unsafe fn replace_environment(entries: &[CString]) {
     unsafe { environ = pointers.as_ptr() };
 }
 
+/// The same of entries that lie behind one another, each with its NUL.
+///
+/// # Safety
+/// No other thread runs in this process.
+#[cfg(feature = "tasks")]
+pub(super) unsafe fn set_environment(entries: &'static [u8]) {
+    let entries = entries.split_inclusive(|byte| *byte == 0).filter(|entry| entry.ends_with(&[0]));
+    let pointers: Vec<*const libc::c_char> =
+        entries.map(|entry| entry.as_ptr().cast()).chain([std::ptr::null()]).collect();
+    let pointers: &'static [*const libc::c_char] = pointers.leak();
+    // SAFETY: the caller is the only thread; the array ends in a null pointer and is never freed.
+    unsafe { environ = pointers.as_ptr() };
+}
+
 /// This thread, as the kernel numbers it.
 pub(crate) fn thread_id() -> u32 {
     unistd::gettid().as_raw() as u32

@@ -4,7 +4,7 @@
 //! copy is put right here: the thread's id, which it writes down once and looks up when a thread is made, bound, timed or
 //! aborted; and the list of robust mutexes, which the kernel forgets.
 
-use std::ffi::{CString, c_int, c_long, c_void};
+use std::ffi::{c_int, c_long, c_void};
 use std::io;
 use std::marker::PhantomData;
 use std::os::fd::{FromRawFd, OwnedFd, RawFd};
@@ -13,7 +13,7 @@ use std::ptr;
 use nix::errno::Errno;
 use nix::unistd::getppid;
 
-use super::process::{replace_environment, thread_id};
+use super::process::{set_environment, thread_id};
 use super::setup::{Halt, Handlers, Prepared, Setup, Step};
 use super::spawn::Failure;
 use super::standing;
@@ -46,11 +46,14 @@ pub(crate) struct Copied {
 #[derive(Debug)]
 pub(crate) struct Settling<'a> {
     pub(crate) setup: &'a Setup,
-    pub(crate) environment: &'a [CString],
+    /// Entries that each end in NUL, which it uses from now on.
+    pub(crate) environment: &'static [u8],
     /// Where it begins; the directory of the setup is seen from there.
     pub(crate) directory: RawFd,
     /// Bit n-1: signal n is ignored; before and now.
     pub(crate) ignored: (u64, u64),
+    /// Something of the program may have set some.
+    pub(crate) has_handlers: bool,
     /// Descriptors of its own, which `setup` gives to nothing.
     pub(crate) keep: &'a [RawFd],
 }
@@ -62,11 +65,12 @@ impl Copied {
         let moved = Errno::result(unsafe { libc::fchdir(settling.directory) });
         moved.map_err(|error| Halt { step: Step::Directory, errno: error as i32 })?;
         // SAFETY: this is the only thread.
-        unsafe { replace_environment(settling.environment) };
+        unsafe { set_environment(settling.environment) };
         standing::ignore(settling.ignored.0, settling.ignored.1);
         let mut prepared = Prepared::new(settling.setup, settling.keep, self.parent)?;
+        let handlers = if settling.has_handlers { Handlers::OfProgram } else { Handlers::None };
         // SAFETY: this is the copy, which is there to change; all signals are blocked.
-        Ok(unsafe { prepared.apply(Handlers::OfProgram) }?)
+        Ok(unsafe { prepared.apply(handlers) }?)
     }
 }
 
