@@ -25,11 +25,12 @@ impl Standing {
     /// There is no `/proc`, or no descriptor to read it with.
     pub(crate) fn now() -> io::Result<Standing> {
         let status = std::fs::read_to_string("/proc/self/status")?;
-        let mut standing = Standing { umask: 0, ignored: 0, rights: 0, limits: limits() };
+        // A main thread that has ended has none any more.
+        let umask = status.lines().find_map(umask).map_or_else(umask_of_thread, Ok)?;
+        let mut standing = Standing { umask, ignored: 0, rights: 0, limits: limits() };
         let mut rights = DefaultHasher::new();
         for (key, value) in status.lines().filter_map(|line| line.split_once(":\t")) {
             match key {
-                "Umask" => standing.umask = number(value, 8)? as u32,
                 "SigIgn" => standing.ignored = number(value, 16)?,
                 "Uid" | "Gid" | "Groups" | "CapInh" | "CapPrm" | "CapEff" | "CapBnd" | "CapAmb" | "NoNewPrivs"
                 | "Seccomp" | "Seccomp_filters" => value.hash(&mut rights),
@@ -41,6 +42,15 @@ impl Standing {
         standing.rights = rights.finish();
         Ok(standing)
     }
+}
+
+fn umask(line: &str) -> Option<u32> {
+    u32::from_str_radix(line.strip_prefix("Umask:")?.trim(), 8).ok()
+}
+
+fn umask_of_thread() -> io::Result<u32> {
+    let status = std::fs::read_to_string("/proc/thread-self/status")?;
+    status.lines().find_map(umask).ok_or_else(|| io::Error::other("/proc does not tell the umask"))
 }
 
 fn number(text: &str, radix: u32) -> io::Result<u64> {

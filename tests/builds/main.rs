@@ -98,15 +98,10 @@ fn linked_statically() {
     assert_eq!(said(target.join("debug/built-static"), &[]), "panicked: no\n");
 }
 
+/// (Both in one build, which takes long. The others are position-independent, as the tests are.)
 #[test]
-fn at_a_fixed_address() {
-    let target = built("fixed", "main.rs", PROGRAM, "", "-C relocation-model=static", &[]);
-    assert_eq!(said(target.join("debug/built-fixed"), &[]), "panicked: no\n");
-}
-
-#[test]
-fn optimised_as_a_whole_and_without_unwinding() {
-    let target = built("optimised", "main.rs", PROGRAM, "", "", &["--release"]);
+fn at_a_fixed_address_and_optimised_as_a_whole_without_unwinding() {
+    let target = built("optimised", "main.rs", PROGRAM, "", "-C relocation-model=static", &["--release"]);
     assert_eq!(said(target.join("release/built-optimised"), &[]), "crashed: SIGABRT\n");
 }
 
