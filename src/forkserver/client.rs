@@ -327,19 +327,25 @@ struct Said {
 impl Said {
     fn add(&mut self, mut message: Message) -> io::Result<()> {
         match order::decode(&message)? {
-            Answer::Copied { pid } => {
-                let pidfd = message.descriptors.pop().ok_or(io::ErrorKind::InvalidData)?;
-                self.child = Some(Child { pid, pidfd: Pidfd::from(pidfd) });
-            }
-            // The server was killed before it could tell of it. It is our child, and so its number is its own until we take its status.
-            Answer::Settled { pid } if self.child.is_none() => {
-                self.child = Some(Child { pid, pidfd: Pidfd::open(pid)? });
+            // Of one that said it is settled before we came to this, too.
+            Answer::Copied { pid } | Answer::Settled { pid } if self.child.is_none() => {
+                let pidfd = match message.descriptors.pop() {
+                    Some(pidfd) => Pidfd::from(pidfd),
+                    // The server was killed before it could tell, or there was no place for it. It is our child: so the number is
+                    // its own until we take its status.
+                    None => Pidfd::open(pid).inspect_err(|error| sys::fork::abandon(pid, error))?,
+                };
+                self.child = Some(Child { pid, pidfd });
             }
             Answer::Failed { step, errno } => {
                 let error = io::Error::from_raw_os_error(errno);
                 self.failure = Some(Failure { step, error, program: None });
             }
-            Answer::Settled { .. } | Answer::Done | Answer::Ready { .. } | Answer::Refused { .. } => {}
+            Answer::Copied { .. }
+            | Answer::Settled { .. }
+            | Answer::Done
+            | Answer::Ready { .. }
+            | Answer::Refused { .. } => {}
         }
         Ok(())
     }

@@ -26,6 +26,8 @@ pub(crate) struct Channel(OwnedFd);
 pub(crate) struct Message {
     pub(crate) bytes: Vec<u8>,
     pub(crate) descriptors: Vec<OwnedFd>,
+    /// More came, and found no place.
+    incomplete: bool,
 }
 
 impl From<OwnedFd> for Channel {
@@ -73,13 +75,16 @@ impl Channel {
     /// # Errors
     /// EMSGSIZE: it was larger, and is gone. EMFILE: not all of its descriptors found a place.
     pub(crate) fn receive(&self, most: usize) -> io::Result<Option<Message>> {
-        Ok(self.take(most, 0)?.filter(|message| !message.bytes.is_empty()))
+        match self.take(most, 0)?.filter(|message| !message.bytes.is_empty()) {
+            Some(message) if message.incomplete => Err(Errno::EMFILE.into()),
+            message => Ok(message),
+        }
     }
 
-    /// The same of what is there already. `None`: nothing is.
+    /// The same of what is there already, also without the descriptors that found no place. `None`: nothing is.
     ///
     /// # Errors
-    /// As for [`receive`](Channel::receive).
+    /// EMSGSIZE: it was larger, and is gone.
     pub(crate) fn receive_at_once(&self, most: usize) -> io::Result<Option<Message>> {
         Ok(self.take(most, libc::MSG_DONTWAIT)?.filter(|message| !message.bytes.is_empty()))
     }
@@ -97,11 +102,8 @@ impl Channel {
         if datagram.truncated {
             return Err(Errno::EMSGSIZE.into());
         }
-        if datagram.incomplete {
-            return Err(Errno::EMFILE.into());
-        }
         bytes.truncate(datagram.len);
-        Ok(Some(Message { bytes, descriptors: datagram.passed }))
+        Ok(Some(Message { bytes, descriptors: datagram.passed, incomplete: datagram.incomplete }))
     }
 
     /// Nothing more is sent from here: the other end finds its end.

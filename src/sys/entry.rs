@@ -24,9 +24,12 @@ pub(crate) use before_main;
 /// Takes over the socket `number`, if that is one and whoever made it is our parent: another program that happens to have the same
 /// variable in its environment does not know the number, or is asked by nobody.
 pub(crate) fn socket_of_parent(number: RawFd) -> Option<OwnedFd> {
+    if number < 3 {
+        return None;
+    }
     let parent = nix::unistd::getppid();
-    // SAFETY: it is only borrowed to be asked what it is; -1 it is not, and if it is closed the call fails.
-    let socket = unsafe { BorrowedFd::borrow_raw(number.max(0)) };
+    // SAFETY: it is only borrowed to be asked what it is, and if it is closed the call fails.
+    let socket = unsafe { BorrowedFd::borrow_raw(number) };
     let peer = getsockopt(&socket.as_fd(), PeerCredentials).ok()?;
     // SAFETY: our parent made it for us, as the kernel vouches, and nothing else of this program has begun.
     (peer.pid() == parent.as_raw()).then(|| unsafe { OwnedFd::from_raw_fd(number) })

@@ -95,7 +95,7 @@ pub(super) unsafe fn fork(
     let lost = Halt { step: Step::Thread, errno: libc::EAGAIN };
     let pid = copying.pid.ok_or(lost)?.map_err(|error| create(error.into()))?;
     let pidfd = Pidfd::open(pid as u32).map_err(|error| {
-        abandon(pid, &error);
+        abandon(pid as u32, &error);
         create(error)
     })?;
     copying.report.have_hold();
@@ -166,12 +166,12 @@ impl Copying<'_> {
     }
 }
 
-/// Ends a child that we have no pidfd of.
-fn abandon(pid: libc::pid_t, error: &io::Error) {
+/// Ends a child that we have no pidfd of, because of `error`.
+pub(crate) fn abandon(pid: u32, error: &io::Error) {
     // ESRCH: someone has reaped it, and the pid may be a stranger's by now. After any other error (EMFILE, ENOMEM) the
     // pidfd was not looked for, and the child is there until we wait for it.
     if error.raw_os_error() != Some(libc::ESRCH) {
-        let pid = nix::unistd::Pid::from_raw(pid);
+        let pid = nix::unistd::Pid::from_raw(pid as i32);
         let _ = nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGKILL);
         while nix::sys::wait::waitpid(pid, None) == Err(Errno::EINTR) {}
     }

@@ -133,7 +133,9 @@ fn read(mut message: Message) -> io::Result<Result<Value, TaskError>> {
     Ok(match outcome {
         Outcome::Value => Ok(Value::Bytes { all: message.bytes, from }),
         Outcome::ValueInFile => {
-            let file: OwnedFd = message.descriptors.pop().ok_or(io::ErrorKind::InvalidData)?;
+            // There was no place for it here.
+            let lost = || io::Error::from_raw_os_error(libc::EMFILE);
+            let file: OwnedFd = message.descriptors.pop().ok_or_else(lost)?;
             Ok(Value::File(Mapped::new(file.as_fd())?))
         }
         Outcome::Panicked { message, location, backtrace } => Err(TaskError::Panicked { message, location, backtrace }),

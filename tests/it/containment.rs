@@ -480,8 +480,9 @@ signal.pthread_sigmask(signal.SIG_BLOCK, signals)
 who = 'helper' if os.fork() == 0 else 'leader'
 if who == 'helper': os.setsid()
 else: os.setpgid(0, os.getpgid(os.getppid()))
-print(who, 'up', flush=True)
-while True: print(who, signal.sigwait(signals).name, flush=True)";
+say = lambda what: os.write(1, f'{who} {what}\\n'.encode())
+say('up')
+while True: say(signal.sigwait(signals).name)";
     let process = Process::builder(python(script)).contain(Containment::Tree).capture(1 << 16).build().unwrap();
     process.start(true).unwrap();
     let said = |line: &str| process.output().stdout_text().lines().filter(|said| *said == line).count();
