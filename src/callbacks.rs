@@ -8,20 +8,23 @@
 use std::collections::VecDeque;
 use std::io;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use crate::panics::guarded;
 use crate::sys;
-use crate::threads::Pool;
+use crate::threads::{Habits, Pool};
 
 pub(crate) struct Callbacks {
     pool: Pool,
 }
 
+const HABITS: Habits = Habits { name: "pkit-callback", most: usize::MAX, keep: 1, linger: Duration::ZERO };
+
 static CALLBACKS: sys::PerProcess<Callbacks> = sys::PerProcess::new();
 
 impl Callbacks {
     pub(crate) fn get() -> &'static Callbacks {
-        CALLBACKS.get_or_init(|| Callbacks { pool: Pool::new("pkit-callback", usize::MAX, 1) })
+        CALLBACKS.get_or_init(|| Callbacks { pool: Pool::new(HABITS) })
     }
 
     /// Makes sure that there is a thread, so that [`run`](Callbacks::run) cannot be left without any.

@@ -12,9 +12,13 @@
 
 use std::io;
 use std::thread;
+use std::time::Duration;
 
 use crate::sys;
-use crate::threads::Pool;
+use crate::threads::{Habits, Pool};
+
+/// See `docs/measurements.md`, which has what this is good for.
+const LINGER: Duration = Duration::from_micros(100);
 
 pub(crate) struct Spawners {
     pool: Pool,
@@ -27,7 +31,7 @@ impl Spawners {
         SPAWNERS.get_or_init(|| {
             let most = thread::available_parallelism().map_or(1, usize::from);
             // All of them stay: the end of one would kill the children that it created.
-            Spawners { pool: Pool::new("pkit-spawn", most, usize::MAX) }
+            Spawners { pool: Pool::new(Habits { name: "pkit-spawn", most, keep: usize::MAX, linger: LINGER }) }
         })
     }
 

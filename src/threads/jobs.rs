@@ -2,7 +2,8 @@
 //!
 //! A job is put into the queue under the lock under which a thread counts itself idle. So who brings more jobs than
 //! there are idle threads knows it, and starts one more unless there are as many as there may be; and those that are
-//! not idle look into the queue once more before they sleep. No job is left while all sleep. `tests/models` proves that
+//! not idle look into the queue once more before they sleep. One that is idle may linger before it sleeps, and need not be woken for a
+//! job: it looks, too. No job is left while all sleep. `tests/models` proves that
 //! with loom over every interleaving.
 
 use std::collections::VecDeque;
@@ -26,6 +27,8 @@ struct Queue<J> {
     jobs: VecDeque<J>,
     threads: usize,
     idle: usize,
+    /// So many of the idle ones do not sleep yet.
+    lingering: usize,
     /// How many were ever taken, and how many of them when it was looked for the last time whether any are.
     taken: u64,
     looked: u64,
@@ -33,7 +36,7 @@ struct Queue<J> {
 
 impl<J> Jobs<J> {
     pub(crate) fn new(most: usize, keep: usize) -> Jobs<J> {
-        let queue = Queue { jobs: VecDeque::new(), threads: 0, idle: 0, taken: 0, looked: 0 };
+        let queue = Queue { jobs: VecDeque::new(), threads: 0, idle: 0, lingering: 0, taken: 0, looked: 0 };
         Jobs { queue: Mutex::new(queue), work: Condvar::new(), most, keep }
     }
 
@@ -63,9 +66,7 @@ impl<J> Jobs<J> {
                 Err(_) => {}
             }
         }
-        queue.jobs.push_back(job);
-        drop(queue);
-        self.work.notify_one();
+        self.add(queue, job);
         Ok(waits)
     }
 
@@ -85,13 +86,27 @@ impl<J> Jobs<J> {
 
     /// Leaves a job to a thread that will be started some time.
     pub(crate) fn leave(&self, job: J) {
-        self.lock().jobs.push_back(job);
-        self.work.notify_one();
+        self.add(self.lock(), job);
     }
 
-    /// The next job of a thread, which sleeps until there is one; `None`: it is not needed any more.
-    pub(crate) fn next(&self) -> Option<J> {
+    fn add(&self, mut queue: MutexGuard<'_, Queue<J>>, job: J) {
+        queue.jobs.push_back(job);
+        let is_awaited = queue.jobs.len() <= queue.lingering;
+        drop(queue);
+        if !is_awaited {
+            self.work.notify_one();
+        }
+    }
+
+    /// Whether a job waits.
+    pub(crate) fn is_any(&self) -> bool {
+        !self.lock().jobs.is_empty()
+    }
+
+    /// The next job of a thread, which sleeps until there is one, and lingers first; `None`: it is not needed any more.
+    pub(crate) fn next(&self, linger: impl FnOnce()) -> Option<J> {
         let mut queue = self.lock();
+        let mut linger = Some(linger);
         loop {
             if let Some(job) = queue.jobs.pop_front() {
                 queue.taken += 1;
@@ -102,7 +117,15 @@ impl<J> Jobs<J> {
                 return None;
             }
             queue.idle += 1;
-            queue = self.work.wait(queue).unwrap_or_else(PoisonError::into_inner);
+            if let Some(linger) = linger.take() {
+                queue.lingering += 1;
+                drop(queue);
+                linger();
+                queue = self.lock();
+                queue.lingering -= 1;
+            } else {
+                queue = self.work.wait(queue).unwrap_or_else(PoisonError::into_inner);
+            }
             queue.idle -= 1;
         }
     }

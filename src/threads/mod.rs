@@ -8,4 +8,4 @@ mod sync {
     pub(super) use std::sync::{Condvar, Mutex, MutexGuard};
 }
 
-pub(crate) use pool::Pool;
+pub(crate) use pool::{Habits, Pool};

@@ -2,6 +2,7 @@
 
 use std::io;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::thread;
 use std::time::{Duration, Instant};
 
 use super::jobs::Jobs;
@@ -11,13 +12,29 @@ use crate::sys;
 
 type Job = Box<dyn FnOnce() + Send>;
 
+/// A thread that is given jobs so soon one after the other is given more.
+const SOON: Duration = Duration::from_millis(5);
+
 /// How long jobs wait for threads that are all held up before there is one more.
 const PATIENCE: Duration = Duration::from_millis(100);
 
 pub(crate) struct Pool(Arc<Threads>);
 
+/// How many threads there are, and when.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Habits {
+    pub(crate) name: &'static str,
+    /// There are more only while all of these are held up.
+    pub(crate) most: usize,
+    /// So many stay when there is nothing to do.
+    pub(crate) keep: usize,
+    /// While jobs come soon one after the other, a thread looks for the next one so long before it sleeps: to be woken takes longer
+    /// than many a job. Meanwhile it leaves its processor to whoever else wants it.
+    pub(crate) linger: Duration,
+}
+
 struct Threads {
-    name: &'static str,
+    habits: Habits,
     jobs: Arc<Jobs<Job>>,
     /// In the reaper, which calls when jobs have waited for a while.
     id: u64,
@@ -26,11 +43,9 @@ struct Threads {
 }
 
 impl Pool {
-    /// At most `most` threads called `name`, and more only while all of those are held up; `keep` of them stay when there is nothing
-    /// to do.
-    pub(crate) fn new(name: &'static str, most: usize, keep: usize) -> Pool {
-        let (jobs, id) = (Arc::new(Jobs::new(most, keep)), Reaper::get().new_id());
-        Pool(Arc::new(Threads { name, jobs, id, relief: Mutex::default() }))
+    pub(crate) fn new(habits: Habits) -> Pool {
+        let (jobs, id) = (Arc::new(Jobs::new(habits.most, habits.keep)), Reaper::get().new_id());
+        Pool(Arc::new(Threads { habits, jobs, id, relief: Mutex::default() }))
     }
 
     /// Makes sure that there is a thread.
@@ -72,10 +87,10 @@ impl Threads {
     }
 
     fn start(&self) -> io::Result<()> {
-        let (name, jobs) = (self.name, Arc::clone(&self.jobs));
+        let (habits, jobs) = (self.habits, Arc::clone(&self.jobs));
         // The program's signal handlers have no business on these threads.
         let _blocked = sys::process::block_program_signals();
-        sys::process::thread(name).spawn(move || work(name, &jobs))?;
+        sys::process::thread(habits.name).spawn(move || work(habits, &jobs))?;
         Ok(())
     }
 }
@@ -93,8 +108,17 @@ impl Watcher for Threads {
     fn look(self: Arc<Self>) {}
 }
 
-fn work(name: &'static str, jobs: &Jobs<Job>) {
-    while let Some(job) = jobs.next() {
+fn work(Habits { name, linger, .. }: Habits, jobs: &Jobs<Job>) {
+    let mut is_busy = false;
+    loop {
+        let since = Instant::now();
+        let next = jobs.next(|| {
+            while is_busy && since.elapsed() < linger && !jobs.is_any() {
+                thread::yield_now();
+            }
+        });
+        let Some(job) = next else { return };
+        is_busy = since.elapsed() < SOON;
         // The thread must outlive every panic: others count on it, and the end of a spawner would kill its children.
         guarded(job, || log::error!("pkit: a panic on a thread `{name}`"));
     }

@@ -62,7 +62,7 @@ impl Pool {
     }
 
     fn work(&self) {
-        while let Some(job @ (Job::Work | Job::Held)) = self.jobs.next() {
+        while let Some(job @ (Job::Work | Job::Held)) = self.jobs.next(|| ()) {
             let mut seen = self.seen.lock().unwrap();
             if let Job::Held = job {
                 seen.held = true;
