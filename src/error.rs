@@ -43,8 +43,8 @@ pub(crate) enum Kind {
     Dropped,
     #[error("it was never started")]
     NeverStarted,
-    #[error("the pool is closed")]
-    Closed,
+    #[error("the {0} is closed")]
+    Closed(&'static str),
     /// `missing` is what did not come: "not ready", say.
     #[error("{missing} within {}; {} `{state}`{said}", Readable(*limit), afterwards(*state))]
     Timeout { missing: &'static str, limit: Duration, state: State, said: LastWords },
@@ -156,7 +156,7 @@ impl Error {
 
     /// The pool that was to execute it was closed; it was not started.
     pub fn is_closed(&self) -> bool {
-        matches!(self.0.kind, Kind::Closed)
+        matches!(self.0.kind, Kind::Closed(_))
     }
 
     /// The caller's own limit passed. What was under way goes on: a start, the ladder of a stop.

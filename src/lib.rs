@@ -118,7 +118,7 @@ pub use ready::ready;
 pub use signal::{ParseSignalError, Signal};
 pub use stop::{Stop, Survivors};
 #[cfg(feature = "tasks")]
-pub use task::{Task, TaskError, run, spawn};
+pub use task::{Remote, Task, TaskError, Worker, WorkerBuilder, cancelled, run, spawn, spawn_with};
 pub use wait::Wait;
 
 /// For this crate's own tests.

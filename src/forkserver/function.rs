@@ -1,6 +1,6 @@
 //! Functions as what a process runs.
 
-use std::any::type_name;
+use std::any::{Any, type_name};
 use std::ffi::CString;
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
@@ -166,7 +166,7 @@ pub(crate) fn the_only<F: Copy>() -> F {
     crate::sys::image::conjure()
 }
 
-fn function_entry<F, A, T>(argument: &[u8], _channel: Option<OwnedFd>) -> i32
+fn function_entry<F, A, T>(argument: &[u8], _: &mut dyn Any) -> i32
 where
     F: Fn(A) -> T + Copy,
     A: DeserializeOwned,
@@ -175,11 +175,11 @@ where
     exit_code(the_only::<F>()(decoded(argument)).report())
 }
 
-fn run_entry<R: Run>(argument: &[u8], _channel: Option<OwnedFd>) -> i32 {
+fn run_entry<R: Run>(argument: &[u8], _: &mut dyn Any) -> i32 {
     exit_code(decoded::<R>(argument).run().report())
 }
 
-fn preload_entry<F: Fn() + Copy>(_argument: &[u8], _channel: Option<OwnedFd>) -> i32 {
+fn preload_entry<F: Fn() + Copy>(_: &[u8], _: &mut dyn Any) -> i32 {
     the_only::<F>()();
     0
 }
@@ -199,7 +199,7 @@ fn decoded<A: DeserializeOwned>(argument: &[u8]) -> A {
 }
 
 /// Where a function begins in the executable.
-fn place_of(entry: Entry) -> io::Result<u64> {
+pub(crate) fn place_of(entry: Entry) -> io::Result<u64> {
     let place = Image::get().offset_of(entry as *const ()).ok_or_else(|| {
         let why = "it is in a shared object, and the executable is another program, which is not executed for it: \
                    use `Target::fork` or a command";
@@ -218,7 +218,7 @@ pub(crate) struct Function {
 }
 
 impl Function {
-    fn new(name: &'static str, entry: Entry, argument: Result<Vec<u8>, String>) -> Function {
+    pub(crate) fn new(name: &'static str, entry: Entry, argument: Result<Vec<u8>, String>) -> Function {
         Function { name, entry, argument, channel: Mutex::default() }
     }
 
@@ -242,10 +242,10 @@ impl Function {
     }
 }
 
-/// A function of which no process could be made, for want of `error`.
-pub(crate) fn not_started<F>(source: io::Error) -> Error {
-    let step = "make a channel for its value".to_owned();
-    Error::new(Who { name: short(type_name::<F>()).into(), pid: None }, "start", Kind::Start { step, source })
+/// Something that was not started, for want of what it is connected by.
+pub(crate) fn not_started(name: &str, source: io::Error) -> Error {
+    let step = "connect it to this program".to_owned();
+    Error::new(Who { name: short(name).into(), pid: None }, "start", Kind::Start { step, source })
 }
 
 impl Make for Function {

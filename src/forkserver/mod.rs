@@ -26,5 +26,5 @@ mod serve;
 
 #[cfg(feature = "_testing")]
 pub(crate) use client::{end, pid};
-pub(crate) use function::{Function, decode, not_started, the_only};
+pub(crate) use function::{Function, captures_nothing, decode, not_started, place_of, the_only};
 pub use function::{Run, preload};

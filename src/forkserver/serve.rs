@@ -70,7 +70,7 @@ fn serve(requests: &Channel) -> Option<()> {
 
 /// Runs a function in the server itself.
 fn preload(entry: u64) -> Result<Origin, String> {
-    let call = || Image::get().call(entry as usize, &[], None);
+    let call = || Image::get().call(entry as usize, &[], &mut ());
     match catch_unwind(AssertUnwindSafe(call)) {
         Ok(Some(0)) => {}
         Ok(Some(_)) | Err(_) => return Err("it panicked; its message is on the standard error of the program".into()),
@@ -96,13 +96,13 @@ fn live(copied: Copied, starter: Channel, inherited: Inherited) -> ! {
     let (entry, descriptors) = (received.order.entry, std::mem::take(&mut received.descriptors));
     let setup = std::mem::take(&mut received.order.setup);
     let received: &'static Received = received;
-    let channel = match settle(copied, received, setup, descriptors, &starter, inherited) {
+    let mut channel = match settle(copied, received, setup, descriptors, &starter, inherited) {
         Ok(settled) => settled,
         Err(failure) => fail(&starter, &failure),
     };
     let _ = order::send(&starter, &Answer::Settled { pid: sys::process::thread_id() }, &[]);
     drop(starter);
-    let call = || Image::get().call(entry as usize, received.payload.argument(), channel);
+    let call = || Image::get().call(entry as usize, received.payload.argument(), &mut channel);
     let code = catch_unwind(AssertUnwindSafe(call)).map_or(PANICKED, |code| code.unwrap_or(PANICKED));
     // What was written without a newline is flushed, by Rust and by C.
     std::process::exit(code)

@@ -118,7 +118,7 @@ impl Pool {
         self.check_owner(OPERATION, process.name())?;
         let refused = |refusal| {
             let kind = match refusal {
-                Refusal::Closed => Kind::Closed,
+                Refusal::Closed => Kind::Closed("pool"),
                 Refusal::Stuck => Kind::Invalid(STUCK.to_owned()),
             };
             Error::new(who(process.name()), OPERATION, kind)

@@ -55,6 +55,23 @@ impl Builder {
         Builder { config: Config::new(target) }
     }
 
+    /// The same options for something else.
+    #[cfg(feature = "tasks")]
+    pub(crate) fn target(mut self, target: Target) -> Builder {
+        self.config.target = target;
+        self
+    }
+
+    /// For what runs once, or is started again by others.
+    #[cfg(feature = "tasks")]
+    pub(crate) fn check_never_restarted(&self) -> Result<()> {
+        if self.config.restart == Restart::never() {
+            return Ok(());
+        }
+        let problem = "a restart policy is for a process, not for calls of functions".to_owned();
+        Err(Error::new(Who { name: self.config.name().into(), pid: None }, "build", Kind::Invalid(problem)))
+    }
+
     /// What the process is called in errors, events and logs; not empty. Default: the file name of the program, `fork`
     /// for a closure.
     pub fn name(mut self, name: &str) -> Builder {

@@ -59,11 +59,23 @@ impl Channel {
     /// # Errors
     /// EPIPE, ECONNRESET: nobody is at the other end any more. EMSGSIZE: more than a message holds (`wmem_default`, socket(7)).
     pub(crate) fn send(&self, bytes: &[u8], descriptors: &[RawFd]) -> io::Result<()> {
+        self.send_with(bytes, descriptors, MsgFlags::empty())
+    }
+
+    /// The same, but it does not wait.
+    ///
+    /// # Errors
+    /// EAGAIN: there is no room, and so enough for the other end to hear.
+    pub(crate) fn send_at_once(&self, bytes: &[u8], descriptors: &[RawFd]) -> io::Result<()> {
+        self.send_with(bytes, descriptors, MsgFlags::MSG_DONTWAIT)
+    }
+
+    fn send_with(&self, bytes: &[u8], descriptors: &[RawFd], flags: MsgFlags) -> io::Result<()> {
         let rights = [ControlMessage::ScmRights(descriptors)];
         let control = if descriptors.is_empty() { &[][..] } else { &rights[..] };
         loop {
             let parts = [IoSlice::new(bytes)];
-            match sendmsg::<()>(self.0.as_raw_fd(), &parts, control, MsgFlags::MSG_NOSIGNAL, None) {
+            match sendmsg::<()>(self.0.as_raw_fd(), &parts, control, flags | MsgFlags::MSG_NOSIGNAL, None) {
                 Err(Errno::EINTR) => {}
                 result => return Ok(result.map(drop)?),
             }

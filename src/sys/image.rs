@@ -4,17 +4,18 @@
 //! it lies. Where that is, the program headers say (`dl_iterate_phdr(3)`), not another Rust function: those may be inlined, merged
 //! or duplicated.
 
+use std::any::Any;
 use std::ffi::{c_int, c_void};
 use std::fs;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::io;
 use std::ops::Range;
-use std::os::fd::OwnedFd;
 use std::os::unix::fs::MetadataExt;
 use std::sync::OnceLock;
 
-/// What can be called by its place: takes an encoded argument, and what it may answer by; gives an exit code.
-pub(crate) type Entry = fn(&[u8], Option<OwnedFd>) -> i32;
+/// What can be called by its place: takes an encoded argument, and what it may answer by (each entry knows what that is); gives an
+/// exit code.
+pub(crate) type Entry = fn(&[u8], &mut dyn Any) -> i32;
 
 /// A value of a type that takes no place. Somebody had one, or the caller could not name the type's code; and it may be copied.
 pub(crate) fn conjure<T: Copy>() -> T {
@@ -61,11 +62,11 @@ impl Image {
     /// Calls the entry that is so far from its base; `None`: there is no code.
     ///
     /// Whoever names it runs the same file and took the distance of an [`Entry`]: a number from elsewhere must not come here.
-    pub(crate) fn call(&self, offset: usize, argument: &[u8], channel: Option<OwnedFd>) -> Option<i32> {
+    pub(crate) fn call(&self, offset: usize, argument: &[u8], answer: &mut dyn Any) -> Option<i32> {
         let code = self.at(offset)?;
         // SAFETY: it is the address of an `Entry`, as the caller knows.
         let entry = unsafe { std::mem::transmute::<*const (), Entry>(code) };
-        Some(entry(argument, channel))
+        Some(entry(argument, answer))
     }
 
     /// A number that two processes share if they run the same file, also one that was deleted since.

@@ -21,6 +21,8 @@ mod own_pid;
 mod per_process;
 pub(crate) mod pidfd;
 pub(crate) mod process;
+#[cfg(feature = "tasks")]
+pub(crate) mod ring;
 pub(crate) mod setup;
 #[cfg(feature = "tasks")]
 pub(crate) mod sibling;

@@ -1,29 +1,30 @@
-//! One call of a function in a process of its own, and its value back.
+//! Calls of functions in other processes, and their values back.
 
 mod background;
+mod cancelled;
 mod error;
+mod handle;
 mod outcome;
+mod panicking;
+mod single;
+mod spin;
+mod worker;
 
-use std::fmt;
-use std::future::Future;
-use std::marker::PhantomData;
+use std::any::{Any, type_name};
 use std::os::fd::OwnedFd;
-use std::pin::Pin;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::task::{Context, Poll};
-use std::time::Duration;
 
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use crate::error::Result as Started;
-use crate::exit::Exit;
 use crate::forkserver::{self, Function};
-use crate::process::{Exited, Process};
+use crate::process::{Builder, Process};
 use crate::sys::channel::Channel;
-use outcome::Value;
+use single::Single;
 
+pub use cancelled::cancelled;
 pub use error::TaskError;
+pub use handle::Task;
+pub use worker::{Remote, Worker, WorkerBuilder};
 
 /// Calls a function in a process of its own, and waits for its value.
 ///
@@ -74,143 +75,56 @@ where
     A: Serialize + DeserializeOwned,
     R: Serialize + DeserializeOwned,
 {
-    let (ours, theirs) = Channel::pair().map_err(|error| forkserver::not_started::<F>(error))?;
-    let code = Function::of(function, entry::<F, A, R>, &argument).map_err(TaskError::Codec)?;
-    let process = Process::new(code.with_channel(theirs).into_target());
-    process.start(false)?;
-    let run = Running { exited: process.exited(), process, channel: ours, is_cancelled: AtomicBool::new(false) };
-    Ok(Task { run: Some(run), value: PhantomData })
+    spawn_with(|process| process, function, argument)
 }
 
-fn entry<F, A, R>(argument: &[u8], channel: Option<OwnedFd>) -> i32
+/// The same, in a process with options: limits, another user, a directory, captured output, callbacks, and what else there is in [`Builder`].
+///
+/// # Errors
+/// Those of [`spawn`]; [`TaskError::Start`], too, for an option that is wrong. A restart policy is: a call is made once.
+///
+/// # Example
+///
+/// ```
+/// use pkit::{Resource, TaskError};
+///
+/// // At most 64 MiB of memory: it cannot take that of this program.
+/// let task = pkit::spawn_with(
+///     |process| process.rlimit(Resource::AddressSpace, 64 << 20, 64 << 20),
+///     |bytes: usize| vec![1_u8; bytes].len(),
+///     1 << 30,
+/// )?;
+/// assert!(matches!(task.wait(), Err(TaskError::Crashed(_))));
+/// # Ok::<(), TaskError>(())
+/// ```
+pub fn spawn_with<F, A, R>(
+    options: impl FnOnce(Builder) -> Builder,
+    function: F,
+    argument: A,
+) -> Result<Task<R>, TaskError>
+where
+    F: Fn(A) -> R + Copy,
+    A: Serialize + DeserializeOwned,
+    R: Serialize + DeserializeOwned,
+{
+    let (ours, theirs) = Channel::pair().map_err(|error| forkserver::not_started(type_name::<F>(), error))?;
+    let code = Function::of(function, entry::<F, A, R>, &argument).map_err(TaskError::Codec)?;
+    let builder = options(Process::builder(code.with_channel(theirs).into_target()));
+    builder.check_never_restarted()?;
+    let process = builder.build()?;
+    process.start(false)?;
+    Ok(Task::new(Single::new(process, ours)))
+}
+
+fn entry<F, A, R>(argument: &[u8], channel: &mut dyn Any) -> i32
 where
     F: Fn(A) -> R + Copy,
     A: DeserializeOwned,
     R: Serialize,
 {
     const PANICKED: i32 = 101;
+    let channel = channel.downcast_mut::<Option<OwnedFd>>().and_then(Option::take);
     let Some(channel) = channel.map(Channel::from) else { return PANICKED };
     let call = || Ok(forkserver::the_only::<F>()(forkserver::decode(argument)?));
     if outcome::report(&channel, call) { 0 } else { PANICKED }
-}
-
-/// A function that runs in a process of its own, and its value to come.
-///
-/// It is a future, for any runtime or none, and costs no thread. Dropped, it goes on in the background, and an error of it is logged.
-#[must_use = "dropped, its value is lost; `on_done(drop)` says that this is meant"]
-pub struct Task<R> {
-    /// Until its end was told.
-    run: Option<Running>,
-    value: PhantomData<fn() -> R>,
-}
-
-/// What does not depend on the type of the value.
-struct Running {
-    process: Process,
-    exited: Exited,
-    channel: Channel,
-    is_cancelled: AtomicBool,
-}
-
-impl Running {
-    /// What came out of it, now that its process has ended.
-    fn outcome(&self, end: Started<Exit>) -> Result<Value, TaskError> {
-        match outcome::heard(&self.channel) {
-            Some(outcome) => outcome,
-            None if self.is_cancelled.load(Ordering::Relaxed) => Err(TaskError::Cancelled),
-            None => Err(TaskError::Crashed(end?)),
-        }
-    }
-}
-
-impl<R: DeserializeOwned> Task<R> {
-    /// Waits for its value.
-    ///
-    /// # Errors
-    /// [`TaskError`] tells them apart.
-    pub fn wait(mut self) -> Result<R, TaskError> {
-        let run = self.run.take().expect("its end was not told yet, for that takes the task");
-        run.outcome(run.process.join())?.decode()
-    }
-
-    /// The same, but no longer than `limit`.
-    ///
-    /// # Errors
-    /// [`TaskError::TimedOut`]: it goes on, and may be waited for again, [cancelled](Task::cancel) or dropped.
-    ///
-    /// # Panics
-    /// When its value, or its error, was already told.
-    pub fn wait_timeout(&mut self, limit: Duration) -> Result<R, TaskError> {
-        let run = self.run.as_ref().expect("its end is told once");
-        let end = match run.process.join_timeout(limit) {
-            Ok(None) => return Err(TaskError::TimedOut),
-            Ok(Some(exit)) => Ok(exit),
-            Err(error) => Err(error),
-        };
-        let outcome = run.outcome(end);
-        self.run = None;
-        outcome?.decode()
-    }
-
-    /// Calls `then` with its value or its error, when it is done, on a thread of the crate's.
-    pub fn on_done(mut self, then: impl FnOnce(Result<R, TaskError>) + Send + 'static) {
-        if let Some(run) = self.run.take() {
-            background::when_done(run, move |outcome| then(outcome.and_then(|value| value.decode())));
-        }
-    }
-}
-
-impl<R> Task<R> {
-    /// Whether it has ended: its value, or its error, is there.
-    pub fn is_done(&self) -> bool {
-        self.run.as_ref().is_none_or(|run| !run.process.is_alive())
-    }
-
-    /// Stops it: SIGTERM to its process group, and SIGKILL after 10 s to what is still there. Whoever waits gets
-    /// [`TaskError::Cancelled`], unless it had given its value before. It does not wait.
-    pub fn cancel(&self) {
-        if let Some(run) = &self.run {
-            run.is_cancelled.store(true, Ordering::Relaxed);
-            // It may have ended.
-            let _ = run.process.terminate(false);
-        }
-    }
-
-    /// The id of its process; `None` when that has ended.
-    pub fn pid(&self) -> Option<u32> {
-        self.run.as_ref().and_then(|run| run.process.pid())
-    }
-}
-
-impl<R: DeserializeOwned> Future for Task<R> {
-    type Output = Result<R, TaskError>;
-
-    /// # Panics
-    /// When its value, or its error, was already told.
-    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Result<R, TaskError>> {
-        let run = self.run.as_mut().expect("its end is told once");
-        let Poll::Ready(end) = Pin::new(&mut run.exited).poll(context) else { return Poll::Pending };
-        let outcome = run.outcome(end);
-        self.run = None;
-        Poll::Ready(outcome.and_then(|value| value.decode()))
-    }
-}
-
-impl<R> Drop for Task<R> {
-    fn drop(&mut self) {
-        if let Some(run) = self.run.take() {
-            let name = run.process.name().to_owned();
-            background::when_done(run, move |outcome| match outcome {
-                Ok(_) | Err(TaskError::Cancelled) => {}
-                Err(error) => log::error!("pkit: `{name}`, whose task was dropped: {error}"),
-            });
-        }
-    }
-}
-
-impl<R> fmt::Debug for Task<R> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let process = self.run.as_ref().map(|run| &run.process);
-        f.debug_struct("Task").field("process", &process).finish_non_exhaustive()
-    }
 }

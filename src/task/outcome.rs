@@ -1,23 +1,22 @@
 //! What a task says at its end: one message, to which a large value comes as a file in memory.
 
-use std::backtrace::{Backtrace, BacktraceStatus};
-use std::cell::RefCell;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
-use std::panic::{self, AssertUnwindSafe, PanicHookInfo};
 
+use postcard::ser_flavors::Flavor;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use super::error::TaskError;
-use crate::sys::blob::{self, Mapped};
+use super::panicking::{Told, caught};
+use crate::sys::blob::{Growing, Mapped};
 use crate::sys::channel::{Channel, Message};
 
-/// More than this does not go through the channel: a socket takes 212,992 bytes where nobody changed that (`wmem_default`, socket(7)).
+/// More than this does not go through a channel: a socket takes 212,992 bytes where nobody changed that (`wmem_default`, socket(7)).
 const MOST_BYTES: usize = 64 * 1024;
 
 #[derive(Debug, Serialize, Deserialize)]
-enum Outcome {
+pub(super) enum Outcome {
     /// The bytes that come behind this.
     Value,
     /// What is in the file.
@@ -30,88 +29,149 @@ enum Outcome {
     Codec {
         why: String,
     },
+    /// It was cancelled before it began.
+    Skipped,
 }
 
-/// An encoded value.
+impl From<Told> for Outcome {
+    fn from(Told { message, location, backtrace }: Told) -> Outcome {
+        Outcome::Panicked { message, location, backtrace }
+    }
+}
+
+/// Something encoded.
+#[derive(Debug)]
+pub(super) enum Encoded {
+    /// Behind what else the message has.
+    Here(Vec<u8>),
+    /// Alone: it is large.
+    File(OwnedFd),
+}
+
+/// Writes `value` behind `head`, or into a file.
+///
+/// # Errors
+/// In words.
+pub(super) fn encode(head: Vec<u8>, value: &impl Serialize) -> Result<Encoded, String> {
+    let mut trouble = None;
+    let start = head.len();
+    let spilling = Spilling { here: head, start, file: None, trouble: &mut trouble };
+    let encoded = postcard::serialize_with_flavor(value, spilling);
+    encoded.map_err(|error| trouble.map_or_else(|| error.to_string(), |trouble| trouble.to_string()))
+}
+
+/// Bytes in memory until they are many.
+struct Spilling<'a> {
+    here: Vec<u8>,
+    /// Where the head ends.
+    start: usize,
+    file: Option<Growing>,
+    trouble: &'a mut Option<io::Error>,
+}
+
+impl Spilling<'_> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<()> {
+        if let Some(file) = &mut self.file {
+            return file.extend(bytes);
+        }
+        if self.here.len() + bytes.len() <= MOST_BYTES {
+            self.here.extend_from_slice(bytes);
+            return Ok(());
+        }
+        let before = &self.here[self.start..];
+        let mut file = Growing::new((before.len() + bytes.len()).max(8 * MOST_BYTES))?;
+        file.extend(before)?;
+        file.extend(bytes)?;
+        self.file = Some(file);
+        Ok(())
+    }
+
+    fn noted<T>(&mut self, result: io::Result<T>) -> postcard::Result<T> {
+        result.map_err(|error| {
+            *self.trouble = Some(error);
+            postcard::Error::SerializeBufferFull
+        })
+    }
+}
+
+impl Flavor for Spilling<'_> {
+    type Output = Encoded;
+
+    fn try_push(&mut self, byte: u8) -> postcard::Result<()> {
+        self.try_extend(&[byte])
+    }
+
+    fn try_extend(&mut self, bytes: &[u8]) -> postcard::Result<()> {
+        let written = self.write(bytes);
+        self.noted(written)
+    }
+
+    fn finalize(mut self) -> postcard::Result<Encoded> {
+        match self.file.take() {
+            None => Ok(Encoded::Here(self.here)),
+            Some(file) => {
+                let finished = file.finish().map(Encoded::File);
+                self.noted(finished)
+            }
+        }
+    }
+}
+
+/// An encoded value, or an argument, that came here.
+#[derive(Debug)]
 pub(super) enum Value {
     Bytes { all: Vec<u8>, from: usize },
     File(Mapped),
 }
 
 impl Value {
-    pub(super) fn decode<R: DeserializeOwned>(&self) -> Result<R, TaskError> {
-        let bytes = match self {
+    /// What comes behind the head of a message, of which `rest` bytes are left.
+    pub(super) fn behind(all: Vec<u8>, rest: usize) -> Value {
+        let from = all.len().saturating_sub(rest);
+        Value::Bytes { all, from }
+    }
+
+    pub(super) fn bytes(&self) -> &[u8] {
+        match self {
             Value::Bytes { all, from } => all.get(*from..).unwrap_or_default(),
             Value::File(mapped) => mapped,
-        };
-        postcard::from_bytes(bytes).map_err(|error| TaskError::Codec(format!("its value cannot be decoded: {error}")))
+        }
+    }
+
+    pub(super) fn decode<R: DeserializeOwned>(&self) -> Result<R, TaskError> {
+        let decoded = postcard::from_bytes(self.bytes());
+        decoded.map_err(|error| TaskError::Codec(format!("its value cannot be decoded: {error}")))
     }
 }
 
 /// Calls a function, and says how that came out. True: well.
 pub(super) fn report<R: Serialize>(to: &Channel, call: impl FnOnce() -> Result<R, String>) -> bool {
-    match caught(call) {
-        Ok(value) => match postcard::to_stdvec(&Outcome::Value).and_then(|head| postcard::to_extend(&value, head)) {
-            Ok(message) => send_value(to, &message).is_ok(),
-            Err(error) => say(to, &Outcome::Codec { why: format!("its value cannot be encoded: {error}") }),
-        },
-        Err(outcome) => say(to, &outcome),
-    }
-}
-
-fn say(to: &Channel, outcome: &Outcome) -> bool {
-    // Nobody may want to know any more.
-    _ = postcard::to_stdvec(outcome).map_err(io::Error::other).and_then(|message| to.send(&message, &[]));
-    false
-}
-
-fn send_value(to: &Channel, message: &[u8]) -> io::Result<()> {
-    if message.len() <= MOST_BYTES {
-        match to.send(message, &[]) {
-            Err(error) if error.raw_os_error() == Some(libc::EMSGSIZE) => {}
-            sent => return sent,
+    let sent = match answer(head, call) {
+        Ok(Encoded::Here(message)) => to.send(&message, &[]),
+        Ok(Encoded::File(file)) => to.send(&head(&Outcome::ValueInFile), &[file.as_raw_fd()]),
+        Err(outcome) => {
+            // Nobody may want to know any more.
+            _ = to.send(&head(&outcome), &[]);
+            return false;
         }
-    }
-    let head = postcard::to_stdvec(&Outcome::ValueInFile).map_err(io::Error::other)?;
-    // The value begins behind the other head, which is one byte long as well.
-    let file = blob::of(&[&message[head.len()..]])?;
-    to.send(&head, &[file.as_raw_fd()])
+    };
+    sent.is_ok()
 }
 
-thread_local! {
-    static PANIC: RefCell<Option<Outcome>> = const { RefCell::new(None) };
+fn head(outcome: &Outcome) -> Vec<u8> {
+    postcard::to_stdvec(outcome).unwrap_or_default()
 }
 
-/// What a panic has to tell is kept by the hook, which is the only one to know.
-fn caught<R>(call: impl FnOnce() -> Result<R, String>) -> Result<R, Outcome> {
-    let before = panic::take_hook();
-    panic::set_hook(Box::new(keep));
-    let result = panic::catch_unwind(AssertUnwindSafe(call));
-    panic::set_hook(before);
-    match result {
-        Ok(Ok(value)) => Ok(value),
-        Ok(Err(why)) => Err(Outcome::Codec { why }),
-        Err(payload) => {
-            // Its drop could panic again.
-            std::mem::forget(payload);
-            let unknown = || Outcome::Panicked { message: "?".into(), location: None, backtrace: None };
-            Err(PANIC.take().unwrap_or_else(unknown))
-        }
-    }
-}
-
-fn keep(info: &PanicHookInfo<'_>) {
-    /// Far more than anybody reads, and less than a message may have.
-    const MOST_TEXT: usize = 16 * 1024;
-    let cut =
-        |text: &str| text.char_indices().take_while(|(at, _)| *at < MOST_TEXT).map(|(_, letter)| letter).collect();
-    let backtrace = Backtrace::capture();
-    let backtrace = (backtrace.status() == BacktraceStatus::Captured).then(|| cut(&backtrace.to_string()));
-    let payload = info.payload();
-    let message = payload.downcast_ref::<&str>().copied().or_else(|| payload.downcast_ref().map(String::as_str));
-    let message = cut(message.unwrap_or("with something that is no text"));
-    let location = info.location().map(ToString::to_string);
-    PANIC.set(Some(Outcome::Panicked { message, location, backtrace }));
+/// What a function gives, encoded behind the `head` of a message that says so.
+pub(super) fn answer<R: Serialize>(
+    head: impl FnOnce(&Outcome) -> Vec<u8>,
+    call: impl FnOnce() -> Result<R, String>,
+) -> Result<Encoded, Outcome> {
+    let encoded = caught(|| {
+        let value = call()?;
+        encode(head(&Outcome::Value), &value).map_err(|why| format!("its value cannot be encoded: {why}"))
+    });
+    encoded?.map_err(|why| Outcome::Codec { why })
 }
 
 /// What was said, if anything was.
@@ -129,16 +189,31 @@ fn unread(error: &io::Error) -> TaskError {
 
 fn read(mut message: Message) -> io::Result<Result<Value, TaskError>> {
     let (outcome, rest) = postcard::take_from_bytes::<Outcome>(&message.bytes).map_err(io::Error::other)?;
-    let from = message.bytes.len() - rest.len();
-    Ok(match outcome {
-        Outcome::Value => Ok(Value::Bytes { all: message.bytes, from }),
-        Outcome::ValueInFile => {
-            // There was no place for it here.
-            let lost = || io::Error::from_raw_os_error(libc::EMFILE);
-            let file: OwnedFd = message.descriptors.pop().ok_or_else(lost)?;
-            Ok(Value::File(Mapped::new(file.as_fd())?))
+    let rest = rest.len();
+    Ok(outcome.told(message.bytes, rest, || message.descriptors.pop()))
+}
+
+impl Outcome {
+    /// What whoever waits for it gets. `all` is the message, at the end of which are `rest` bytes of the value.
+    pub(super) fn told(
+        self,
+        all: Vec<u8>,
+        rest: usize,
+        file: impl FnOnce() -> Option<OwnedFd>,
+    ) -> Result<Value, TaskError> {
+        match self {
+            Outcome::Value => Ok(Value::behind(all, rest)),
+            Outcome::ValueInFile => {
+                // There was no place for it here.
+                let lost = || io::Error::from_raw_os_error(libc::EMFILE);
+                let mapped = file().ok_or_else(lost).and_then(|file| Mapped::new(file.as_fd()));
+                mapped.map(Value::File).map_err(|error| unread(&error))
+            }
+            Outcome::Panicked { message, location, backtrace } => {
+                Err(TaskError::Panicked { message, location, backtrace })
+            }
+            Outcome::Codec { why } => Err(TaskError::Codec(why)),
+            Outcome::Skipped => Err(TaskError::Cancelled),
         }
-        Outcome::Panicked { message, location, backtrace } => Err(TaskError::Panicked { message, location, backtrace }),
-        Outcome::Codec { why } => Err(TaskError::Codec(why)),
-    })
+    }
 }

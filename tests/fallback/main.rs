@@ -62,3 +62,5 @@ mod start_errors;
 mod stress;
 #[path = "../it/support.rs"]
 mod support;
+#[path = "../it/workers/mod.rs"]
+mod workers;

@@ -34,3 +34,4 @@ mod reaping_crowds;
 mod start_errors;
 mod stress;
 mod support;
+mod workers;

@@ -27,7 +27,7 @@ fn printed(builder: Builder) -> String {
     process.output().stdout_text().into_owned()
 }
 
-fn park(_: ()) {
+pub(crate) fn park(_: ()) {
     loop {
         std::thread::park();
     }

@@ -1,0 +1,139 @@
+//! `Task`, the handle.
+
+use std::fmt;
+use std::future::Future;
+use std::marker::PhantomData;
+use std::pin::Pin;
+use std::task::{Context, Poll};
+use std::time::{Duration, Instant};
+
+use serde::de::DeserializeOwned;
+
+use super::background;
+use super::error::TaskError;
+use super::outcome::Value;
+
+/// The end of a task: its encoded value, or why there is none.
+pub(super) type Ended = Result<Value, TaskError>;
+
+/// Something that ends once, and tells that once.
+pub(super) trait Work: Send + Sync {
+    /// Waits; `None`: until the time was over.
+    fn wait(&self, until: Option<Instant>) -> Option<Ended>;
+    fn poll(&mut self, context: &mut Context<'_>) -> Poll<Ended>;
+    fn is_done(&self) -> bool;
+    fn cancel(&self);
+    fn pid(&self) -> Option<u32>;
+    fn name(&self) -> String;
+}
+
+/// A function that runs in another process (or on the thread of a [`Worker::thread`](crate::Worker::thread)), and its value to come.
+///
+/// It is a future, for any runtime or none, and costs no thread. Dropped, it goes on in the background, and an error of it is logged.
+#[must_use = "dropped, its value is lost; `on_done(drop)` says that this is meant"]
+pub struct Task<R> {
+    /// Until its end was told.
+    work: Option<Box<dyn Work>>,
+    value: PhantomData<fn() -> R>,
+}
+
+impl<R> Task<R> {
+    pub(super) fn new(work: impl Work + 'static) -> Task<R> {
+        Task { work: Some(Box::new(work)), value: PhantomData }
+    }
+}
+
+impl<R: DeserializeOwned> Task<R> {
+    /// Waits for its value.
+    ///
+    /// # Errors
+    /// [`TaskError`] tells them apart.
+    pub fn wait(mut self) -> Result<R, TaskError> {
+        let work = self.work.take().expect("its end was not told yet, for that takes the task");
+        work.wait(None).unwrap_or(Err(TaskError::TimedOut))?.decode()
+    }
+
+    /// The same, but no longer than `limit`.
+    ///
+    /// # Errors
+    /// [`TaskError::TimedOut`]: it goes on, and may be waited for again, [cancelled](Task::cancel) or dropped.
+    ///
+    /// # Panics
+    /// When its value, or its error, was already told.
+    pub fn wait_timeout(&mut self, limit: Duration) -> Result<R, TaskError> {
+        let work = self.work.as_ref().expect("its end is told once");
+        let ended = match Instant::now().checked_add(limit) {
+            None => work.wait(None),
+            until => work.wait(until),
+        };
+        let ended = ended.ok_or(TaskError::TimedOut)?;
+        self.work = None;
+        ended?.decode()
+    }
+
+    /// Calls `then` with its value or its error, when it is done, on a thread of the crate's.
+    pub fn on_done(mut self, then: impl FnOnce(Result<R, TaskError>) + Send + 'static) {
+        if let Some(work) = self.work.take() {
+            background::when_done(work, move |ended| then(ended.and_then(|value| value.decode())));
+        }
+    }
+}
+
+impl<R> Task<R> {
+    /// Whether it has ended: its value, or its error, is there.
+    pub fn is_done(&self) -> bool {
+        self.work.as_ref().is_none_or(|work| work.is_done())
+    }
+
+    /// Stops it. Whoever waits gets [`TaskError::Cancelled`], unless it had given its value before. It does not wait.
+    ///
+    /// In a process of its own: SIGTERM to its process group, and SIGKILL after 10 s to what is still there. In a
+    /// [`Worker`](crate::Worker), which others use as well: who waits is told at once; if it has not begun it never will, else it goes on
+    /// until it asks whether it was [`cancelled`](crate::cancelled).
+    pub fn cancel(&self) {
+        if let Some(work) = &self.work {
+            work.cancel();
+        }
+    }
+
+    /// The id of the process in which it runs; `None` when that has ended, and on a thread.
+    pub fn pid(&self) -> Option<u32> {
+        self.work.as_ref().and_then(|work| work.pid())
+    }
+}
+
+impl<R: DeserializeOwned> Future for Task<R> {
+    type Output = Result<R, TaskError>;
+
+    /// # Panics
+    /// When its value, or its error, was already told.
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Result<R, TaskError>> {
+        let Poll::Ready(ended) = self.work.as_mut().expect("its end is told once").poll(context) else {
+            return Poll::Pending;
+        };
+        self.work = None;
+        Poll::Ready(ended.and_then(|value| value.decode()))
+    }
+}
+
+impl<R> Drop for Task<R> {
+    fn drop(&mut self) {
+        if let Some(work) = self.work.take() {
+            let name = work.name();
+            background::when_done(work, move |ended| match ended {
+                Ok(_) | Err(TaskError::Cancelled) => {}
+                Err(error) => log::error!("pkit: `{name}`, whose task was dropped: {error}"),
+            });
+        }
+    }
+}
+
+impl<R> fmt::Debug for Task<R> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut out = f.debug_struct("Task");
+        if let Some(work) = &self.work {
+            out.field("name", &work.name()).field("pid", &work.pid()).field("is_done", &work.is_done());
+        }
+        out.finish_non_exhaustive()
+    }
+}

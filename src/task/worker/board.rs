@@ -1,0 +1,76 @@
+//! The tasks that a worker has not ended yet. Every one of them ends: by its answer, or with the worker.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use super::remote::Object;
+use super::slot::Slot;
+use crate::task::error::TaskError;
+use crate::task::handle::Ended;
+
+/// One that was asked for.
+#[derive(Default)]
+pub(super) struct Pending {
+    pub(super) slot: Arc<Slot>,
+    /// The objects that it is about, or was given: they stay until it has ended.
+    pub(super) _kept: Vec<Arc<Object>>,
+}
+
+#[derive(Default)]
+pub(super) struct Board {
+    /// Leaf lock.
+    inside: Mutex<Inside>,
+}
+
+#[derive(Default)]
+struct Inside {
+    pending: HashMap<u64, Pending>,
+    /// Why nothing comes any more.
+    over: Option<TaskError>,
+}
+
+impl Board {
+    fn lock(&self) -> MutexGuard<'_, Inside> {
+        self.inside.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// False: it has ended at once, with the worker.
+    pub(super) fn add(&self, id: u64, pending: Pending) -> bool {
+        let mut inside = self.lock();
+        if let Some(error) = inside.over.clone() {
+            drop(inside);
+            pending.slot.fill(Err(error));
+            return false;
+        }
+        inside.pending.insert(id, pending);
+        true
+    }
+
+    /// It was answered. False: nobody had asked.
+    pub(super) fn finish(&self, id: u64, ended: Ended) -> bool {
+        // Not dropped under the lock: with an object's last owner the worker is told.
+        let pending = self.lock().pending.remove(&id);
+        pending.as_ref().map(|pending| pending.slot.fill(ended)).is_some()
+    }
+
+    /// Who waits is told now; the answer will come, and goes nowhere.
+    pub(super) fn give_up(&self, id: u64) -> bool {
+        let slot = self.lock().pending.get(&id).map(|pending| Arc::clone(&pending.slot));
+        slot.map(|slot| slot.fill(Err(TaskError::Cancelled))).is_some()
+    }
+
+    /// All end, and all that come later. The first reason holds.
+    pub(super) fn end(&self, error: &TaskError) {
+        let mut inside = self.lock();
+        inside.over.get_or_insert_with(|| error.clone());
+        let pending = std::mem::take(&mut inside.pending);
+        drop(inside);
+        for pending in pending.into_values() {
+            pending.slot.fill(Err(error.clone()));
+        }
+    }
+
+    pub(super) fn is_over(&self) -> bool {
+        self.lock().over.is_some()
+    }
+}

@@ -1,0 +1,153 @@
+//! The options of a worker.
+
+use std::sync::Arc;
+
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+use super::call_entry;
+use super::home::{Home, Queued};
+use super::link::{self, Link};
+use super::remote;
+use super::wire::Lane;
+use super::{Current, Worker};
+use crate::process::{Builder, Process};
+use crate::stop::{Stop, Survivors};
+use crate::sys::image::Entry;
+use crate::task::error::TaskError;
+
+/// The options of a [`Worker`]; from [`Worker::builder`].
+///
+/// # Example
+///
+/// ```
+/// use pkit::{Resource, Worker};
+///
+/// let worker = Worker::builder()
+///     .process(|process| process.name("parser").umask(0o077).rlimit(Resource::Core, 0, 0))
+///     .setup(|level: String| eprintln!("a parser begins, with log level {level}"), "debug".to_owned())
+///     .task_limit(1_000)
+///     .build()?;
+/// assert_eq!(worker.invoke(|text: String| text.len(), "four".to_owned())?, 4);
+/// # Ok::<(), pkit::TaskError>(())
+/// ```
+#[derive(Clone)]
+#[must_use = "a builder does nothing until `build` is called"]
+pub struct WorkerBuilder {
+    settings: Settings,
+}
+
+#[derive(Clone)]
+pub(super) struct Settings {
+    /// Of its process; `None`: it is a thread.
+    options: Option<Builder>,
+    name: String,
+    setup: Option<Setup>,
+    limit: Option<u64>,
+}
+
+type Encode = Arc<dyn Fn(&dyn Home) -> Result<remote::Sent, TaskError> + Send + Sync>;
+
+#[derive(Clone)]
+struct Setup {
+    entry: Entry,
+    /// Encoded again for each process.
+    encode: Encode,
+}
+
+impl WorkerBuilder {
+    pub(super) fn new() -> WorkerBuilder {
+        let options =
+            Process::builder(link::target().into_target()).name("worker").survivors(Survivors::stop(Stop::kill()));
+        let name = "worker".to_owned();
+        WorkerBuilder { settings: Settings { options: Some(options), name, setup: None, limit: None } }
+    }
+
+    /// Sets options of its process: every one of [`Builder`], but for a restart policy, which a worker does not need.
+    ///
+    /// Other than for a process of its own, what the worker leaves in its group is killed at once when it ends: nobody waits for that.
+    pub fn process(mut self, set: impl FnOnce(Builder) -> Builder) -> WorkerBuilder {
+        self.settings.options = self.settings.options.map(set);
+        self
+    }
+
+    /// A function that runs first in the worker, and in each process that takes its place.
+    pub fn setup<F, A, R>(mut self, function: F, argument: A) -> WorkerBuilder
+    where
+        F: Fn(A) -> R + Copy,
+        A: Serialize + DeserializeOwned + Send + Sync + 'static,
+        R: Serialize + DeserializeOwned,
+    {
+        crate::forkserver::captures_nothing::<F>();
+        let _ = function;
+        let encode = Arc::new(move |home: &dyn Home| remote::encode(home, &argument));
+        self.settings.setup = Some(Setup { entry: call_entry::<F, A, R>, encode });
+        self
+    }
+
+    /// After so many calls its process is replaced: it finishes what was queued, ends, and a new one goes on. What it holds ends with it.
+    /// Default: none. (For functions, libraries above all, that leak.)
+    ///
+    /// # Panics
+    /// When it is 0.
+    pub fn task_limit(mut self, calls: u64) -> WorkerBuilder {
+        assert!(calls > 0, "a worker that is replaced before its first call");
+        self.settings.limit = Some(calls);
+        self
+    }
+
+    /// Starts it.
+    ///
+    /// # Errors
+    /// [`TaskError::Start`]: an option is wrong, or as for [`Target::function`](crate::Target::function). Those of the setup, which has run when
+    /// this returns.
+    pub fn build(self) -> Result<Worker, TaskError> {
+        let mut settings = self.settings;
+        if let Some(options) = &settings.options {
+            settings.name = options.clone().build()?.name().to_owned();
+            options.check_never_restarted()?;
+        }
+        let worker = Worker { settings, current: std::sync::Mutex::new(Current::default()) };
+        worker.home()?;
+        Ok(worker)
+    }
+}
+
+impl std::fmt::Debug for WorkerBuilder {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Settings { name, limit, .. } = &self.settings;
+        f.debug_struct("WorkerBuilder").field("name", name).field("task_limit", limit).finish_non_exhaustive()
+    }
+}
+
+impl Settings {
+    pub(super) fn of_thread() -> Settings {
+        Settings { options: None, name: "worker".to_owned(), setup: None, limit: None }
+    }
+
+    pub(super) fn name(&self) -> &str {
+        &self.name
+    }
+
+    pub(super) fn is_thread(&self) -> bool {
+        self.options.is_none()
+    }
+
+    pub(super) fn has_calls_left(&self, calls: u64) -> bool {
+        // The setup is not one of them.
+        self.limit.is_none_or(|limit| calls < limit + u64::from(self.setup.is_some()))
+    }
+
+    /// Starts a process, and runs the setup.
+    pub(super) fn start(&self) -> Result<Arc<Link>, TaskError> {
+        let options = self.options.as_ref().expect("it is not a thread");
+        let link = Link::start(options)?;
+        if let Some(Setup { entry, encode }) = &self.setup {
+            let home: Arc<dyn Home> = Arc::clone(&link) as Arc<dyn Home>;
+            let (argument, kept) = encode(&*home)?;
+            let end = Queued::new(&home, Lane::Ordered, *entry, argument, kept).end();
+            end.inspect_err(|_| link.stop())?;
+        }
+        Ok(link)
+    }
+}

@@ -1,0 +1,133 @@
+//! What a worker is to whoever has tasks for it: a process, or a thread.
+
+use std::future::Future;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Instant;
+
+use super::board::Pending;
+use super::remote::Object;
+use super::slot::Slot;
+use super::wire::Lane;
+use crate::sys::image::Entry;
+use crate::task::error::TaskError;
+use crate::task::handle::{Ended, Work};
+use crate::task::outcome::Encoded;
+
+pub(super) trait Home: Send + Sync {
+    /// A number that no other one of this program has.
+    fn id(&self) -> u64;
+    fn name(&self) -> String;
+    fn pid(&self) -> Option<u32>;
+    /// Asks for a call; its number. It ends, whatever happens.
+    fn call(&self, lane: Lane, entry: Entry, argument: Encoded, pending: Pending) -> u64;
+    /// Who waits for it is told at once.
+    fn cancel(&self, id: u64);
+    /// Nobody has it any more.
+    fn drop_object(&self, id: u64);
+    /// Until it is filled, or that moment.
+    fn wait(&self, slot: &Slot, until: Option<Instant>);
+    /// Whether nothing is done here any more.
+    fn is_over(&self) -> bool;
+    /// How many calls were asked for.
+    fn calls(&self) -> u64;
+    /// It ends when all is done that was asked for.
+    fn close(&self);
+    /// It ends now; who waits gets [`TaskError::Cancelled`].
+    fn stop(&self);
+    /// Waits until it has ended.
+    fn join(&self);
+}
+
+/// A task of a worker.
+pub(super) struct Queued {
+    home: Arc<dyn Home>,
+    id: u64,
+    slot: Arc<Slot>,
+}
+
+impl Queued {
+    pub(super) fn new(
+        home: &Arc<dyn Home>,
+        lane: Lane,
+        entry: Entry,
+        argument: Encoded,
+        kept: Vec<Arc<Object>>,
+    ) -> Queued {
+        let slot = Arc::<Slot>::default();
+        let id = home.call(lane, entry, argument, Pending { slot: Arc::clone(&slot), _kept: kept });
+        Queued { home: Arc::clone(home), id, slot }
+    }
+
+    pub(super) fn id(&self) -> u64 {
+        self.id
+    }
+
+    /// Waits for its end.
+    pub(super) fn end(&self) -> Ended {
+        self.wait(None).unwrap_or(Err(TaskError::TimedOut))
+    }
+}
+
+impl Work for Queued {
+    fn wait(&self, until: Option<Instant>) -> Option<Ended> {
+        self.home.wait(&self.slot, until);
+        self.slot.take()
+    }
+
+    fn poll(&mut self, context: &mut Context<'_>) -> Poll<Ended> {
+        self.slot.poll(context)
+    }
+
+    fn is_done(&self) -> bool {
+        self.slot.is_done()
+    }
+
+    fn cancel(&self) {
+        if !self.slot.is_done() {
+            self.home.cancel(self.id);
+        }
+    }
+
+    fn pid(&self) -> Option<u32> {
+        self.home.pid()
+    }
+
+    fn name(&self) -> String {
+        self.home.name()
+    }
+}
+
+/// A future that is polled by whoever wakes it.
+pub(super) struct AtEnd<F, T> {
+    future: std::sync::Mutex<Option<(F, T)>>,
+}
+
+impl<F, R, T> AtEnd<F, T>
+where
+    F: Future<Output = R> + Unpin + Send + 'static,
+    T: FnOnce(R) + Send + 'static,
+{
+    pub(super) fn watch(future: F, then: T) {
+        std::task::Wake::wake(Arc::new(AtEnd { future: std::sync::Mutex::new(Some((future, then))) }));
+    }
+}
+
+impl<F, R, T> std::task::Wake for AtEnd<F, T>
+where
+    F: Future<Output = R> + Unpin + Send + 'static,
+    T: FnOnce(R) + Send + 'static,
+{
+    fn wake(self: Arc<Self>) {
+        let waker = std::task::Waker::from(Arc::clone(&self));
+        let mut inside = self.future.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let Some((future, _)) = inside.as_mut() else { return };
+        let Poll::Ready(result) = std::pin::Pin::new(future).poll(&mut Context::from_waker(&waker)) else { return };
+        let taken = inside.take();
+        drop(inside);
+        if let Some((future, then)) = taken {
+            drop(future);
+            then(result);
+        }
+    }
+}

@@ -1,0 +1,195 @@
+//! The inside of a worker: what runs, what is kept, and what was cancelled. The same in a process and on a thread.
+
+use std::any::Any;
+use std::collections::{HashMap, HashSet};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+
+use serde::Serialize;
+
+use super::remote;
+use super::wire::{self, Lane};
+use crate::task::cancelled::{self, Token};
+use crate::task::outcome::{self, Encoded, Outcome};
+
+/// What a worker holds; a `Mutex<T>` of what was given.
+pub(super) type Held = Arc<dyn Any + Send + Sync>;
+
+#[derive(Default)]
+pub(super) struct Host {
+    /// Leaf lock.
+    objects: Mutex<HashMap<u64, Held>>,
+    /// Leaf lock.
+    running: Mutex<Running>,
+    fewer: Condvar,
+}
+
+#[derive(Default)]
+struct Running {
+    tokens: HashMap<u64, Token>,
+    /// Of those in order: the last that began. Their numbers rise.
+    begun: u64,
+    /// Those in order that shall not begin.
+    skipped: HashSet<u64>,
+    asides: usize,
+    /// Nothing begins any more.
+    is_stopped: bool,
+}
+
+/// What an entry of a worker's function answers by.
+pub(super) struct Call {
+    host: Arc<Host>,
+    id: u64,
+    answer: Option<Result<Encoded, Outcome>>,
+}
+
+impl Call {
+    pub(super) fn host(&self) -> Arc<Host> {
+        Arc::clone(&self.host)
+    }
+
+    /// Calls what gives a value.
+    pub(super) fn answer<R: Serialize>(&mut self, call: impl FnOnce() -> Result<R, String>) {
+        let id = self.id;
+        let head = |outcome: &Outcome| head(id, outcome);
+        self.answer = Some(outcome::answer(head, call));
+    }
+
+    /// Calls what gives something to be held.
+    pub(super) fn hold<T: Send + 'static>(&mut self, call: impl FnOnce() -> Result<T, String>) {
+        let (host, id) = (Arc::clone(&self.host), self.id);
+        self.answer(|| {
+            let object: Held = Arc::new(Mutex::new(call()?));
+            lock(&host.objects).insert(id, object);
+            Ok(())
+        });
+    }
+}
+
+/// The beginning of an answer.
+pub(super) fn head(id: u64, outcome: &Outcome) -> Vec<u8> {
+    // (`Outcome` is not cloned: what is encoded is a struct of two fields, one after the other.)
+    [wire::encode(&id), wire::encode(outcome)].concat()
+}
+
+impl Host {
+    /// Runs task `id`, by what calls its entry; gives the bytes of an [`Answer`](super::wire::Answer), or a file to come with one.
+    pub(super) fn run(
+        self: &Arc<Self>,
+        id: u64,
+        token: Option<Token>,
+        enter: impl FnOnce(&mut dyn Any) -> Option<i32>,
+    ) -> Result<Encoded, Outcome> {
+        let token = token.ok_or(Outcome::Skipped)?;
+        let mut call = Call { host: Arc::clone(self), id, answer: None };
+        remote::within(self, || cancelled::with(&token, || enter(&mut call)));
+        lock(&self.running).tokens.remove(&id);
+        call.answer.unwrap_or_else(|| Err(Outcome::Codec { why: "there is no such function".to_owned() }))
+    }
+
+    /// A task begins, and can be cancelled from now on; `None`: it was before.
+    pub(super) fn begin(&self, id: u64, lane: Lane) -> Option<Token> {
+        let mut running = lock(&self.running);
+        if lane == Lane::Ordered {
+            running.begun = id;
+            if running.skipped.remove(&id) {
+                return None;
+            }
+        }
+        if running.is_stopped {
+            return None;
+        }
+        let token = Token::new(AtomicBool::new(false));
+        running.tokens.insert(id, Arc::clone(&token));
+        Some(token)
+    }
+
+    /// `Request::Cancel`. What is to run aside has begun when this comes, or has ended.
+    pub(super) fn cancel(&self, id: u64) {
+        let mut running = lock(&self.running);
+        if let Some(token) = running.tokens.get(&id) {
+            token.store(true, Ordering::Relaxed);
+        } else if id > running.begun {
+            running.skipped.insert(id);
+        }
+    }
+
+    /// All that run are cancelled, and nothing begins any more.
+    pub(super) fn stop(&self) {
+        let mut running = lock(&self.running);
+        running.is_stopped = true;
+        running.tokens.values().for_each(|token| token.store(true, Ordering::Relaxed));
+    }
+
+    pub(super) fn object(&self, id: u64) -> Option<Held> {
+        lock(&self.objects).get(&id).cloned()
+    }
+
+    pub(super) fn drop_object(&self, id: u64) {
+        // Its drop is the user's code: not under the lock, and it may panic.
+        let object = lock(&self.objects).remove(&id);
+        crate::panics::guarded(|| drop(object), || ());
+    }
+
+    pub(super) fn drop_all(&self) {
+        let objects = std::mem::take(&mut *lock(&self.objects));
+        objects.into_values().for_each(|object| crate::panics::guarded(|| drop(object), || ()));
+    }
+
+    /// One more thread runs tasks aside, until the guard is dropped.
+    pub(super) fn aside(self: &Arc<Self>) -> Aside {
+        lock(&self.running).asides += 1;
+        Aside(Arc::clone(self))
+    }
+
+    pub(super) fn wait_for_asides(&self) {
+        let mut running = lock(&self.running);
+        while running.asides > 0 {
+            running = self.fewer.wait(running).unwrap_or_else(PoisonError::into_inner);
+        }
+    }
+}
+
+pub(super) struct Aside(Arc<Host>);
+
+impl Drop for Aside {
+    fn drop(&mut self) {
+        lock(&self.0.running).asides -= 1;
+        self.0.fewer.notify_all();
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::task::worker::wire::Answer;
+
+    #[test]
+    fn a_head_is_the_beginning_of_an_answer() {
+        let bytes = head(300, &Outcome::Codec { why: "x".into() });
+        let (answer, rest) = wire::decode::<Answer>(&bytes).unwrap();
+        assert_eq!((answer.id, rest), (300, 0));
+        assert!(matches!(answer.outcome, Outcome::Codec { why } if why == "x"));
+    }
+
+    #[test]
+    fn what_was_cancelled_before_it_began_does_not_begin() {
+        let host = Arc::new(Host::default());
+        host.cancel(2);
+        let run = |id| {
+            host.run(id, host.begin(id, Lane::Ordered), |call| {
+                call.downcast_mut::<Call>()?.answer(|| Ok(cancelled::cancelled()));
+                Some(0)
+            })
+        };
+        assert!(run(1).is_ok());
+        assert!(matches!(run(2), Err(Outcome::Skipped)));
+        host.cancel(2);
+        assert!(host.running.lock().unwrap().skipped.is_empty(), "of one that has ended nothing stays");
+        assert!(run(3).is_ok());
+    }
+}

@@ -1,0 +1,217 @@
+//! A worker as a process: it reads what it is to do from its rings, on the main thread; what is to run aside and what comes with
+//! descriptors is read by a thread of its own, which also finds out when nobody is there any more.
+
+use std::any::Any;
+use std::collections::VecDeque;
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
+
+use super::host::{self, Host};
+use super::wire::{self, ANSWERS, LANES, Lane, Request, Signal};
+use crate::sys;
+use crate::sys::blob::Mapped;
+use crate::sys::channel::Channel;
+use crate::sys::image::Image;
+use crate::sys::ring::{Garbage, Reader, Shared, Wake, Writer};
+use crate::task::cancelled::Token;
+use crate::task::outcome::{Encoded, Outcome, Value};
+use crate::task::spin::Spin;
+
+/// What a message of the channel may have.
+pub(super) const MOST_SIGNAL: usize = 16;
+
+/// The main thread of a worker.
+pub(super) fn live(_: &[u8], channel: &mut dyn Any) -> i32 {
+    let channel = channel.downcast_mut::<Option<OwnedFd>>().and_then(Option::take);
+    let worker = channel.and_then(|channel| Worker::new(channel.into()).ok());
+    worker.and_then(|(worker, ordered, aside)| worker.live(ordered, aside)).unwrap_or(1)
+}
+
+struct Worker {
+    channel: Channel,
+    host: Arc<Host>,
+    answers: Mutex<Writer>,
+    files: [Files; 2],
+}
+
+/// Those that have come for a lane; one for which there was no place is `None`.
+#[derive(Default)]
+struct Files {
+    come: Mutex<VecDeque<Option<OwnedFd>>>,
+    more: Condvar,
+}
+
+impl Worker {
+    fn new(channel: Channel) -> io::Result<(Arc<Worker>, Reader, Reader)> {
+        let rings = channel.receive(MOST_SIGNAL)?.and_then(|mut message| message.descriptors.pop());
+        let shared = Arc::new(Shared::open(rings.ok_or(io::ErrorKind::InvalidData)?.as_fd())?);
+        let [ordered, aside] = LANES.map(|lane| Reader::new(&shared, lane as usize));
+        let answers = Mutex::new(Writer::new(&shared, ANSWERS));
+        Ok((Arc::new(Worker { channel, host: Arc::default(), answers, files: Default::default() }), ordered, aside))
+    }
+
+    fn live(self: Arc<Self>, mut ordered: Reader, aside: Reader) -> Option<i32> {
+        let worker = Arc::clone(&self);
+        sys::process::thread("pkit-worker").spawn(move || worker.listen(aside)).ok()?;
+        loop {
+            let message = self.next(&mut ordered).ok()?;
+            match wire::decode(&message)? {
+                (Request::Call { id, entry, in_file }, rest) => {
+                    let argument = self.argument(Lane::Ordered, message, rest, in_file);
+                    self.run(id, self.host.begin(id, Lane::Ordered), entry, argument);
+                }
+                (Request::Drop { object }, _) => self.host.drop_object(object),
+                (Request::Cancel { id }, _) => self.host.cancel(id),
+                (Request::Close, _) => {
+                    self.host.wait_for_asides();
+                    self.host.drop_all();
+                    return Some(0);
+                }
+            }
+        }
+    }
+
+    fn next(&self, ordered: &mut Reader) -> Result<Vec<u8>, Garbage> {
+        let mut spin = Spin::new();
+        loop {
+            if let Some((message, wake)) = ordered.read()? {
+                self.wake(wake);
+                return Ok(message);
+            }
+            if !spin.goes_on() {
+                ordered.wait_for_message(None, || false);
+            }
+        }
+    }
+
+    /// The thread beside the main one.
+    fn listen(self: Arc<Self>, mut aside: Reader) {
+        // So that the first message finds us: nobody has been asked to tell yet.
+        let mut is_any = !aside.go_away();
+        loop {
+            while is_any {
+                if self.read_aside(&mut aside).is_none() {
+                    sys::process::leave(1);
+                }
+                is_any = !aside.go_away();
+            }
+            is_any = self.receive() == Signal::Look;
+        }
+    }
+
+    /// The next message of the channel; a file in it is put where it is looked for.
+    fn receive(&self) -> Signal {
+        let (signal, file) = match self.channel.receive(MOST_SIGNAL) {
+            Ok(Some(mut message)) => (Signal::read(&message.bytes), message.descriptors.pop()),
+            Ok(None) => sys::process::leave(0),
+            // A file, and no place for it. Which lane it was for is not known any more; large arguments are seldom aside.
+            Err(error) if error.raw_os_error() == Some(libc::EMFILE) => (Some(Signal::File), None),
+            Err(_) => sys::process::leave(1),
+        };
+        match signal {
+            Some(Signal::File) => self.files[Lane::Ordered as usize].put(file),
+            Some(Signal::FileAside) => self.files[Lane::Aside as usize].put(file),
+            Some(Signal::Look) | None => {}
+        }
+        signal.unwrap_or(Signal::Look)
+    }
+
+    fn read_aside(self: &Arc<Self>, aside: &mut Reader) -> Option<()> {
+        while let Some((message, wake)) = aside.read().ok()? {
+            self.wake(wake);
+            match wire::decode(&message)? {
+                (Request::Call { id, entry, in_file }, rest) => {
+                    while in_file && self.files[Lane::Aside as usize].is_empty() {
+                        // It was sent before this, and this is the thread that receives it. (Every ring is looked into again.)
+                        self.receive();
+                    }
+                    let argument = self.argument(Lane::Aside, message, rest, in_file);
+                    self.run_aside(id, entry, argument);
+                }
+                (Request::Cancel { id }, _) => self.host.cancel(id),
+                (Request::Drop { object }, _) => self.host.drop_object(object),
+                (Request::Close, _) => {}
+            }
+        }
+        Some(())
+    }
+
+    fn run_aside(self: &Arc<Self>, id: u64, entry: u64, argument: Result<Value, Outcome>) {
+        let (worker, guard) = (Arc::clone(self), self.host.aside());
+        // Here: the next message may cancel it.
+        let token = self.host.begin(id, Lane::Aside);
+        let thread = sys::process::thread("pkit-task").spawn(move || {
+            worker.run(id, token, entry, argument);
+            drop(guard);
+        });
+        if let Err(error) = thread {
+            self.say(id, Err(Outcome::Codec { why: format!("there is no thread for it: {error}") }));
+        }
+    }
+
+    fn argument(&self, lane: Lane, message: Vec<u8>, rest: usize, in_file: bool) -> Result<Value, Outcome> {
+        if !in_file {
+            return Ok(Value::behind(message, rest));
+        }
+        let file = self.files[lane as usize].take().ok_or_else(|| io::Error::from_raw_os_error(libc::EMFILE));
+        let mapped = file.and_then(|file| Mapped::new(file.as_fd()));
+        mapped.map(Value::File).map_err(|error| Outcome::Codec { why: format!("its argument was lost: {error}") })
+    }
+
+    fn run(&self, id: u64, token: Option<Token>, entry: u64, argument: Result<Value, Outcome>) {
+        let enter = |argument: Value| {
+            self.host.run(id, token, |call| Image::get().call(entry as usize, argument.bytes(), call))
+        };
+        self.say(id, argument.and_then(enter));
+    }
+
+    fn say(&self, id: u64, answer: Result<Encoded, Outcome>) {
+        let (message, file) = match answer {
+            Ok(Encoded::Here(message)) => (message, None),
+            Ok(Encoded::File(file)) => (host::head(id, &Outcome::ValueInFile), Some(file)),
+            Err(outcome) => (host::head(id, &outcome), None),
+        };
+        // Files and answers in files come in the same order.
+        let mut answers = self.answers.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(file) = file {
+            let _ = self.channel.send(&Signal::File.bytes(), &[file.as_raw_fd()]);
+        }
+        loop {
+            match answers.write(&[&message]) {
+                Ok(Some(wake)) => return self.wake(wake),
+                Ok(None) if answers.wait_for_room(message.len()).is_ok() => {}
+                _ => sys::process::leave(1),
+            }
+        }
+    }
+
+    fn wake(&self, wake: Wake) {
+        if wake == Wake::Tell {
+            // Where there is no room, there is enough to be heard.
+            let _ = self.channel.send_at_once(&Signal::Look.bytes(), &[]);
+        }
+    }
+}
+
+impl Files {
+    fn put(&self, file: Option<OwnedFd>) {
+        self.come.lock().unwrap_or_else(PoisonError::into_inner).push_back(file);
+        self.more.notify_all();
+    }
+
+    fn is_empty(&self) -> bool {
+        self.come.lock().unwrap_or_else(PoisonError::into_inner).is_empty()
+    }
+
+    /// The next; it was sent before whoever takes it was told of it.
+    fn take(&self) -> Option<OwnedFd> {
+        let mut come = self.come.lock().unwrap_or_else(PoisonError::into_inner);
+        loop {
+            if let Some(file) = come.pop_front() {
+                return file;
+            }
+            come = self.more.wait(come).unwrap_or_else(PoisonError::into_inner);
+        }
+    }
+}

@@ -1,0 +1,309 @@
+//! A process (or a thread) that stays, and runs one function after the other.
+//!
+//! ```text
+//! Worker ── Home ──┬─ Link ════ rings, channel ════ inside ─┬─ Host: tokens, objects ── the function
+//!    │             └─ Thread ═══════ queue ═════════════════┘
+//!    └─ Task ── Slot: the end of one
+//! ```
+//!
+//! A call is entered on the [`board`] of its home before it is sent, and taken from it by its answer or with the end of the home: so each has one end.
+
+mod board;
+mod builder;
+mod home;
+mod host;
+mod inside;
+mod link;
+mod outgoing;
+mod remote;
+mod slot;
+mod thread;
+mod wire;
+
+use std::any::Any;
+use std::fmt;
+use std::sync::Mutex;
+use std::sync::{Arc, PoisonError};
+
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+use super::error::TaskError;
+use super::handle::Task;
+use crate::error::{Error, Kind, Who};
+use crate::forkserver::{captures_nothing, decode, the_only};
+use crate::sys::image::Entry;
+use builder::Settings;
+use home::{Home, Queued};
+use host::Call;
+use link::Link;
+use thread::Thread;
+use wire::Lane;
+
+pub use builder::WorkerBuilder;
+pub use remote::Remote;
+
+/// A process that stays, and runs one function after the other: no start for each, and what one leaves behind (statics, connections, objects that
+/// are [held](Worker::hold)) the next one finds.
+///
+/// Any number of threads may use one: every method takes `&self`. Functions and arguments are as for [`spawn`](crate::spawn): what
+/// runs is a function item or a closure that captures nothing, and arguments and values travel as bytes, of any size. (Large byte arrays do so
+/// many times as fast as `serde_bytes::ByteBuf` than as `Vec<u8>`, which serde takes byte by byte.)
+///
+/// # The end of its process
+///
+/// When the process ends by itself, whoever waits gets [`TaskError::Crashed`] at once, and what was held there is gone. The next call
+/// starts a new one; so it is, too, after the calls of a [task limit](WorkerBuilder::task_limit).
+///
+/// # Drop
+///
+/// Dropped, it finishes nothing and is stopped: who waits gets [`TaskError::Cancelled`]. See [`close`](Worker::close) and
+/// [`detach`](Worker::detach).
+///
+/// # Example
+///
+/// ```
+/// use pkit::{Task, TaskError, Worker};
+///
+/// fn square(n: u64) -> u64 {
+///     n * n
+/// }
+///
+/// let worker = Worker::new()?;
+/// assert_eq!(worker.invoke(square, 3)?, 9);
+/// let tasks: Vec<Task<u64>> = (0..5).map(|n| worker.schedule(square, n)).collect::<Result<_, _>>()?;
+/// let squares: Vec<u64> = tasks.into_iter().map(Task::wait).collect::<Result<_, _>>()?;
+/// assert_eq!(squares, [0, 1, 4, 9, 16]);
+/// # Ok::<(), TaskError>(())
+/// ```
+#[must_use = "dropped, it is stopped"]
+pub struct Worker {
+    settings: Settings,
+    /// Before all locks of a home.
+    current: Mutex<Current>,
+}
+
+#[derive(Default)]
+struct Current {
+    /// The first is started by `build`, and one that has ended is replaced at the next call.
+    home: Option<Arc<dyn Home>>,
+    /// The same, if it is a process.
+    link: Option<Arc<Link>>,
+    is_closed: bool,
+}
+
+impl Worker {
+    /// One with every option at its default; it is started.
+    ///
+    /// # Errors
+    /// [`TaskError::Start`]: as for [`Target::function`](crate::Target::function).
+    pub fn new() -> Result<Worker, TaskError> {
+        Worker::builder().build()
+    }
+
+    /// The options of a worker; [`WorkerBuilder::build`] starts it.
+    pub fn builder() -> WorkerBuilder {
+        WorkerBuilder::new()
+    }
+
+    /// A worker that is a thread of this program, and not a process: the same face, and no protection. What crashes it crashes the program, and to
+    /// stop it means to ask: what runs goes on until it sees that it was [`cancelled`](crate::cancelled). Its arguments and values are encoded all
+    /// the same, so that what runs here runs in a process as well.
+    ///
+    /// # Errors
+    /// [`TaskError::Start`]: no thread could be started.
+    pub fn thread() -> Result<Worker, TaskError> {
+        let worker = Worker { settings: Settings::of_thread(), current: Mutex::default() };
+        worker.home()?;
+        Ok(worker)
+    }
+
+    /// Calls a function, and waits for its value: after those that were scheduled before.
+    ///
+    /// # Errors
+    /// [`TaskError`] tells them apart.
+    pub fn invoke<F, A, R>(&self, function: F, argument: A) -> Result<R, TaskError>
+    where
+        F: Fn(A) -> R + Copy,
+        A: Serialize + DeserializeOwned,
+        R: Serialize + DeserializeOwned,
+    {
+        self.send(Lane::Ordered, function, call_entry::<F, A, R>, &argument)?.1.end()?.decode()
+    }
+
+    /// Queues a call, which runs after those before it.
+    ///
+    /// It does not wait, however many are queued: they are kept in memory.
+    ///
+    /// # Errors
+    /// - [`TaskError::Start`]: the worker was closed, or had to be started and was not.
+    /// - [`TaskError::Codec`]: the argument cannot be encoded.
+    pub fn schedule<F, A, R>(&self, function: F, argument: A) -> Result<Task<R>, TaskError>
+    where
+        F: Fn(A) -> R + Copy,
+        A: Serialize + DeserializeOwned,
+        R: Serialize + DeserializeOwned,
+    {
+        Ok(Task::new(self.send(Lane::Ordered, function, call_entry::<F, A, R>, &argument)?.1))
+    }
+
+    /// Calls a function at once, on a thread of its own in the worker.
+    ///
+    /// # Errors
+    /// As for [`schedule`](Worker::schedule).
+    pub fn concurrent<F, A, R>(&self, function: F, argument: A) -> Result<Task<R>, TaskError>
+    where
+        F: Fn(A) -> R + Copy,
+        A: Serialize + DeserializeOwned,
+        R: Serialize + DeserializeOwned,
+    {
+        Ok(Task::new(self.send(Lane::Aside, function, call_entry::<F, A, R>, &argument)?.1))
+    }
+
+    /// Calls a function, and keeps what it gives in the worker: see [`Remote`]. It waits, as [`invoke`](Worker::invoke) does.
+    ///
+    /// # Errors
+    /// As for [`invoke`](Worker::invoke).
+    pub fn hold<F, A, T>(&self, function: F, argument: A) -> Result<Remote<T>, TaskError>
+    where
+        F: Fn(A) -> T + Copy,
+        A: Serialize + DeserializeOwned,
+        T: Send + 'static,
+    {
+        let (home, call) = self.send(Lane::Ordered, function, hold_entry::<F, A, T>, &argument)?;
+        call.end()?.decode::<()>()?;
+        Ok(Remote::new(home, call.id()))
+    }
+
+    /// Takes no more calls, finishes what is queued, and waits until it has ended. Objects that it holds are dropped.
+    ///
+    /// Called from one of its own functions (on a [`thread`](Worker::thread)) it would wait for itself.
+    pub fn close(&self) {
+        if let Some(home) = self.shut() {
+            home.close();
+            home.join();
+        }
+    }
+
+    /// Stops it: who waits gets [`TaskError::Cancelled`], its process SIGTERM and after 10 s SIGKILL
+    /// (or what [`Builder::stop`](crate::Builder::stop) says). It waits until it has ended; of a [`thread`](Worker::thread), until what runs has returned.
+    pub fn terminate(&self) {
+        if let Some(home) = self.shut() {
+            home.stop();
+            home.join();
+        }
+    }
+
+    /// Lets it finish what is queued, while nobody waits for that: then it ends. Tasks that are there give their values.
+    pub fn detach(self) {
+        if let Some(home) = self.shut() {
+            home.close();
+        }
+    }
+
+    /// The id of its process; `None`: there is none at the moment, or it is a thread.
+    pub fn pid(&self) -> Option<u32> {
+        self.lock().home.as_ref().and_then(|home| home.pid())
+    }
+
+    /// What it is called.
+    pub fn name(&self) -> &str {
+        self.settings.name()
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, Current> {
+        self.current.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// From now on there are no calls. What it had until now.
+    fn shut(&self) -> Option<Arc<dyn Home>> {
+        let mut current = self.lock();
+        current.is_closed = true;
+        current.home.clone()
+    }
+
+    fn send<F>(
+        &self,
+        lane: Lane,
+        function: F,
+        entry: Entry,
+        argument: &impl Serialize,
+    ) -> Result<(Arc<dyn Home>, Queued), TaskError> {
+        captures_nothing::<F>();
+        let _ = function;
+        let home = self.home()?;
+        let (argument, kept) = remote::encode(&*home, argument)?;
+        let queued = Queued::new(&home, lane, entry, argument, kept);
+        Ok((home, queued))
+    }
+
+    /// Who does the next call.
+    fn home(&self) -> Result<Arc<dyn Home>, TaskError> {
+        let mut current = self.lock();
+        if current.is_closed {
+            let who = Who { name: self.name().into(), pid: None };
+            return Err(TaskError::Start(Error::new(who, "call a function of", Kind::Closed("worker"))));
+        }
+        let good = current.home.as_ref().filter(|home| !home.is_over() && self.settings.has_calls_left(home.calls()));
+        if let Some(home) = good {
+            return Ok(Arc::clone(home));
+        }
+        if self.settings.is_thread() {
+            let thread = Thread::start(self.name())?;
+            return Ok(current.set(thread, None));
+        }
+        let link = self.settings.start()?;
+        if let Some(before) = current.link.take() {
+            before.close();
+            link.follow(&before);
+        }
+        let home = Arc::clone(&link);
+        Ok(current.set(home, Some(link)))
+    }
+}
+
+impl Current {
+    fn set(&mut self, home: Arc<impl Home + 'static>, link: Option<Arc<Link>>) -> Arc<dyn Home> {
+        let home: Arc<dyn Home> = home;
+        self.link = link;
+        self.home = Some(Arc::clone(&home));
+        home
+    }
+}
+
+impl Drop for Worker {
+    fn drop(&mut self) {
+        let current = self.current.get_mut().unwrap_or_else(PoisonError::into_inner);
+        if let Some(home) = current.home.take().filter(|_| !current.is_closed) {
+            home.stop();
+        }
+    }
+}
+
+impl fmt::Debug for Worker {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Worker").field("name", &self.name()).field("pid", &self.pid()).finish_non_exhaustive()
+    }
+}
+
+fn call_entry<F, A, R>(argument: &[u8], call: &mut dyn Any) -> i32
+where
+    F: Fn(A) -> R + Copy,
+    A: DeserializeOwned,
+    R: Serialize,
+{
+    let Some(call) = call.downcast_mut::<Call>() else { return 1 };
+    call.answer(|| Ok(the_only::<F>()(decode(argument)?)));
+    0
+}
+
+fn hold_entry<F, A, T>(argument: &[u8], call: &mut dyn Any) -> i32
+where
+    F: Fn(A) -> T + Copy,
+    A: DeserializeOwned,
+    T: Send + 'static,
+{
+    let Some(call) = call.downcast_mut::<Call>() else { return 1 };
+    call.hold(|| Ok(the_only::<F>()(decode(argument)?)));
+    0
+}

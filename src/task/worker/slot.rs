@@ -1,0 +1,86 @@
+//! Where the end of a task arrives.
+
+use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll, Waker};
+use std::time::Instant;
+
+use crate::panics::guarded;
+use crate::task::handle::Ended;
+
+/// Filled once, and emptied once.
+#[derive(Default)]
+pub(super) struct Slot {
+    /// Leaf lock.
+    inside: Mutex<Inside>,
+    changed: Condvar,
+}
+
+#[derive(Default)]
+struct Inside {
+    is_done: bool,
+    ended: Option<Ended>,
+    waker: Option<Waker>,
+    /// Signalling nobody is a system call all the same.
+    sleepers: usize,
+}
+
+impl Slot {
+    fn lock(&self) -> MutexGuard<'_, Inside> {
+        self.inside.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The first end holds.
+    pub(super) fn fill(&self, ended: Ended) {
+        let mut inside = self.lock();
+        if inside.is_done {
+            return;
+        }
+        (inside.is_done, inside.ended) = (true, Some(ended));
+        let (waker, sleepers) = (inside.waker.take(), inside.sleepers);
+        drop(inside);
+        if sleepers > 0 {
+            self.changed.notify_all();
+        }
+        if let Some(waker) = waker {
+            // Foreign code; its panic is told by the panic hook.
+            guarded(|| waker.wake(), || ());
+        }
+    }
+
+    pub(super) fn is_done(&self) -> bool {
+        self.lock().is_done
+    }
+
+    pub(super) fn take(&self) -> Option<Ended> {
+        self.lock().ended.take()
+    }
+
+    /// Until it is filled, or that moment.
+    pub(super) fn wait(&self, until: Option<Instant>) {
+        let mut inside = self.lock();
+        while !inside.is_done {
+            let left = until.map(|until| until.saturating_duration_since(Instant::now()));
+            if left.is_some_and(|left| left.is_zero()) {
+                return;
+            }
+            inside.sleepers += 1;
+            inside = match left {
+                None => self.changed.wait(inside).unwrap_or_else(PoisonError::into_inner),
+                Some(left) => self.changed.wait_timeout(inside, left).unwrap_or_else(PoisonError::into_inner).0,
+            };
+            inside.sleepers -= 1;
+        }
+    }
+
+    pub(super) fn poll(&self, context: &Context<'_>) -> Poll<Ended> {
+        let waker = context.waker().clone();
+        let mut inside = self.lock();
+        if let Some(ended) = inside.ended.take() {
+            return Poll::Ready(ended);
+        }
+        let before = inside.waker.replace(waker);
+        drop(inside);
+        drop(before);
+        Poll::Pending
+    }
+}

@@ -1,0 +1,192 @@
+//! A worker that is a thread of this program: the same as in a process, without the process.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::mpsc::{Receiver, Sender, channel};
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use std::time::Instant;
+
+use super::board::{Board, Pending};
+use super::home::Home;
+use super::host::Host;
+use super::slot::Slot;
+use super::wire::{self, Answer, Lane};
+use crate::error::Result as Started;
+use crate::forkserver;
+use crate::reaper::Reaper;
+use crate::sys;
+use crate::sys::blob::Mapped;
+use crate::sys::image::Entry;
+use crate::task::cancelled::Token;
+use crate::task::error::TaskError;
+use crate::task::handle::Ended;
+use crate::task::outcome::{Encoded, Outcome, Value};
+
+pub(super) struct Thread {
+    id: u64,
+    name: String,
+    inside: Arc<Inside>,
+    /// Taken when it is closed.
+    queue: Mutex<Option<Sender<Order>>>,
+    next_id: AtomicU64,
+}
+
+struct Inside {
+    board: Board,
+    host: Arc<Host>,
+    has_ended: Mutex<bool>,
+    ends: Condvar,
+}
+
+enum Order {
+    Call { id: u64, entry: Entry, argument: Encoded },
+    Drop { object: u64 },
+}
+
+impl Thread {
+    pub(super) fn start(name: &str) -> Started<Arc<Thread>> {
+        let (queue, orders) = channel();
+        let inside = Arc::new(Inside {
+            board: Board::default(),
+            host: Arc::default(),
+            has_ended: Mutex::new(false),
+            ends: Condvar::new(),
+        });
+        let worker = Arc::clone(&inside);
+        let thread = sys::process::thread("pkit-worker").spawn(move || worker.live(orders));
+        thread.map_err(|error| forkserver::not_started(name, error))?;
+        let (id, next_id) = (Reaper::get().new_id(), AtomicU64::new(1));
+        Ok(Arc::new(Thread { id, name: name.to_owned(), inside, queue: Mutex::new(Some(queue)), next_id }))
+    }
+
+    /// False: it was closed.
+    fn send(&self, order: Order) -> bool {
+        let queue = self.queue.lock().unwrap_or_else(PoisonError::into_inner);
+        queue.as_ref().is_some_and(|queue| queue.send(order).is_ok())
+    }
+}
+
+impl Inside {
+    fn live(self: Arc<Self>, orders: Receiver<Order>) {
+        for order in orders {
+            match order {
+                Order::Call { id, entry, argument } => {
+                    self.run(id, self.host.begin(id, Lane::Ordered), entry, &argument);
+                }
+                Order::Drop { object } => self.host.drop_object(object),
+            }
+        }
+        self.host.wait_for_asides();
+        self.host.drop_all();
+        self.board.end(&TaskError::Cancelled);
+        *self.has_ended.lock().unwrap_or_else(PoisonError::into_inner) = true;
+        self.ends.notify_all();
+    }
+
+    fn run(&self, id: u64, token: Option<Token>, entry: Entry, argument: &Encoded) {
+        let answer = match argument {
+            Encoded::Here(bytes) => self.host.run(id, token, |call| Some(entry(bytes, call))),
+            Encoded::File(file) => match Mapped::new(std::os::fd::AsFd::as_fd(file)) {
+                Ok(mapped) => self.host.run(id, token, |call| Some(entry(&mapped, call))),
+                Err(error) => Err(Outcome::Codec { why: format!("its argument was lost: {error}") }),
+            },
+        };
+        self.board.finish(id, told(answer));
+    }
+}
+
+fn told(answer: Result<Encoded, Outcome>) -> Ended {
+    let unread = || TaskError::Codec("its value cannot be read".to_owned());
+    match answer {
+        Ok(Encoded::Here(message)) => {
+            let (_, rest) = wire::decode::<Answer>(&message).ok_or_else(unread)?;
+            Ok(Value::behind(message, rest))
+        }
+        Ok(Encoded::File(file)) => Outcome::ValueInFile.told(Vec::new(), 0, || Some(file)),
+        Err(outcome) => outcome.told(Vec::new(), 0, || None),
+    }
+}
+
+impl Home for Thread {
+    fn id(&self) -> u64 {
+        self.id
+    }
+
+    fn name(&self) -> String {
+        self.name.clone()
+    }
+
+    fn pid(&self) -> Option<u32> {
+        None
+    }
+
+    fn call(&self, lane: Lane, entry: Entry, argument: Encoded, pending: Pending) -> u64 {
+        let queue = self.queue.lock().unwrap_or_else(PoisonError::into_inner);
+        // Under the lock of the queue: in it they rise.
+        let id = self.next_id.fetch_add(1, Ordering::Relaxed);
+        if !self.inside.board.add(id, pending) {
+            return id;
+        }
+        let is_open = match (lane, queue.as_ref()) {
+            (Lane::Ordered, Some(queue)) => return queue.send(Order::Call { id, entry, argument }).map_or(id, |()| id),
+            (Lane::Aside, Some(_)) => true,
+            (_, None) => false,
+        };
+        // What ends here may be the last that has an object, which is told by the queue.
+        drop(queue);
+        match is_open {
+            false => _ = self.inside.board.finish(id, Err(TaskError::Cancelled)),
+            true => {
+                let (inside, guard) = (Arc::clone(&self.inside), self.inside.host.aside());
+                let token = inside.host.begin(id, Lane::Aside);
+                let thread = sys::process::thread("pkit-task").spawn(move || {
+                    inside.run(id, token, entry, &argument);
+                    drop(guard);
+                });
+                if let Err(error) = thread {
+                    let error = forkserver::not_started(&self.name, error);
+                    self.inside.board.finish(id, Err(TaskError::Start(error)));
+                }
+            }
+        }
+        id
+    }
+
+    fn cancel(&self, id: u64) {
+        if self.inside.board.give_up(id) {
+            self.inside.host.cancel(id);
+        }
+    }
+
+    fn drop_object(&self, id: u64) {
+        self.send(Order::Drop { object: id });
+    }
+
+    fn wait(&self, slot: &Slot, until: Option<Instant>) {
+        slot.wait(until);
+    }
+
+    fn is_over(&self) -> bool {
+        self.inside.board.is_over()
+    }
+
+    fn calls(&self) -> u64 {
+        self.next_id.load(Ordering::Relaxed) - 1
+    }
+
+    fn close(&self) {
+        self.queue.lock().unwrap_or_else(PoisonError::into_inner).take();
+    }
+
+    fn stop(&self) {
+        self.inside.board.end(&TaskError::Cancelled);
+        self.inside.host.stop();
+        self.close();
+    }
+
+    fn join(&self) {
+        let mut has_ended = self.inside.has_ended.lock().unwrap_or_else(PoisonError::into_inner);
+        while !*has_ended {
+            has_ended = self.inside.ends.wait(has_ended).unwrap_or_else(PoisonError::into_inner);
+        }
+    }
+}

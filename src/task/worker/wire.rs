@@ -1,0 +1,83 @@
+//! What is said between a worker and whoever has tasks for it.
+
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+
+use crate::task::outcome::Outcome;
+
+/// The rings of a worker.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Lane {
+    /// One after the other, on the main thread.
+    Ordered = 0,
+    /// At once.
+    Aside = 1,
+}
+
+pub(super) const LANES: [Lane; 2] = [Lane::Ordered, Lane::Aside];
+
+/// The ring by which the worker answers.
+pub(super) const ANSWERS: usize = 2;
+
+/// What a worker is asked, in a ring; behind it comes the argument.
+#[derive(Debug, Serialize, Deserialize)]
+pub(super) enum Request {
+    Call {
+        id: u64,
+        entry: u64,
+        /// The argument is the next file for this lane instead.
+        in_file: bool,
+    },
+    /// It is not wanted any more, or never was.
+    Cancel { id: u64 },
+    /// Nobody has this object any more.
+    Drop { object: u64 },
+    /// Nothing comes any more.
+    Close,
+}
+
+/// What it answers; behind it comes the value.
+#[derive(Debug, Serialize, Deserialize)]
+pub(super) struct Answer {
+    pub(super) id: u64,
+    pub(super) outcome: Outcome,
+}
+
+/// What goes through the channel, one byte each.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u8)]
+pub(super) enum Signal {
+    /// There is something in a ring, or room.
+    Look = 1,
+    /// A file for [`Lane::Ordered`], or an answer in a file.
+    File = 2,
+    /// A file for [`Lane::Aside`].
+    FileAside = 3,
+}
+
+impl Signal {
+    pub(super) fn bytes(self) -> [u8; 1] {
+        [self as u8]
+    }
+
+    pub(super) fn read(bytes: &[u8]) -> Option<Signal> {
+        [Signal::Look, Signal::File, Signal::FileAside].into_iter().find(|signal| bytes == signal.bytes())
+    }
+
+    pub(super) fn file_for(lane: Lane) -> Signal {
+        match lane {
+            Lane::Ordered => Signal::File,
+            Lane::Aside => Signal::FileAside,
+        }
+    }
+}
+
+pub(super) fn encode(value: &impl Serialize) -> Vec<u8> {
+    // Numbers and texts: that cannot fail.
+    postcard::to_stdvec(value).unwrap_or_default()
+}
+
+/// What is at the beginning, and how many bytes come behind it.
+pub(super) fn decode<T: DeserializeOwned>(bytes: &[u8]) -> Option<(T, usize)> {
+    postcard::take_from_bytes(bytes).ok().map(|(value, rest)| (value, rest.len()))
+}

@@ -1,0 +1,218 @@
+//! How a worker ends, and what becomes of who waits.
+
+use std::time::Duration;
+
+use nix::sys::signal::{Signal as Raw, kill};
+use nix::unistd::Pid;
+use pkit::{ExitReason, Signal, Task, TaskError, Worker};
+
+use super::{OPEN, both, gate, open, pid, square, until_cancelled};
+use crate::functions::park;
+use crate::support::{children, eventually, is_alive, open_descriptors, settle, tests, thread_names};
+
+fn write(path: std::path::PathBuf) {
+    std::fs::write(path, "done").unwrap();
+}
+
+fn is_closed(error: &TaskError) -> bool {
+    matches!(error, TaskError::Start(error) if error.is_closed())
+}
+
+tests! {
+    fn a_crash_is_told_to_all_who_wait_and_the_next_call_is_done() {
+        fn crash(how: String) {
+            match &*how {
+                "abort" => std::process::abort(),
+                "exit" => std::process::exit(3),
+                "segfault" => {
+                    // SAFETY: there is nothing safe about it; the kernel ends this process.
+                    #[allow(unsafe_code)]
+                    unsafe {
+                        std::ptr::with_exposed_provenance_mut::<u8>(8).write_volatile(1);
+                    }
+                }
+                _ => kill(Pid::this(), Raw::SIGKILL).unwrap(),
+            }
+        }
+        let worker = Worker::new().unwrap();
+        for (how, reason) in [
+            ("abort", ExitReason::Signaled(Signal::ABRT)),
+            ("exit", ExitReason::Exited(3)),
+            ("segfault", ExitReason::Signaled(Signal::SEGV)),
+            ("kill", ExitReason::Signaled(Signal::KILL)),
+        ] {
+            let before = worker.schedule(square, 2).unwrap();
+            let beside = worker.concurrent(park, ()).unwrap();
+            let waits = worker.schedule(gate, ()).unwrap();
+            let crashes = worker.schedule(crash, how.to_owned()).unwrap();
+            let behind: Vec<_> = (0..100).map(|n| worker.schedule(square, n).unwrap()).collect();
+            worker.concurrent(open, ()).unwrap().wait().unwrap();
+            assert_eq!((before.wait().unwrap(), waits.wait().unwrap()), (4, ()), "they were done");
+            for error in behind.into_iter().map(|task| task.wait().unwrap_err()).chain([beside.wait().unwrap_err(), crashes.wait().unwrap_err()]) {
+                assert!(matches!(error, TaskError::Crashed(exit) if exit.reason() == reason), "{how}");
+            }
+            assert_eq!(worker.invoke(square, 3).unwrap(), 9, "by a new one");
+        }
+    }
+
+    fn closed_it_finishes_what_is_queued() {
+        for worker in both() {
+            let tasks: Vec<Task<u64>> = (0..1_000).map(|n| worker.schedule(square, n).unwrap()).collect();
+            let waits = worker.concurrent(gate, ()).unwrap();
+            let opens = worker.schedule(open, ()).unwrap();
+            worker.close();
+            assert!(tasks.iter().all(Task::is_done) && waits.is_done() && opens.is_done());
+            assert_eq!(tasks.into_iter().map(|task| task.wait().unwrap()).sum::<u64>(), 332_833_500);
+            waits.wait().unwrap();
+            opens.wait().unwrap();
+            assert!(is_closed(&worker.invoke(square, 1).unwrap_err()));
+            assert!(is_closed(&worker.hold(square, 1).unwrap_err()));
+            assert_eq!(worker.pid(), None);
+            worker.close();
+            worker.terminate();
+            OPEN.store(false, std::sync::atomic::Ordering::Release);
+        }
+    }
+
+    fn dropped_or_terminated_it_finishes_nothing() {
+        for terminate in [false, true] {
+            for worker in both() {
+                let (runs, waits) = (worker.schedule(until_cancelled, ()).unwrap(), worker.schedule(square, 2).unwrap());
+                let home = worker.pid();
+                if terminate {
+                    worker.terminate();
+                    assert!(is_closed(&worker.invoke(square, 1).unwrap_err()));
+                    assert!(!home.is_some_and(is_alive));
+                } else {
+                    drop(worker);
+                }
+                assert!(matches!(runs.wait(), Err(TaskError::Cancelled)));
+                assert!(matches!(waits.wait(), Err(TaskError::Cancelled)));
+                eventually("it is gone", || !home.is_some_and(is_alive));
+            }
+        }
+    }
+
+    fn detached_it_finishes_what_is_queued_and_ends() {
+        for worker in both() {
+            let directory = tempfile::tempdir().unwrap();
+            let path = directory.path().join("file");
+            let home = worker.pid();
+            let waits = worker.schedule(gate, ()).unwrap();
+            let opens = worker.concurrent(open, ()).unwrap();
+            drop(worker.schedule(write, path.clone()).unwrap());
+            worker.detach();
+            eventually("it was written", || std::fs::read_to_string(&path).is_ok_and(|text| text == "done"));
+            waits.wait().unwrap();
+            opens.wait().unwrap();
+            eventually("it has ended", || !home.is_some_and(is_alive));
+            OPEN.store(false, std::sync::atomic::Ordering::Release);
+        }
+    }
+
+    fn a_stopped_one_holds_up_nobody_who_does_not_wait() {
+        let worker = Worker::new().unwrap();
+        let home = Pid::from_raw(worker.pid().unwrap() as i32);
+        kill(home, Raw::SIGSTOP).unwrap();
+        let tasks: Vec<_> = (0..50_000).map(|n| worker.schedule(square, n).unwrap()).collect();
+        let large: Vec<_> = (0..50).map(|n| worker.schedule(|bytes: Vec<u8>| bytes.len(), vec![1; 70_000 + n]).unwrap()).collect();
+        let mut beside = worker.concurrent(square, 3).unwrap();
+        assert!(matches!(beside.wait_timeout(Duration::from_millis(5)), Err(TaskError::TimedOut)));
+        let given_up = worker.schedule(square, 4).unwrap();
+        given_up.cancel();
+        assert!(matches!(given_up.wait(), Err(TaskError::Cancelled)));
+        kill(home, Raw::SIGCONT).unwrap();
+        assert_eq!(beside.wait().unwrap(), 9);
+        assert!(tasks.into_iter().enumerate().all(|(n, task)| task.wait().unwrap() == (n * n) as u64));
+        assert!(large.into_iter().enumerate().all(|(n, task)| task.wait().unwrap() == 70_000 + n));
+    }
+
+    fn a_thousand_kills_leave_no_task_waiting() {
+        let worker = Worker::new().unwrap();
+        std::thread::scope(|scope| {
+            let (done, is_done) = std::sync::mpsc::channel::<()>();
+            for thread in 0..4_u64 {
+                let (worker, done) = (&worker, done.clone());
+                scope.spawn(move || {
+                    let (mut values, mut crashes) = (0, 0);
+                    while crashes < 150 || values < 150 {
+                        let tasks = [worker.schedule(square, thread), worker.concurrent(square, thread), worker.schedule(square, thread)];
+                        for task in tasks {
+                            match task.and_then(Task::wait) {
+                                Ok(value) => {
+                                    assert_eq!(value, thread * thread);
+                                    values += 1;
+                                }
+                                Err(TaskError::Crashed(exit)) => {
+                                    assert_eq!(exit.signal(), Some(Signal::KILL));
+                                    crashes += 1;
+                                }
+                                Err(other) => panic!("{other:?}"),
+                            }
+                        }
+                    }
+                    drop(done);
+                });
+            }
+            drop(done);
+            let (mut kills, mut state) = (0, 1_u64);
+            while !matches!(is_done.try_recv(), Err(std::sync::mpsc::TryRecvError::Disconnected)) || kills < 1_000 {
+                state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+                (0..state >> 50).for_each(|_| std::hint::spin_loop());
+                if let Some(pid) = worker.pid() {
+                    let _ = kill(Pid::from_raw(pid as i32), Raw::SIGKILL);
+                    kills += 1;
+                }
+                if kills >= 1_000 {
+                    // Whoever still wants crashes gets them.
+                    std::thread::yield_now();
+                }
+                let _ = worker.invoke(square, 1);
+            }
+        });
+    }
+
+    fn nothing_is_left_of_many() {
+        let one = || {
+            let worker = Worker::new().unwrap();
+            worker.invoke(square, 2).unwrap();
+            worker.invoke(|bytes: Vec<u8>| bytes, vec![1; 100_000]).unwrap();
+            let held = worker.hold(square, 2).unwrap();
+            let task = worker.concurrent(pid, ()).unwrap();
+            worker.close();
+            drop((held, task));
+            let thread = Worker::thread().unwrap();
+            thread.invoke(square, 2).unwrap();
+            thread.close();
+        };
+        let maps = || std::fs::read_to_string("/proc/self/maps").unwrap().lines().filter(|line| line.contains("pkit")).count();
+        one();
+        settle();
+        let (descriptors, threads) = (open_descriptors(), thread_names().len());
+        (0..100).for_each(|_| one());
+        eventually("no thread is left", || thread_names().len() <= threads);
+        eventually("no mapping is left", || maps() == 0);
+        eventually("no descriptor is left", || open_descriptors() == descriptors);
+        eventually("no process is left", || children().len() <= 1);
+    }
+
+    fn in_a_fork_it_is_nothing() {
+        let worker = Worker::new().unwrap();
+        worker.invoke(square, 2).unwrap();
+        let task = worker.schedule(gate, ()).unwrap();
+        let given = std::sync::Mutex::new(Some((worker, task)));
+        // SAFETY: no other thread of this program holds a lock that this takes.
+        #[allow(unsafe_code)]
+        let forked = unsafe {
+            pkit::Target::fork(move || {
+                let (worker, task) = given.lock().unwrap().take().unwrap();
+                let error = worker.invoke(square, 3).unwrap_err();
+                drop((worker, task));
+                std::process::ExitCode::from(u8::from(!matches!(error, TaskError::Start(_))))
+            })
+        };
+        let forked = pkit::Process::new(forked);
+        forked.start(true).unwrap();
+        assert_eq!(forked.join().unwrap().code(), Some(0));
+    }
+}

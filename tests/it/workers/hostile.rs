@@ -1,0 +1,81 @@
+//! What a worker can do to who uses it, if it goes mad: nothing but end.
+
+use std::fs::File;
+use std::os::unix::fs::FileExt;
+
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use pkit::{TaskError, Worker};
+
+use super::square;
+use crate::support::{LONG, eventually, is_alive, tests};
+
+/// Where the rings are in the memory of this process, and how long.
+fn rings() -> (u64, u64) {
+    let maps = std::fs::read_to_string("/proc/self/maps").unwrap();
+    let line = maps.lines().find(|line| line.contains("pkit-ring")).unwrap();
+    let (from, to) = line.split(' ').next().unwrap().split_once('-').unwrap();
+    let [from, to] = [from, to].map(|number| u64::from_str_radix(number, 16).unwrap());
+    (from, to - from)
+}
+
+/// Overwrites what is shared, from there on, with bytes that look random.
+fn scribble((from, length, seed): (u64, usize, u64)) {
+    let (start, _) = rings();
+    let mut state = seed;
+    let bytes: Vec<u8> = std::iter::repeat_with(|| {
+        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+        (state >> 56) as u8
+    })
+    .take(length)
+    .collect();
+    let memory = File::options().write(true).open("/proc/self/mem").unwrap();
+    memory.write_all_at(&bytes, start + from).unwrap();
+}
+
+/// Sends to every socket that it has.
+fn flood((bytes, times): (Vec<u8>, usize)) {
+    for _ in 0..times {
+        for fd in 3..64 {
+            let _ = nix::sys::socket::send(fd, &bytes, nix::sys::socket::MsgFlags::MSG_DONTWAIT);
+        }
+    }
+}
+
+const SOON: std::time::Duration = std::time::Duration::from_millis(20);
+const RING: u64 = 4096 + 256 * 1024;
+
+tests! {
+    fn garbage_in_the_rings_is_an_error_and_the_end_of_the_worker() {
+        let worker = Worker::new().unwrap();
+        for seed in 0..60 {
+            worker.invoke(square, 2).unwrap();
+            let home = worker.pid().unwrap();
+            // The headers of the rings, what is in them, or all of both.
+            let (from, length) = [(2 * RING, 256), (2 * RING + 4096, 4096), (RING, 256), (0, 256), (0, 3 * RING as usize)][seed as usize % 5];
+            let _ = worker.schedule(scribble, (from, length, seed)).unwrap().wait_timeout(SOON);
+            let mut next = worker.schedule(square, 3).unwrap();
+            match next.wait_timeout(SOON) {
+                Ok(9) => {}
+                Err(TaskError::Codec(_) | TaskError::Crashed(_)) => eventually("it is stopped", || !is_alive(home)),
+                Err(TaskError::TimedOut) => {
+                    // It waits for what it overwrote itself; that looks like work.
+                    kill(Pid::from_raw(home as i32), Signal::SIGKILL).unwrap();
+                    let end = next.wait_timeout(LONG);
+                    assert!(matches!(end, Err(TaskError::Codec(_) | TaskError::Crashed(_))), "{end:?}");
+                }
+                other => panic!("{other:?}"),
+            }
+        }
+    }
+
+    fn garbage_in_the_channel_is_ignored() {
+        let worker = Worker::new().unwrap();
+        for bytes in [vec![], vec![0], vec![1], vec![2], vec![9; 5], vec![1; 100], vec![7; 60_000]] {
+            worker.invoke(flood, (bytes.clone(), 500)).unwrap();
+            assert_eq!(worker.invoke(square, 3).unwrap(), 9, "{bytes:?}");
+            let large = worker.invoke(|bytes: Vec<u8>| bytes, vec![3; 100_000]);
+            assert!(large.is_ok_and(|large| large.len() == 100_000));
+        }
+    }
+}
