@@ -10,5 +10,5 @@ pub(crate) mod served;
 
 pub(crate) use beacon::{Beacon, compile, now_ns};
 pub(crate) use report::Machine;
-pub(crate) use rounds::{Rounds, smoke};
+pub(crate) use rounds::{Rounds, Times, smoke};
 pub(crate) use served::{Served, serve};

@@ -69,6 +69,11 @@ impl Times {
         median(&first.1) / median(&other.1)
     }
 
+    /// That of the first side.
+    pub(crate) fn median(&self) -> Duration {
+        Duration::from_nanos(median(&self.sides[0].1) as u64)
+    }
+
     /// Prints whether that ratio keeps within its bounds.
     pub(crate) fn require(&self, against: &str, must: impl Into<Option<f64>>, aim: f64) {
         judge(&format!("{} / {against}", self.sides[0].0), must.into(), aim, self.ratio(against));

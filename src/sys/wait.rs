@@ -9,6 +9,9 @@ use std::mem::MaybeUninit;
 use std::os::fd::{AsRawFd, BorrowedFd};
 use std::time::Duration;
 
+use nix::errno::Errno;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+
 /// What happened to a child.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Change {
@@ -16,6 +19,12 @@ pub(crate) enum Change {
     Killed { signal: i32, core: bool },
     Stopped(i32),
     Continued,
+}
+
+impl Change {
+    fn is_end(self) -> bool {
+        matches!(self, Change::Exited(_) | Change::Killed { .. })
+    }
 }
 
 /// What a child and its own reaped children used.
@@ -56,12 +65,25 @@ pub(crate) fn wait(pidfd: BorrowedFd<'_>, look: Look) -> io::Result<Option<Waite
             Look::Exit { keep: false } => libc::WEXITED,
             Look::Stops => libc::WSTOPPED | libc::WCONTINUED,
         };
-    waitid(pidfd, options)
+    let waited = waitid(pidfd, options)?;
+    // Of one that we trace, its stops are told whatever is asked for (ptrace(2)).
+    Ok(waited.filter(|waited| matches!(look, Look::Stops) || waited.change.is_end()))
 }
 
-/// Waits until the process has ended, or is not ours to wait for. (`poll` would do, but not where `RLIMIT_NOFILE` is 0.)
+/// Waits until the process has ended, or its status is not there any more.
 pub(crate) fn wait_for_end(pidfd: BorrowedFd<'_>) {
-    let _ = waitid(pidfd, libc::WEXITED | libc::WNOWAIT | libc::__WALL);
+    loop {
+        match poll(&mut [PollFd::new(pidfd, PollFlags::POLLIN)], PollTimeout::NONE) {
+            Ok(_) => return,
+            Err(Errno::EINTR) => {}
+            // `RLIMIT_NOFILE` is 0.
+            Err(_) => match waitid(pidfd, libc::WEXITED | libc::WNOWAIT | libc::__WALL) {
+                // It is traced by us, and stands still: there is nothing to wait for but time.
+                Ok(Some(waited)) if !waited.change.is_end() => std::thread::sleep(Duration::from_millis(10)),
+                _ => return,
+            },
+        }
+    }
 }
 
 /// Whether any child at all has ended and was not waited for. Takes nothing.
@@ -75,7 +97,11 @@ pub(crate) fn is_any_zombie() -> bool {
 pub(crate) fn take_group(group: u32, before: impl Fn()) {
     let one = |keep: i32| waitid_of(libc::P_PGID, group as i32, libc::WEXITED | libc::WNOHANG | libc::__WALL | keep);
     // ECHILD: there is no child in it.
-    while let Ok(Some(_)) = one(libc::WNOWAIT) {
+    while let Ok(Some(waited)) = one(libc::WNOWAIT) {
+        if !waited.change.is_end() {
+            // It lives, and stands still for who traces it.
+            return;
+        }
         before();
         if one(0).is_err() {
             return;

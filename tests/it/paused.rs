@@ -4,9 +4,9 @@
 
 use std::time::Duration;
 
-use pkit::{Command, Process, Ready, Signal, State, Stop};
+use pkit::{Command, ExitReason, Process, Ready, Signal, State, Stop};
 
-use crate::support::{LONG, python, sh, tests};
+use crate::support::{LONG, children, eventually, is_alive, python, sh, tests};
 
 /// What a child has for it; the pause is longer.
 const LIMIT: Duration = Duration::from_secs(10);
@@ -74,5 +74,29 @@ tell('WATCHDOG=1\\nSTATUS=done'); signal.sigwait(asked)";
         process.wait_until(LONG, |status| status.state == State::Idle).unwrap();
         let exit = process.exit().unwrap();
         assert!(exit.success() && exit.requested() && !exit.forced(), "{exit}");
+    }
+
+    fn one_that_this_program_traces_has_not_ended_when_it_stands_still() {
+        let script = "
+import ctypes
+assert ctypes.CDLL(None).ptrace(0, 0, 0, 0) == 0  # PTRACE_TRACEME
+signal.signal(signal.SIGUSR1, signal.SIG_IGN)
+while True: os.kill(os.getpid(), signal.SIGUSR1)
+";
+        for limited in [false, true] {
+            let process = Process::builder(python(script)).stop(Stop::signal(Signal::TERM, Duration::from_millis(100))).build().unwrap();
+            let pid = process.start(true).unwrap();
+            let join = |process: &Process| if limited { process.join_timeout(LONG).unwrap().unwrap() } else { process.join().unwrap() };
+            let exit = std::thread::scope(|scope| {
+                let joined = scope.spawn(|| join(&process));
+                let stat = format!("/proc/{pid}/stat");
+                eventually("it stands still", || std::fs::read_to_string(&stat).unwrap().contains(") t "));
+                assert_eq!(process.pid(), Some(pid));
+                if limited { process.terminate(false) } else { process.terminate(true) }.unwrap();
+                joined.join().unwrap()
+            });
+            assert_eq!(exit.reason(), ExitReason::Signaled(Signal::KILL));
+            assert!(!is_alive(pid) && children().is_empty());
+        }
     }
 }
