@@ -147,7 +147,7 @@ impl Order {
             return Ok(Some(Received { order, descriptors, payload }));
         }
         let file = descriptors.pop().ok_or_else(|| io::Error::other("an order without its file"))?;
-        let mapped = Mapped::new(file.as_fd())?;
+        let mapped = Mapped::writable(file.as_fd())?;
         let (envelope, rest) = split(&mapped)?;
         let Envelope::Here(order) = envelope else { return Err(io::Error::other("an order without an end")) };
         let payload = Payload::new(Bytes::File(mapped), rest, &order);

@@ -1,7 +1,8 @@
 //! Bytes that another process gets without their going through a socket: a file in memory (`memfd_create(2)`).
 
 use std::ffi::c_void;
-use std::io;
+use std::fs::File;
+use std::io::{self, BufWriter, IntoInnerError, Write};
 use std::ops::Deref;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::ptr;
@@ -10,81 +11,37 @@ use nix::errno::Errno;
 
 /// A file in memory that holds `parts`, one after the other, and is never changed again.
 pub(crate) fn of(parts: &[&[u8]]) -> io::Result<OwnedFd> {
-    let mut growing = Growing::new(parts.iter().map(|part| part.len()).sum())?;
+    let mut growing = Growing::new()?;
     parts.iter().try_for_each(|part| growing.extend(part))?;
     growing.finish()
 }
 
-/// A file in memory that is being written.
+/// A file in memory that is being written. (By `write(2)`: a mapping would have to be faulted in page by page, and a lack of memory
+/// would be a SIGBUS.)
 #[derive(Debug)]
-pub(crate) struct Growing {
-    fd: OwnedFd,
-    room: Room,
-    length: usize,
-}
-
-/// The file in our memory, to be written to.
-#[derive(Debug)]
-struct Room {
-    start: *mut u8,
-    length: usize,
-}
+pub(crate) struct Growing(BufWriter<File>);
 
 impl Growing {
-    pub(crate) fn new(length: usize) -> io::Result<Growing> {
+    pub(crate) fn new() -> io::Result<Growing> {
         let flags = libc::MFD_CLOEXEC | libc::MFD_ALLOW_SEALING;
         // SAFETY: memfd_create(2) reads a string that ends in NUL.
         let fd = Errno::result(unsafe { libc::memfd_create(c"pkit".as_ptr(), flags) })?;
         // SAFETY: it was made just now, and nobody else knows it.
-        let fd = unsafe { OwnedFd::from_raw_fd(fd) };
-        let room = Room::new(fd.as_fd(), length.max(1))?;
-        Ok(Growing { fd, room, length: 0 })
+        let file = unsafe { File::from_raw_fd(fd) };
+        Ok(Growing(BufWriter::with_capacity(64 * 1024, file)))
     }
 
     pub(crate) fn extend(&mut self, bytes: &[u8]) -> io::Result<()> {
-        let length = self.length + bytes.len();
-        if length > self.room.length {
-            self.room = Room::new(self.fd.as_fd(), length.max(2 * self.room.length))?;
-        }
-        let end = self.room.start.wrapping_add(self.length);
-        // SAFETY: there is room for so much behind what was written, and `bytes` are elsewhere: nobody else knows the mapping.
-        unsafe { ptr::copy_nonoverlapping(bytes.as_ptr(), end, bytes.len()) };
-        self.length = length;
-        Ok(())
+        self.0.write_all(bytes)
     }
 
     /// It is never changed again.
     pub(crate) fn finish(self) -> io::Result<OwnedFd> {
-        let Growing { fd, room, length } = self;
-        // What somebody could write by cannot be sealed.
-        drop(room);
-        nix::unistd::ftruncate(&fd, i64::try_from(length).map_err(io::Error::other)?)?;
+        let fd = OwnedFd::from(self.0.into_inner().map_err(IntoInnerError::into_error)?);
         let seals = libc::F_SEAL_SHRINK | libc::F_SEAL_GROW | libc::F_SEAL_WRITE | libc::F_SEAL_SEAL;
         // SAFETY: F_ADD_SEALS takes numbers only.
         Errno::result(unsafe { libc::fcntl(fd.as_raw_fd(), libc::F_ADD_SEALS, seals) })?;
         Ok(fd)
-    }
-}
-
-impl Room {
-    fn new(fd: BorrowedFd<'_>, length: usize) -> io::Result<Room> {
-        // Else it would be found out by SIGBUS that there is no memory for it.
-        nix::fcntl::posix_fallocate(fd, 0, i64::try_from(length).map_err(io::Error::other)?)?;
-        let protection = libc::PROT_READ | libc::PROT_WRITE;
-        let flags = libc::MAP_SHARED | libc::MAP_POPULATE;
-        // SAFETY: a new mapping at an address of the kernel's choice harms nobody.
-        let start = unsafe { libc::mmap(ptr::null_mut(), length, protection, flags, fd.as_raw_fd(), 0) };
-        if start == libc::MAP_FAILED {
-            return Err(io::Error::last_os_error());
-        }
-        Ok(Room { start: start.cast(), length })
-    }
-}
-
-impl Drop for Room {
-    fn drop(&mut self) {
-        // SAFETY: nobody else knows this mapping.
-        unsafe { libc::munmap(self.start.cast(), self.length) };
     }
 }
 
@@ -104,6 +61,15 @@ impl Mapped {
     /// # Errors
     /// EINVAL: it is no such file, and could change while it is read, or shrink (SIGBUS).
     pub(crate) fn new(fd: BorrowedFd<'_>) -> io::Result<Mapped> {
+        Mapped::with(fd, libc::PROT_READ)
+    }
+
+    /// The same, for what C code may write to: strings of the environment.
+    pub(crate) fn writable(fd: BorrowedFd<'_>) -> io::Result<Mapped> {
+        Mapped::with(fd, libc::PROT_READ | libc::PROT_WRITE)
+    }
+
+    fn with(fd: BorrowedFd<'_>, protection: i32) -> io::Result<Mapped> {
         let needed = libc::F_SEAL_SHRINK | libc::F_SEAL_WRITE;
         // SAFETY: F_GET_SEALS takes numbers only.
         let seals = Errno::result(unsafe { libc::fcntl(fd.as_fd().as_raw_fd(), libc::F_GET_SEALS) })?;
@@ -114,8 +80,6 @@ impl Mapped {
         if length == 0 {
             return Ok(Mapped { start: ptr::null_mut(), length });
         }
-        // (C code may write to strings of its environment, which may be here.)
-        let protection = libc::PROT_READ | libc::PROT_WRITE;
         let flags = libc::MAP_PRIVATE | libc::MAP_POPULATE;
         // SAFETY: a new mapping at an address of the kernel's choice harms nobody.
         let start = unsafe { libc::mmap(ptr::null_mut(), length, protection, flags, fd.as_raw_fd(), 0) };

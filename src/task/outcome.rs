@@ -79,7 +79,7 @@ impl Spilling<'_> {
             return Ok(());
         }
         let before = &self.here[self.start..];
-        let mut file = Growing::new((before.len() + bytes.len()).max(8 * MOST_BYTES))?;
+        let mut file = Growing::new()?;
         file.extend(before)?;
         file.extend(bytes)?;
         self.file = Some(file);

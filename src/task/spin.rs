@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 /// About as long as it takes to be woken, on a machine whose processors have to wake up first.
 const LIMIT: Duration = Duration::from_micros(50);
 /// So often without a system call.
-const AT_ONCE: u32 = 200;
+const AT_ONCE: u32 = 40;
 
 pub(super) struct Spin {
     looks: u32,

@@ -1,6 +1,6 @@
 //! The tasks that a worker has not ended yet. Every one of them ends: by its answer, or with the worker.
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::remote::Object;
@@ -24,7 +24,7 @@ pub(super) struct Board {
 
 #[derive(Default)]
 struct Inside {
-    pending: HashMap<u64, Pending>,
+    pending: BTreeMap<u64, Pending>,
     /// Why nothing comes any more.
     over: Option<TaskError>,
 }
