@@ -160,10 +160,14 @@ impl Worker {
     }
 
     fn run(&self, id: u64, token: Option<Token>, entry: u64, argument: Result<Value, Outcome>) {
-        let enter = |argument: Value| {
-            self.host.run(id, token, |call| Image::get().call(entry as usize, argument.bytes(), call))
+        let argument = match argument {
+            Ok(argument) => argument,
+            Err(outcome) => return self.say(id, Err(outcome)),
         };
-        self.say(id, argument.and_then(enter));
+        let enter = |call: &mut dyn Any| Image::get().call(entry as usize, argument.bytes(), call);
+        self.say(id, self.host.run(id, token, enter));
+        // Nobody waits while a large one is given back.
+        drop(argument);
     }
 
     fn say(&self, id: u64, answer: Result<Encoded, Outcome>) {
