@@ -387,6 +387,25 @@ mod tests {
         reader.wait_for_message(None, || true);
     }
 
+    proptest::proptest! {
+        #![proptest_config(proptest::prelude::ProptestConfig::with_cases(500))]
+
+        /// Whatever the other process writes there: it ends, in messages that can be, or in an error.
+        #[test]
+        fn any_memory_is_read_or_refused(positions: [u64; 2], bytes in proptest::collection::vec(proptest::prelude::any::<u8>(), 1..CAPACITY / 8)) {
+            for written in [positions[0], positions[0] % (2 * CAPACITY as u64), bytes.len() as u64] {
+                let (mut writer, mut reader) = ends();
+                writer.shared.copy_in(1, 0, &bytes);
+                writer.header().written.store(written, Ordering::SeqCst);
+                writer.header().read.store(positions[1], Ordering::SeqCst);
+                while let Ok(Some((message, _))) = reader.read() {
+                    assert!(message.len() <= MOST_BYTES);
+                }
+                let _ = writer.write(&[&bytes]);
+            }
+        }
+    }
+
     #[test]
     fn what_cannot_be_is_an_error() {
         let (mut writer, mut reader) = ends();

@@ -213,3 +213,25 @@ fn members(group: u32) -> Vec<u32> {
     let pids = entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok());
     pids.filter(|pid| stat(*pid).is_some_and(|fields| fields[2] == group.to_string())).collect()
 }
+
+#[test]
+fn worker() {
+    let calls = [r#"with t: ["the", "the"]"#, r#"queued: ["fox"]"#, r#"beside it: ["dog"]"#, "cancelled: true"];
+    let after =
+        ["its process ended before it gave a value: killed by SIGABRT", r#"again: ["lazy"]"#, "in this process: true"];
+    says("worker", &[&calls[..], &after].concat());
+}
+
+#[test]
+fn remote_object() {
+    let ends = "the cache of 21664 numbers is dropped in process";
+    says("remote_object", &["27 takes 111 steps", "the longest below 10,000: 6171, with 261 steps, after 10", ends]);
+}
+
+#[test]
+fn sandbox() {
+    let ended =
+        ["eat memory: its process ended before it gave a value: killed by SIGABRT", "wait for ever: it was cancelled"];
+    let burnt = "burn time: its process ended before it gave a value: killed by SIGXCPU";
+    says("sandbox", &[&["add: Ok(\"5050\")", burnt, "open files: Err(\"Too many open files"][..], &ended].concat());
+}

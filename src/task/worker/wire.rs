@@ -81,3 +81,31 @@ pub(super) fn encode(value: &impl Serialize) -> Vec<u8> {
 pub(super) fn decode<T: DeserializeOwned>(bytes: &[u8]) -> Option<(T, usize)> {
     postcard::take_from_bytes(bytes).ok().map(|(value, rest)| (value, rest.len()))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(20_000))]
+
+        /// Whatever comes, it is told apart, or refused; what is left is behind it.
+        #[test]
+        fn any_bytes_are_decoded_or_refused(bytes in proptest::collection::vec(any::<u8>(), 0..200)) {
+            let rests = [decode::<Answer>(&bytes).map(|(_, rest)| rest), decode::<Request>(&bytes).map(|(_, rest)| rest)];
+            prop_assert!(rests.into_iter().flatten().all(|rest| rest < bytes.len()));
+            if let Some((Answer { outcome, .. }, rest)) = decode::<Answer>(&bytes) {
+                let told = outcome.told(bytes.clone(), rest, || None);
+                prop_assert!(told.is_err() || told.unwrap().bytes().len() == rest);
+            }
+        }
+
+        #[test]
+        fn what_is_cut_off_is_refused(id: u64, entry: u64, cut in 1_usize..20) {
+            let whole = encode(&Request::Call { id, entry, in_file: false });
+            prop_assert!(decode::<Request>(&whole).is_some());
+            prop_assert!(decode::<Request>(&whole[..whole.len().saturating_sub(cut)]).is_none());
+        }
+    }
+}

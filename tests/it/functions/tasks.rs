@@ -9,6 +9,7 @@ use nix::sys::signal::{Signal as Raw, kill};
 use nix::unistd::Pid;
 use pkit::{ExitReason, Signal, Task, TaskError};
 use serde::{Deserialize, Serialize};
+use serde_bytes::ByteBuf;
 
 use super::park;
 use crate::support::{LONG, children, eventually, tests, thread_names, without_descriptors};
@@ -82,6 +83,12 @@ tests! {
             let bytes = pkit::run(repeat, (9, size)).unwrap();
             assert!(bytes.len() == size && bytes.iter().all(|byte| *byte == 9), "{size}");
         }
+    }
+
+    fn an_argument_of_a_gibibyte_comes_back() {
+        let bytes = ByteBuf::from(vec![7; 1 << 30]);
+        let bytes = pkit::run(|mut bytes: ByteBuf| { bytes[1 << 29] = 8; bytes }, bytes).unwrap();
+        assert_eq!((bytes.len(), bytes[0], bytes[1 << 29], bytes[(1 << 30) - 1]), (1 << 30, 7, 8, 7));
     }
 
     fn a_panic_tells_message_place_and_backtrace() {

@@ -9,6 +9,8 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc;
 use std::time::Duration;
 
+use serde_bytes::ByteBuf;
+
 use pkit::{Resource, Restart, Task, TaskError, Worker};
 
 use crate::support::{LONG, eventually, tests, thread_names};
@@ -21,7 +23,7 @@ fn pid(_: ()) -> u32 {
     id()
 }
 
-fn echo(bytes: Vec<u8>) -> Vec<u8> {
+fn echo(bytes: ByteBuf) -> ByteBuf {
     bytes
 }
 
@@ -109,7 +111,7 @@ tests! {
     fn values_of_all_sizes_go_there_and_come_back() {
         for worker in both() {
             for size in [0, 1, 60_000, 65_520, 65_536, 70_000, 200_000, 1 << 20, 32 << 20] {
-                let bytes: Vec<u8> = (0..size).map(|n| n as u8).collect();
+                let bytes: ByteBuf = (0..=255).cycle().take(size).collect::<Vec<u8>>().into();
                 assert!(worker.invoke(echo, bytes.clone()).unwrap() == bytes, "{size}");
                 assert!(worker.concurrent(echo, bytes.clone()).unwrap().wait().unwrap() == bytes, "{size}");
             }
@@ -118,8 +120,8 @@ tests! {
 
     fn many_large_values_are_on_their_way_at_once() {
         for worker in both() {
-            let tasks: Vec<_> = (0..200_u8).map(|n| worker.schedule(echo, vec![n; 100_000]).unwrap()).collect();
-            let beside: Vec<_> = (0..40_u8).map(|n| worker.concurrent(echo, vec![n; 100_000]).unwrap()).collect();
+            let tasks: Vec<_> = (0..200_u8).map(|n| worker.schedule(echo, vec![n; 100_000].into()).unwrap()).collect();
+            let beside: Vec<_> = (0..40_u8).map(|n| worker.concurrent(echo, vec![n; 100_000].into()).unwrap()).collect();
             for (n, task) in tasks.into_iter().enumerate() {
                 assert!(task.wait().unwrap().iter().all(|byte| *byte == n as u8));
             }
