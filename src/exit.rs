@@ -83,6 +83,9 @@ impl Usage {
     }
 
     /// The most memory it held at one time, in bytes: of the largest process, not of the sum.
+    ///
+    /// Of a command it is never less than what this program held at the start: until its exec the child lives in the memory of this program, and Linux counts
+    /// that as its own, as it does for `posix_spawn`. So from a large program it tells nothing of small ones.
     pub fn max_rss(&self) -> u64 {
         self.max_rss
     }

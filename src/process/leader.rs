@@ -78,7 +78,7 @@ impl Turn<'_> {
                 Ok(Some(waited)) => match waited.change {
                     Change::Stopped(_) => self.feed(Event::Paused),
                     Change::Continued => self.feed(Event::Continued),
-                    Change::Exited(_) | Change::Killed { .. } => return,
+                    Change::Exited(_) | Change::Killed { .. } | Change::Trapped => return,
                 },
                 Ok(None) | Err(_) => return,
             }

@@ -295,7 +295,7 @@ impl Ended {
             Change::Killed { signal, core } => {
                 (Signal::from_raw(signal).map_or(ExitReason::Lost, ExitReason::Signaled), core)
             }
-            Change::Stopped(_) | Change::Continued => (ExitReason::Lost, false),
+            Change::Stopped(_) | Change::Trapped | Change::Continued => (ExitReason::Lost, false),
         };
         Ended { reason, core_dumped, usage: Usage::default() }
     }

@@ -16,8 +16,13 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Change {
     Exited(i32),
-    Killed { signal: i32, core: bool },
+    Killed {
+        signal: i32,
+        core: bool,
+    },
     Stopped(i32),
+    /// For who traces it, which is this program; of no concern to anybody else.
+    Trapped,
     Continued,
 }
 
@@ -39,6 +44,7 @@ pub(crate) struct Usage {
 /// One answer of [`wait`].
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Waited {
+    pub(crate) pid: u32,
     pub(crate) change: Change,
     pub(crate) usage: Usage,
 }
@@ -65,9 +71,15 @@ pub(crate) fn wait(pidfd: BorrowedFd<'_>, look: Look) -> io::Result<Option<Waite
             Look::Exit { keep: false } => libc::WEXITED,
             Look::Stops => libc::WSTOPPED | libc::WCONTINUED,
         };
-    let waited = waitid(pidfd, options)?;
-    // Of one that we trace, its stops are told whatever is asked for (ptrace(2)).
-    Ok(waited.filter(|waited| matches!(look, Look::Stops) || waited.change.is_end()))
+    match look {
+        // Of one that we trace, its stops are told whatever is asked for (ptrace(2)).
+        Look::Exit { .. } => Ok(waitid(pidfd, options)?.filter(|waited| waited.change.is_end())),
+        // Those are its tracer's to take.
+        Look::Stops => match waitid(pidfd, options | libc::WNOWAIT)? {
+            None | Some(Waited { change: Change::Trapped, .. }) => Ok(None),
+            Some(_) => waitid(pidfd, options),
+        },
+    }
 }
 
 /// Waits until the process has ended, or its status is not there any more.
@@ -93,16 +105,16 @@ pub(crate) fn is_any_zombie() -> bool {
     matches!(waitid_of(libc::P_ALL, 0, options), Ok(Some(_)))
 }
 
-/// Takes the statuses of all children that have ended in the group of that number, and calls `before` before each.
-pub(crate) fn take_group(group: u32, before: impl Fn()) {
+/// Takes the statuses of all children that have ended in the group of that number. `is_ours` is asked before each: what this program traces is
+/// shown here, too, and need not be its child.
+pub(crate) fn take_group(group: u32, is_ours: impl Fn(u32) -> bool) {
     let one = |keep: i32| waitid_of(libc::P_PGID, group as i32, libc::WEXITED | libc::WNOHANG | libc::__WALL | keep);
     // ECHILD: there is no child in it.
     while let Ok(Some(waited)) = one(libc::WNOWAIT) {
-        if !waited.change.is_end() {
-            // It lives, and stands still for who traces it.
+        // (What is not taken is shown again and again.)
+        if !waited.change.is_end() || !is_ours(waited.pid) {
             return;
         }
-        before();
         if one(0).is_err() {
             return;
         }
@@ -132,14 +144,15 @@ fn waitid_of(kind: libc::idtype_t, id: i32, options: i32) -> io::Result<Option<W
     // SAFETY: a siginfo is plain numbers, and was all zero before the kernel wrote to it.
     let info = unsafe { info.assume_init() };
     // SAFETY: the kernel leaves it zero, or fills in the fields of a child.
-    if unsafe { info.si_pid() } == 0 {
+    let pid = unsafe { info.si_pid() } as u32;
+    if pid == 0 {
         return Ok(None);
     }
     // SAFETY: as above, this is a child's siginfo.
     let status = unsafe { info.si_status() };
     // SAFETY: an rusage is plain numbers, and was all zero before the kernel wrote to it.
     let usage = unsafe { usage.assume_init() };
-    Ok(Some(Waited { change: from_code(info.si_code, status), usage: Usage::from(usage) }))
+    Ok(Some(Waited { pid, change: from_code(info.si_code, status), usage: Usage::from(usage) }))
 }
 
 fn from_code(code: i32, status: i32) -> Change {
@@ -148,7 +161,7 @@ fn from_code(code: i32, status: i32) -> Change {
         libc::CLD_KILLED => Change::Killed { signal: status, core: false },
         libc::CLD_DUMPED => Change::Killed { signal: status, core: true },
         libc::CLD_CONTINUED => Change::Continued,
-        // CLD_STOPPED, and CLD_TRAPPED for one that we trace, which it also is: stopped.
+        libc::CLD_TRAPPED => Change::Trapped,
         _ => Change::Stopped(status),
     }
 }

@@ -182,7 +182,7 @@ impl Drop for Cgroup {
 /// The directory of the cgroup that this program is in, and its name in the hierarchy.
 fn own_directory() -> io::Result<(PathBuf, String)> {
     let not_here = || io::Error::from(io::ErrorKind::Unsupported);
-    let mounts = fs::read_to_string("/proc/self/mountinfo")?;
+    let mounts = fs::read_to_string("/proc/thread-self/mountinfo")?;
     // Fields of proc_pid_mountinfo(5): 4 is the root within the hierarchy, 5 the mount point, the type follows " - ".
     let (root, mount) = mounts
         .lines()

@@ -109,7 +109,11 @@ pub(super) fn take_zombies(leader: &Leader) -> bool {
 }
 
 fn take_all(leader: &Leader) {
-    sys::wait::take_group(leader.pid, || _ = TAKEN.fetch_add(1, Ordering::SeqCst));
+    sys::wait::take_group(leader.pid, |pid| {
+        TAKEN.fetch_add(1, Ordering::SeqCst);
+        // Where /proc does not show it, it is none that we trace: of those it does.
+        procfs::entry(pid).is_none_or(|entry| entry.parent == sys::process::pid())
+    });
 }
 
 static TAKEN: AtomicU64 = AtomicU64::new(0);
