@@ -140,7 +140,8 @@ impl Order {
 
     /// `None`: there will be no order.
     pub(super) fn receive(from: &Channel) -> io::Result<Option<Received>> {
-        let Some(Message { bytes, mut descriptors, .. }) = from.receive(MOST_BYTES)? else { return Ok(None) };
+        let Some(message) = from.receive(MOST_BYTES)? else { return Ok(None) };
+        let Message { bytes, mut descriptors, .. } = message.whole()?;
         let (envelope, rest) = split(&bytes)?;
         if let Envelope::Here(order) = envelope {
             let payload = Payload::new(Bytes::Here(bytes), rest, &order);

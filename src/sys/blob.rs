@@ -80,9 +80,8 @@ impl Mapped {
         if length == 0 {
             return Ok(Mapped { start: ptr::null_mut(), length });
         }
-        let flags = libc::MAP_PRIVATE | libc::MAP_POPULATE;
         // SAFETY: a new mapping at an address of the kernel's choice harms nobody.
-        let start = unsafe { libc::mmap(ptr::null_mut(), length, protection, flags, fd.as_raw_fd(), 0) };
+        let start = unsafe { libc::mmap(ptr::null_mut(), length, protection, libc::MAP_PRIVATE, fd.as_raw_fd(), 0) };
         if start == libc::MAP_FAILED {
             return Err(io::Error::last_os_error());
         }

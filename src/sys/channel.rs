@@ -27,7 +27,17 @@ pub(crate) struct Message {
     pub(crate) bytes: Vec<u8>,
     pub(crate) descriptors: Vec<OwnedFd>,
     /// More came, and found no place.
-    incomplete: bool,
+    pub(crate) incomplete: bool,
+}
+
+impl Message {
+    /// With all of its descriptors.
+    ///
+    /// # Errors
+    /// EMFILE: some found no place.
+    pub(crate) fn whole(self) -> io::Result<Message> {
+        if self.incomplete { Err(Errno::EMFILE.into()) } else { Ok(self) }
+    }
 }
 
 impl From<OwnedFd> for Channel {
@@ -82,18 +92,16 @@ impl Channel {
         }
     }
 
-    /// The next message of at most `most` bytes; waits for it. `None`: nothing will come any more.
+    /// The next message of at most `most` bytes, also without the descriptors that found no place; waits for it. `None`: nothing will
+    /// come any more.
     ///
     /// # Errors
-    /// EMSGSIZE: it was larger, and is gone. EMFILE: not all of its descriptors found a place.
+    /// EMSGSIZE: it was larger, and is gone.
     pub(crate) fn receive(&self, most: usize) -> io::Result<Option<Message>> {
-        match self.take(most, 0)?.filter(|message| !message.bytes.is_empty()) {
-            Some(message) if message.incomplete => Err(Errno::EMFILE.into()),
-            message => Ok(message),
-        }
+        Ok(self.take(most, 0)?.filter(|message| !message.bytes.is_empty()))
     }
 
-    /// The same of what is there already, also without the descriptors that found no place. `None`: nothing is.
+    /// The same of what is there already. `None`: nothing is.
     ///
     /// # Errors
     /// EMSGSIZE: it was larger, and is gone.

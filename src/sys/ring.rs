@@ -286,12 +286,11 @@ impl Reader {
 }
 
 impl Nudge {
-    /// Wakes who sleeps, if somebody does.
+    /// Wakes who sleeps. Also where the word says that somebody has done so: he may have died before he did.
     pub(crate) fn nudge(&self) {
         let word = &self.shared.header(self.ring).reader;
-        if word.compare_exchange(ASLEEP, AWAKE, Ordering::SeqCst, Ordering::SeqCst).is_ok() {
-            futex_wake(word);
-        }
+        let _ = word.compare_exchange(ASLEEP, AWAKE, Ordering::SeqCst, Ordering::SeqCst);
+        futex_wake(word);
     }
 }
 
@@ -381,6 +380,19 @@ mod tests {
             });
             nudge.nudge();
             assert_eq!(writer.write(&[b"3"]).unwrap(), Some(Wake::No));
+        });
+        // As when the writer dies between its two steps.
+        std::thread::scope(|scope| {
+            let (nudge, word) = (reader.nudge(), ptr::from_ref(&writer.header().reader).expose_provenance());
+            let sleeper = scope.spawn(|| reader.wait_for_message(None, || false));
+            // SAFETY: the mapping is there.
+            let word = unsafe { &*ptr::with_exposed_provenance::<AtomicU32>(word) };
+            while word.compare_exchange(ASLEEP, AWAKE, Ordering::SeqCst, Ordering::SeqCst).is_err() {
+                std::thread::yield_now();
+            }
+            while !sleeper.is_finished() {
+                nudge.nudge();
+            }
         });
         let began = Instant::now();
         reader.wait_for_message(Some(began + Duration::from_millis(5)), || false);

@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use super::error::TaskError;
 use super::panicking::{Told, caught};
+use crate::callbacks::Callbacks;
 use crate::sys::blob::{Growing, Mapped};
 use crate::sys::channel::{Channel, Message};
 
@@ -31,6 +32,8 @@ pub(super) enum Outcome {
     },
     /// It was cancelled before it began.
     Skipped,
+    /// No end: its argument was taken from its file.
+    Taken,
 }
 
 impl From<Told> for Outcome {
@@ -205,15 +208,18 @@ impl Outcome {
             Outcome::Value => Ok(Value::behind(all, rest)),
             Outcome::ValueInFile => {
                 // There was no place for it here.
-                let lost = || io::Error::from_raw_os_error(libc::EMFILE);
-                let mapped = file().ok_or_else(lost).and_then(|file| Mapped::new(file.as_fd()));
-                mapped.map(Value::File).map_err(|error| unread(&error))
+                let file = file().ok_or_else(|| unread(&io::Error::from_raw_os_error(libc::EMFILE)))?;
+                Mapped::new(file.as_fd()).map(Value::File).map_err(|error| {
+                    // Whatever that is: to close it may block.
+                    Callbacks::get().run(move || drop(file));
+                    unread(&error)
+                })
             }
             Outcome::Panicked { message, location, backtrace } => {
                 Err(TaskError::Panicked { message, location, backtrace })
             }
             Outcome::Codec { why } => Err(TaskError::Codec(why)),
-            Outcome::Skipped => Err(TaskError::Cancelled),
+            Outcome::Skipped | Outcome::Taken => Err(TaskError::Cancelled),
         }
     }
 }

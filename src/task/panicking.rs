@@ -29,12 +29,14 @@ pub(super) fn caught<R>(call: impl FnOnce() -> R) -> Result<R, Told> {
         panic::set_hook(Box::new(move |info| if IS_HEARD.get() { keep(info) } else { before(info) }));
     });
     let outer = IS_HEARD.replace(true);
+    TOLD.take();
     let result = panic::catch_unwind(AssertUnwindSafe(call));
     IS_HEARD.set(outer);
     result.map_err(|payload| {
-        // (A program may have set a hook of its own meanwhile.)
-        let told = TOLD.take();
-        let told = told.unwrap_or_else(|| Told { message: text(&*payload), location: None, backtrace: None });
+        let message = text(&*payload);
+        // What was kept may be of a panic that the function caught itself; and a program may have set a hook of its own meanwhile.
+        let told = TOLD.take().filter(|told| told.message == message);
+        let told = told.unwrap_or(Told { message, location: None, backtrace: None });
         // Its drop could panic again.
         std::mem::forget(payload);
         told

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::remote::Object;
-use super::slot::Slot;
+use super::slot::{Slot, Wakers};
 use crate::task::error::TaskError;
 use crate::task::handle::Ended;
 
@@ -39,35 +39,41 @@ impl Board {
         let mut inside = self.lock();
         if let Some(error) = inside.over.clone() {
             drop(inside);
-            pending.slot.fill(Err(error));
+            // (Nobody has it yet.)
+            pending.slot.fill(Err(error)).wake();
             return false;
         }
         inside.pending.insert(id, pending);
         true
     }
 
-    /// It was answered. False: nobody had asked.
-    pub(super) fn finish(&self, id: u64, ended: Ended) -> bool {
+    /// It was answered. `None`: nobody had asked.
+    pub(super) fn finish(&self, id: u64, ended: Ended) -> Option<Wakers> {
         // Not dropped under the lock: with an object's last owner the worker is told.
         let pending = self.lock().pending.remove(&id);
-        pending.as_ref().map(|pending| pending.slot.fill(ended)).is_some()
+        pending.map(|pending| pending.slot.fill(ended))
     }
 
-    /// Who waits is told now; the answer will come, and goes nowhere.
-    pub(super) fn give_up(&self, id: u64) -> bool {
-        let slot = self.lock().pending.get(&id).map(|pending| Arc::clone(&pending.slot));
-        slot.map(|slot| slot.fill(Err(TaskError::Cancelled))).is_some()
+    /// Who waits is told now; the answer will come, and goes nowhere. `None`: it has come.
+    pub(super) fn give_up(&self, id: u64) -> Option<Wakers> {
+        let slot = self.lock().pending.get(&id).map(|pending| Arc::clone(&pending.slot))?;
+        Some(slot.fill(Err(TaskError::Cancelled)))
     }
 
     /// All end, and all that come later. The first reason holds.
-    pub(super) fn end(&self, error: &TaskError) {
+    pub(super) fn end(&self, error: &TaskError) -> Wakers {
         let mut inside = self.lock();
         inside.over.get_or_insert_with(|| error.clone());
         let pending = std::mem::take(&mut inside.pending);
         drop(inside);
-        for pending in pending.into_values() {
-            pending.slot.fill(Err(error.clone()));
-        }
+        let mut wakers = Wakers::default();
+        pending.into_values().for_each(|pending| wakers.add(pending.slot.fill(Err(error.clone()))));
+        wakers
+    }
+
+    /// Why nothing comes any more.
+    pub(super) fn over(&self) -> Option<TaskError> {
+        self.lock().over.clone()
     }
 
     pub(super) fn is_over(&self) -> bool {

@@ -1,17 +1,20 @@
 //! The options of a worker.
 
+use std::any::Any;
+use std::process::Termination;
 use std::sync::Arc;
 
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use super::call_entry;
+use super::Worker;
 use super::home::{Home, Queued};
+use super::host::Call;
 use super::link::{self, Link};
 use super::remote;
 use super::wire::Lane;
-use super::{Current, Worker};
-use crate::process::{Builder, Process};
+use crate::forkserver::{decode, the_only};
+use crate::process::{Builder, Process, exit_code};
 use crate::stop::{Stop, Survivors};
 use crate::sys::image::Entry;
 use crate::task::error::TaskError;
@@ -76,12 +79,12 @@ impl WorkerBuilder {
     where
         F: Fn(A) -> R + Copy,
         A: Serialize + DeserializeOwned + Send + Sync + 'static,
-        R: Serialize + DeserializeOwned,
+        R: Termination,
     {
         crate::forkserver::captures_nothing::<F>();
         let _ = function;
         let encode = Arc::new(move |home: &dyn Home| remote::encode(home, &argument));
-        self.settings.setup = Some(Setup { entry: call_entry::<F, A, R>, encode });
+        self.settings.setup = Some(Setup { entry: setup_entry::<F, A, R>, encode });
         self
     }
 
@@ -107,8 +110,10 @@ impl WorkerBuilder {
             settings.name = options.clone().build()?.name().to_owned();
             options.check_never_restarted()?;
         }
-        let worker = Worker { settings, current: std::sync::Mutex::new(Current::default()) };
-        worker.home()?;
+        let worker = Worker::of(settings);
+        if let Some(setup) = worker.start()? {
+            setup.end()?;
+        }
         Ok(worker)
     }
 }
@@ -138,16 +143,32 @@ impl Settings {
         self.limit.is_none_or(|limit| calls < limit + u64::from(self.setup.is_some()))
     }
 
-    /// Starts a process, and runs the setup.
+    /// Starts a process.
     pub(super) fn start(&self) -> Result<Arc<Link>, TaskError> {
         let options = self.options.as_ref().expect("it is not a thread");
-        let link = Link::start(options)?;
-        if let Some(Setup { entry, encode }) = &self.setup {
-            let home: Arc<dyn Home> = Arc::clone(&link) as Arc<dyn Home>;
-            let (argument, kept) = encode(&*home)?;
-            let end = Queued::new(&home, Lane::Ordered, *entry, argument, kept).end();
-            end.inspect_err(|_| link.stop())?;
-        }
-        Ok(link)
+        Ok(Link::start(&self.name, options, self.setup.is_some())?)
     }
+
+    /// Queues the setup, as the first call.
+    pub(super) fn set_up(&self, home: &Arc<dyn Home>) -> Result<Option<Queued>, TaskError> {
+        let Some(Setup { entry, encode }) = &self.setup else { return Ok(None) };
+        let (argument, kept) = encode(&**home)?;
+        Ok(Some(Queued::new(home, Lane::Ordered, *entry, argument, kept)))
+    }
+}
+
+/// What it returns is told as by `main`.
+fn setup_entry<F, A, R>(argument: &[u8], call: &mut dyn Any) -> i32
+where
+    F: Fn(A) -> R + Copy,
+    A: DeserializeOwned,
+    R: Termination,
+{
+    let Some(call) = call.downcast_mut::<Call>() else { return 1 };
+    call.answer(|| {
+        let code = exit_code(the_only::<F>()(decode(argument)?).report());
+        assert!(code == 0, "the setup failed; what it said is on the standard error of the worker");
+        Ok(())
+    });
+    0
 }

@@ -22,13 +22,13 @@ pub(super) trait Home: Send + Sync {
     /// Asks for a call; its number. It ends, whatever happens.
     fn call(&self, lane: Lane, entry: Entry, argument: Encoded, pending: Pending) -> u64;
     /// Who waits for it is told at once.
-    fn cancel(&self, id: u64);
+    fn cancel(&self, id: u64, lane: Lane);
     /// Nobody has it any more.
     fn drop_object(&self, id: u64);
     /// Until it is filled, or that moment.
     fn wait(&self, slot: &Slot, until: Option<Instant>);
-    /// Whether nothing is done here any more.
-    fn is_over(&self) -> bool;
+    /// Why nothing is done here any more.
+    fn over(&self) -> Option<TaskError>;
     /// How many calls were asked for.
     fn calls(&self) -> u64;
     /// It ends when all is done that was asked for.
@@ -43,6 +43,7 @@ pub(super) trait Home: Send + Sync {
 pub(super) struct Queued {
     home: Arc<dyn Home>,
     id: u64,
+    lane: Lane,
     slot: Arc<Slot>,
 }
 
@@ -56,7 +57,7 @@ impl Queued {
     ) -> Queued {
         let slot = Arc::<Slot>::default();
         let id = home.call(lane, entry, argument, Pending { slot: Arc::clone(&slot), _kept: kept });
-        Queued { home: Arc::clone(home), id, slot }
+        Queued { home: Arc::clone(home), id, lane, slot }
     }
 
     pub(super) fn id(&self) -> u64 {
@@ -85,7 +86,7 @@ impl Work for Queued {
 
     fn cancel(&self) {
         if !self.slot.is_done() {
-            self.home.cancel(self.id);
+            self.home.cancel(self.id, self.lane);
         }
     }
 

@@ -32,6 +32,8 @@ struct Running {
     /// Those in order that shall not begin.
     skipped: HashSet<u64>,
     asides: usize,
+    /// How many ever ran aside.
+    asides_begun: u64,
     /// Nothing begins any more.
     is_stopped: bool,
 }
@@ -73,22 +75,20 @@ pub(super) fn head(id: u64, outcome: &Outcome) -> Vec<u8> {
 }
 
 impl Host {
-    /// Runs task `id`, by what calls its entry; gives the bytes of an [`Answer`](super::wire::Answer), or a file to come with one.
+    /// Runs a task, by what calls its entry; gives the bytes of an [`Answer`](super::wire::Answer), or a file to come with one.
     pub(super) fn run(
         self: &Arc<Self>,
-        id: u64,
-        token: Option<Token>,
+        begun: Option<Begun>,
         enter: impl FnOnce(&mut dyn Any) -> Option<i32>,
     ) -> Result<Encoded, Outcome> {
-        let token = token.ok_or(Outcome::Skipped)?;
+        let Begun { id, ref token, .. } = begun.ok_or(Outcome::Skipped)?;
         let mut call = Call { host: Arc::clone(self), id, answer: None };
-        remote::within(self, || cancelled::with(&token, || enter(&mut call)));
-        lock(&self.running).tokens.remove(&id);
+        remote::within(self, || cancelled::with(token, || enter(&mut call)));
         call.answer.unwrap_or_else(|| Err(Outcome::Codec { why: "there is no such function".to_owned() }))
     }
 
     /// A task begins, and can be cancelled from now on; `None`: it was before.
-    pub(super) fn begin(&self, id: u64, lane: Lane) -> Option<Token> {
+    pub(super) fn begin(self: &Arc<Self>, id: u64, lane: Lane) -> Option<Begun> {
         let mut running = lock(&self.running);
         if lane == Lane::Ordered {
             running.begun = id;
@@ -101,15 +101,15 @@ impl Host {
         }
         let token = Token::new(AtomicBool::new(false));
         running.tokens.insert(id, Arc::clone(&token));
-        Some(token)
+        Some(Begun { host: Arc::clone(self), id, token })
     }
 
     /// `Request::Cancel`. What is to run aside has begun when this comes, or has ended.
-    pub(super) fn cancel(&self, id: u64) {
+    pub(super) fn cancel(&self, id: u64, lane: Lane) {
         let mut running = lock(&self.running);
         if let Some(token) = running.tokens.get(&id) {
             token.store(true, Ordering::Relaxed);
-        } else if id > running.begun {
+        } else if lane == Lane::Ordered && id > running.begun {
             running.skipped.insert(id);
         }
     }
@@ -138,15 +138,32 @@ impl Host {
 
     /// One more thread runs tasks aside, until the guard is dropped.
     pub(super) fn aside(self: &Arc<Self>) -> Aside {
-        lock(&self.running).asides += 1;
+        let mut running = lock(&self.running);
+        running.asides += 1;
+        running.asides_begun += 1;
+        drop(running);
         Aside(Arc::clone(self))
     }
 
-    pub(super) fn wait_for_asides(&self) {
+    /// Until so many have run aside.
+    pub(super) fn wait_for_asides(&self, sent: u64) {
         let mut running = lock(&self.running);
-        while running.asides > 0 {
+        while running.asides > 0 || running.asides_begun < sent {
             running = self.fewer.wait(running).unwrap_or_else(PoisonError::into_inner);
         }
+    }
+}
+
+/// A task that runs, or is about to.
+pub(super) struct Begun {
+    host: Arc<Host>,
+    id: u64,
+    token: Token,
+}
+
+impl Drop for Begun {
+    fn drop(&mut self) {
+        lock(&self.host.running).tokens.remove(&self.id);
     }
 }
 
@@ -179,16 +196,17 @@ mod tests {
     #[test]
     fn what_was_cancelled_before_it_began_does_not_begin() {
         let host = Arc::new(Host::default());
-        host.cancel(2);
+        host.cancel(2, Lane::Ordered);
         let run = |id| {
-            host.run(id, host.begin(id, Lane::Ordered), |call| {
+            host.run(host.begin(id, Lane::Ordered), |call| {
                 call.downcast_mut::<Call>()?.answer(|| Ok(cancelled::cancelled()));
                 Some(0)
             })
         };
         assert!(run(1).is_ok());
         assert!(matches!(run(2), Err(Outcome::Skipped)));
-        host.cancel(2);
+        host.cancel(2, Lane::Ordered);
+        host.cancel(9, Lane::Aside);
         assert!(host.running.lock().unwrap().skipped.is_empty(), "of one that has ended nothing stays");
         assert!(run(3).is_ok());
     }

@@ -7,14 +7,13 @@ use std::io;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 
-use super::host::{self, Host};
+use super::host::{self, Begun, Host};
 use super::wire::{self, ANSWERS, LANES, Lane, Request, Signal};
 use crate::sys;
 use crate::sys::blob::Mapped;
 use crate::sys::channel::Channel;
 use crate::sys::image::Image;
-use crate::sys::ring::{Garbage, Reader, Shared, Wake, Writer};
-use crate::task::cancelled::Token;
+use crate::sys::ring::{Garbage, Reader, Shared, Writer};
 use crate::task::outcome::{Encoded, Outcome, Value};
 use crate::task::spin::Spin;
 
@@ -58,13 +57,14 @@ impl Worker {
             let message = self.next(&mut ordered).ok()?;
             match wire::decode(&message)? {
                 (Request::Call { id, entry, in_file }, rest) => {
-                    let argument = self.argument(Lane::Ordered, message, rest, in_file);
+                    let argument = self.argument(id, Lane::Ordered, message, rest, in_file);
                     self.run(id, self.host.begin(id, Lane::Ordered), entry, argument);
                 }
                 (Request::Drop { object }, _) => self.host.drop_object(object),
-                (Request::Cancel { id }, _) => self.host.cancel(id),
-                (Request::Close, _) => {
-                    self.host.wait_for_asides();
+                (Request::Skip { id }, _) => self.say(id, Err(Outcome::Skipped)),
+                (Request::Cancel { id, lane }, _) => self.host.cancel(id, lane),
+                (Request::Close { asides }, _) => {
+                    self.host.wait_for_asides(asides);
                     self.host.drop_all();
                     return Some(0);
                 }
@@ -76,7 +76,7 @@ impl Worker {
         let mut spin = Spin::new();
         loop {
             if let Some((message, wake)) = ordered.read()? {
-                self.wake(wake);
+                Signal::tell(&self.channel, wake);
                 return Ok(message);
             }
             if !spin.goes_on() {
@@ -105,8 +105,6 @@ impl Worker {
         let (signal, file) = match self.channel.receive(MOST_SIGNAL) {
             Ok(Some(mut message)) => (Signal::read(&message.bytes), message.descriptors.pop()),
             Ok(None) => sys::process::leave(0),
-            // A file, and no place for it. Which lane it was for is not known any more; large arguments are seldom aside.
-            Err(error) if error.raw_os_error() == Some(libc::EMFILE) => (Some(Signal::File), None),
             Err(_) => sys::process::leave(1),
         };
         match signal {
@@ -119,19 +117,23 @@ impl Worker {
 
     fn read_aside(self: &Arc<Self>, aside: &mut Reader) -> Option<()> {
         while let Some((message, wake)) = aside.read().ok()? {
-            self.wake(wake);
+            Signal::tell(&self.channel, wake);
             match wire::decode(&message)? {
                 (Request::Call { id, entry, in_file }, rest) => {
                     while in_file && self.files[Lane::Aside as usize].is_empty() {
                         // It was sent before this, and this is the thread that receives it. (Every ring is looked into again.)
                         self.receive();
                     }
-                    let argument = self.argument(Lane::Aside, message, rest, in_file);
+                    let argument = self.argument(id, Lane::Aside, message, rest, in_file);
                     self.run_aside(id, entry, argument);
                 }
-                (Request::Cancel { id }, _) => self.host.cancel(id),
+                (Request::Skip { id }, _) => {
+                    drop(self.host.aside());
+                    self.say(id, Err(Outcome::Skipped));
+                }
+                (Request::Cancel { id, lane }, _) => self.host.cancel(id, lane),
                 (Request::Drop { object }, _) => self.host.drop_object(object),
-                (Request::Close, _) => {}
+                (Request::Close { .. }, _) => {}
             }
         }
         Some(())
@@ -140,9 +142,9 @@ impl Worker {
     fn run_aside(self: &Arc<Self>, id: u64, entry: u64, argument: Result<Value, Outcome>) {
         let (worker, guard) = (Arc::clone(self), self.host.aside());
         // Here: the next message may cancel it.
-        let token = self.host.begin(id, Lane::Aside);
+        let begun = self.host.begin(id, Lane::Aside);
         let thread = sys::process::thread("pkit-task").spawn(move || {
-            worker.run(id, token, entry, argument);
+            worker.run(id, begun, entry, argument);
             drop(guard);
         });
         if let Err(error) = thread {
@@ -150,22 +152,25 @@ impl Worker {
         }
     }
 
-    fn argument(&self, lane: Lane, message: Vec<u8>, rest: usize, in_file: bool) -> Result<Value, Outcome> {
+    fn argument(&self, id: u64, lane: Lane, message: Vec<u8>, rest: usize, in_file: bool) -> Result<Value, Outcome> {
         if !in_file {
             return Ok(Value::behind(message, rest));
         }
-        let file = self.files[lane as usize].take().ok_or_else(|| io::Error::from_raw_os_error(libc::EMFILE));
+        let file = self.files[lane as usize].take();
+        // Another one may be sent.
+        self.say(id, Err(Outcome::Taken));
+        let file = file.ok_or_else(|| io::Error::from_raw_os_error(libc::EMFILE));
         let mapped = file.and_then(|file| Mapped::new(file.as_fd()));
         mapped.map(Value::File).map_err(|error| Outcome::Codec { why: format!("its argument was lost: {error}") })
     }
 
-    fn run(&self, id: u64, token: Option<Token>, entry: u64, argument: Result<Value, Outcome>) {
+    fn run(&self, id: u64, begun: Option<Begun>, entry: u64, argument: Result<Value, Outcome>) {
         let argument = match argument {
             Ok(argument) => argument,
             Err(outcome) => return self.say(id, Err(outcome)),
         };
         let enter = |call: &mut dyn Any| Image::get().call(entry as usize, argument.bytes(), call);
-        self.say(id, self.host.run(id, token, enter));
+        self.say(id, self.host.run(begun, enter));
         // Nobody waits while a large one is given back.
         drop(argument);
     }
@@ -183,17 +188,10 @@ impl Worker {
         }
         loop {
             match answers.write(&[&message]) {
-                Ok(Some(wake)) => return self.wake(wake),
+                Ok(Some(wake)) => return Signal::tell(&self.channel, wake),
                 Ok(None) if answers.wait_for_room(message.len()).is_ok() => {}
                 _ => sys::process::leave(1),
             }
-        }
-    }
-
-    fn wake(&self, wake: Wake) {
-        if wake == Wake::Tell {
-            // Where there is no room, there is enough to be heard.
-            let _ = self.channel.send_at_once(&Signal::Look.bytes(), &[]);
         }
     }
 }

@@ -4,18 +4,21 @@
 //! sleeps. When nobody reads it, the worker tells the reaper. So an answer costs no thread of its own and, while somebody waits for it,
 //! none but his.
 
+mod calls;
+
 use std::collections::VecDeque;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Instant;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::time::{Duration, Instant};
 
-use super::board::{Board, Pending};
-use super::home::{AtEnd, Home};
+use super::board::Board;
+use super::home::AtEnd;
 use super::inside::{self, MOST_SIGNAL};
-use super::outgoing::{Letter, Outgoing};
-use super::slot::Slot;
+use super::outgoing::{Outgoing, Pumped};
+use super::slot::Wakers;
 use super::wire::{self, ANSWERS, Answer, LANES, Lane, Request, Signal};
+use crate::callbacks::Callbacks;
 use crate::error::Result as Started;
 use crate::exit::Exit;
 use crate::forkserver::{self, Function};
@@ -24,17 +27,20 @@ use crate::reaper::{Reaper, Token, Watcher};
 use crate::sys;
 use crate::sys::channel::Channel;
 use crate::sys::event::Interest;
-use crate::sys::image::Entry;
-use crate::sys::ring::{Garbage, Nudge, Reader, Shared, Wake, Writer};
+use crate::sys::ring::{Garbage, Nudge, Reader, Shared, Writer};
 use crate::task::error::TaskError;
-use crate::task::outcome::Encoded;
-use crate::task::spin::Spin;
+use crate::task::outcome::Outcome;
 
-/// So many messages of the channel are read in a row, whatever a worker sends.
+/// So many messages of the channel, and files without answers, are read in a row, whatever a worker sends.
 const MOST_AT_ONCE: usize = 64;
+/// So many answers are read in a row by the reaper, who has others to serve.
+const MOST_ANSWERS: usize = 1_000;
+/// Until a descriptor that could not be sent is tried again.
+const AGAIN: Duration = Duration::from_millis(20);
 
 pub(super) struct Link {
     id: u64,
+    me: Weak<Link>,
     process: Process,
     /// Before the board, and the channel.
     lanes: [Mutex<Outgoing>; 2],
@@ -43,12 +49,17 @@ pub(super) struct Link {
     /// By who reads the answers, for as long as he waits.
     answers: Mutex<Reader>,
     nudge: Nudge,
-    /// Those that came by the channel, for answers to come. Leaf lock.
-    files: Mutex<VecDeque<OwnedFd>>,
-    /// Leaf lock.
-    token: Mutex<Option<Token>>,
+    /// It sent what cannot be by the channel.
+    is_mad: AtomicBool,
+    /// Somebody wanted to read them while somebody else did.
+    is_wanted: AtomicBool,
+    /// Those that came by the channel, for answers to come; one for which there was no place is `None`. Leaf lock.
+    files: Mutex<VecDeque<Option<OwnedFd>>>,
+    /// With the reaper. Leaf lock.
+    watched: Mutex<Option<Token>>,
     next_id: AtomicU64,
-    calls: AtomicU64,
+    /// The first call is the setup: without it there are no others.
+    has_setup: bool,
     /// The process has ended, or is to.
     is_ending: AtomicBool,
     /// Of this program: a fork of it may not touch the rings.
@@ -57,6 +68,9 @@ pub(super) struct Link {
     successor: Mutex<Option<Arc<Link>>>,
 }
 
+/// The number of the first call.
+const FIRST: u64 = 1;
+
 /// What the target of a worker's process is; each run gets a channel of its own.
 pub(super) fn target() -> Function {
     Function::new("worker", inside::live, Ok(Vec::new()))
@@ -64,8 +78,8 @@ pub(super) fn target() -> Function {
 
 impl Link {
     /// Starts a worker's process.
-    pub(super) fn start(options: &Builder) -> Started<Arc<Link>> {
-        let failed = |error| forkserver::not_started("worker", error);
+    pub(super) fn start(name: &str, options: &Builder, has_setup: bool) -> Started<Arc<Link>> {
+        let failed = |error| forkserver::not_started(name, error);
         let (channel, theirs) = Channel::pair().map_err(failed)?;
         let (shared, rings) = Shared::new().map_err(failed)?;
         channel.send(&Signal::Look.bytes(), &[rings.as_raw_fd()]).map_err(failed)?;
@@ -74,7 +88,8 @@ impl Link {
         let shared = Arc::new(shared);
         let answers = Reader::new(&shared, ANSWERS);
         let lanes = LANES.map(|lane| Mutex::new(Outgoing::new(lane, Writer::new(&shared, lane as usize))));
-        let link = Arc::new(Link {
+        let link = Arc::new_cyclic(|me| Link {
+            me: me.clone(),
             id: Reaper::get().new_id(),
             lanes,
             channel,
@@ -82,20 +97,23 @@ impl Link {
             nudge: answers.nudge(),
             answers: Mutex::new(answers),
             files: Mutex::default(),
-            token: Mutex::default(),
-            next_id: AtomicU64::new(1),
-            calls: AtomicU64::new(0),
+            is_mad: AtomicBool::new(false),
+            is_wanted: AtomicBool::new(false),
+            watched: Mutex::default(),
+            next_id: AtomicU64::new(FIRST),
+            has_setup,
             is_ending: AtomicBool::new(false),
             incarnation: sys::process::incarnation(),
             successor: Mutex::default(),
             process,
         });
         let watcher = Arc::clone(&link) as Arc<dyn Watcher>;
-        let token = Reaper::get().watch(link.channel.as_fd(), Interest::READ, watcher, 0).map_err(failed)?;
-        *lock(&link.token) = Some(token);
-        link.leave(lock(&link.answers));
+        let watched = Reaper::get().watch(link.channel.as_fd(), Interest::READ, watcher, 0);
+        *lock(&link.watched) = Some(watched.map_err(failed)?);
+        link.leave(lock(&link.answers), &mut Wakers::default());
         let ended = Arc::clone(&link);
-        AtEnd::watch(link.process.exited(), move |end| ended.ended(end));
+        // Not on the reaper's thread, where this comes: it waits for who reads the answers.
+        AtEnd::watch(link.process.exited(), move |end| Callbacks::get().run(move || ended.ended(end)));
         Ok(link)
     }
 
@@ -105,7 +123,8 @@ impl Link {
             lock(lane).is_held = true;
         }
         *lock(&before.successor) = Some(Arc::clone(self));
-        if before.is_over() {
+        if before.board.is_over() {
+            // (Its process may not have ended yet where it was stopped, and then nobody waits for what it does.)
             before.let_successor_go();
         }
     }
@@ -122,109 +141,163 @@ impl Link {
 
     fn pump(&self, lane: &Mutex<Outgoing>) {
         let pumped = lock(lane).pump(&self.channel);
-        if pumped.is_err() {
-            self.garbage();
+        match pumped {
+            Ok(Pumped::Well) => {}
+            Ok(Pumped::AgainLater) => self.look_at(Instant::now() + AGAIN),
+            Err(Garbage) => self.garbage().wake_elsewhere(),
+        }
+    }
+
+    /// The reaper comes back at that time.
+    fn look_at(&self, at: Instant) {
+        if let Some(me) = self.me.upgrade() {
+            Reaper::get().set_timer(self.id, None, Some(at), &me);
         }
     }
 
     fn send(&self, lane: Lane, request: &Request) {
-        let letter = Letter { message: wire::encode(request), file: None };
         let lane = &self.lanes[lane as usize];
-        lock(lane).waiting.push_back(letter);
+        lock(lane).add(request);
         self.pump(lane);
     }
 
     /// It said what nobody who is right in his mind says.
-    fn garbage(&self) {
+    fn garbage(&self) -> Wakers {
         let why = "the worker wrote what cannot be read, and was stopped".to_owned();
-        self.board.end(&TaskError::Codec(why));
+        let wakers = self.board.end(&TaskError::Codec(why));
         // It may have ended.
         let _ = self.process.kill(false);
+        wakers
     }
 
-    /// Reads all that is there.
-    fn read(&self, answers: &mut Reader) {
-        loop {
-            match answers.read() {
-                Ok(None) => return,
+    /// Reads what is there, at most so many answers. True: all.
+    fn read(&self, answers: &mut Reader, most: usize, wakers: &mut Wakers) -> bool {
+        for _ in 0..most {
+            let read = match answers.read() {
+                Ok(None) => return true,
                 Ok(Some((message, wake))) => {
-                    self.wake(wake);
-                    if self.answered(message).is_none() {
-                        return self.garbage();
-                    }
+                    Signal::tell(&self.channel, wake);
+                    self.answered(message, wakers)
                 }
-                Err(Garbage) => return self.garbage(),
+                Err(Garbage) => None,
+            };
+            if read.is_none() {
+                wakers.add(self.garbage());
+                return true;
             }
         }
+        false
     }
 
-    fn answered(&self, message: Vec<u8>) -> Option<()> {
+    fn answered(&self, message: Vec<u8>, wakers: &mut Wakers) -> Option<()> {
         let (Answer { id, outcome }, rest) = wire::decode(&message)?;
-        let told = outcome.told(message, rest, || self.take_file());
-        let was_asked = self.board.finish(id, told);
+        if !matches!(outcome, Outcome::Taken) {
+            let told = outcome.told(message, rest, || self.take_file());
+            if self.is_mad.load(Ordering::SeqCst) {
+                return None;
+            }
+            let failed = told.as_ref().err().filter(|_| self.has_setup && id == FIRST).cloned();
+            match self.board.finish(id, told) {
+                Some(waker) => wakers.add(waker),
+                // Of one that was stopped nobody waits for what it still says.
+                None if self.board.is_over() => {}
+                None => return None,
+            }
+            if let Some(error) = failed {
+                wakers.add(self.board.end(&error));
+                let _ = self.process.terminate(false);
+            }
+        }
         for lane in &self.lanes {
-            let mut outgoing = lock(lane);
-            outgoing.files.retain(|of| *of != id);
-            let waits = !outgoing.waiting.is_empty();
-            drop(outgoing);
+            let waits = lock(lane).taken(id);
             if waits {
                 self.pump(lane);
             }
         }
-        was_asked.then_some(())
+        Some(())
     }
 
     /// It was sent before the answer that tells of it.
     fn take_file(&self) -> Option<OwnedFd> {
-        self.receive();
-        lock(&self.files).pop_front()
+        for _ in 0..MOST_AT_ONCE {
+            if let Some(file) = lock(&self.files).pop_front() {
+                return file;
+            }
+            self.receive();
+        }
+        None
     }
 
-    /// What came by the channel. Files that nobody tells of are too many.
+    /// What came by the channel, until there are many files. (Those behind stay where they are until their answers are read.)
     fn receive(&self) {
-        let mut files = lock(&self.files);
         for _ in 0..MOST_AT_ONCE {
+            let mut files = lock(&self.files);
+            if files.len() >= MOST_AT_ONCE {
+                return;
+            }
             let Ok(Some(mut message)) = self.channel.receive_at_once(MOST_SIGNAL) else { return };
-            if let Some(file) = message.descriptors.pop()
-                && files.len() < MOST_AT_ONCE
-            {
-                files.push_back(file);
+            match (Signal::read(&message.bytes), message.descriptors.len(), message.incomplete) {
+                (Some(Signal::Look), 0, false) => {}
+                (Some(Signal::File), 1, false) | (Some(Signal::File), 0, true) => {
+                    files.push_back(message.descriptors.pop());
+                }
+                _ => {
+                    self.is_mad.store(true, Ordering::SeqCst);
+                    // To close what is no file of ours may block.
+                    Callbacks::get().run(move || drop(message));
+                }
             }
         }
     }
 
-    fn wake(&self, wake: Wake) {
-        if wake == Wake::Tell {
-            // Where there is no room, there is enough to be heard.
-            let _ = self.channel.send_at_once(&Signal::Look.bytes(), &[]);
+    /// Reads the answers if nobody else does; who does is told that there is more.
+    fn try_read(&self) -> Option<MutexGuard<'_, Reader>> {
+        if let Ok(answers) = self.answers.try_lock() {
+            return Some(answers);
         }
+        self.is_wanted.store(true, Ordering::SeqCst);
+        // He may have let go before he could see that.
+        self.answers.try_lock().ok()
     }
 
     /// Nobody reads the answers any more: from now on the worker tells the reaper.
-    fn leave(&self, mut answers: MutexGuard<'_, Reader>) {
-        while !answers.go_away() {
-            answers.come_back();
-            self.read(&mut answers);
-            if self.board.is_over() {
+    fn leave<'a>(&'a self, mut answers: MutexGuard<'a, Reader>, wakers: &mut Wakers) {
+        loop {
+            while !self.board.is_over() && !answers.go_away() {
+                answers.come_back();
+                self.read(&mut answers, usize::MAX, wakers);
+            }
+            drop(answers);
+            // Whoever was told of answers meanwhile could not read them.
+            if !self.is_wanted.swap(false, Ordering::SeqCst) {
                 return;
             }
+            let Ok(again) = self.answers.try_lock() else { return };
+            answers = again;
+            answers.come_back();
+        }
+    }
+
+    fn unwatch(&self) {
+        if let Some(watched) = lock(&self.watched).take() {
+            Reaper::get().unwatch(watched, self.channel.as_fd());
         }
     }
 
     fn ended(self: Arc<Self>, end: Started<Exit>) {
         self.is_ending.store(true, Ordering::SeqCst);
         self.nudge.nudge();
-        if let Some(token) = lock(&self.token).take() {
-            Reaper::get().unwatch(token, self.channel.as_fd());
-        }
+        self.unwatch();
         // What it had answered, it has.
-        self.read(&mut lock(&self.answers));
+        let mut wakers = Wakers::default();
+        self.read(&mut lock(&self.answers), usize::MAX, &mut wakers);
         let error = match end {
             Ok(exit) => TaskError::Crashed(exit),
             Err(error) => TaskError::Start(error),
         };
-        self.board.end(&error);
+        wakers.add(self.board.end(&error));
         self.let_successor_go();
+        wakers.wake();
     }
 
     fn is_foreign(&self) -> bool {
@@ -232,145 +305,35 @@ impl Link {
     }
 }
 
-impl Home for Link {
-    fn id(&self) -> u64 {
-        self.id
-    }
-
-    fn name(&self) -> String {
-        self.process.name().to_owned()
-    }
-
-    fn pid(&self) -> Option<u32> {
-        self.process.pid()
-    }
-
-    fn call(&self, lane: Lane, entry: Entry, argument: Encoded, pending: Pending) -> u64 {
-        self.calls.fetch_add(1, Ordering::Relaxed);
-        let place = match forkserver::place_of(entry) {
-            Ok(place) if !self.is_foreign() => place,
-            Ok(_) => {
-                let error = std::io::Error::other("the worker belongs to the process of which this one is a fork");
-                pending.slot.fill(Err(TaskError::Start(forkserver::not_started("worker", error))));
-                return 0;
-            }
-            Err(error) => {
-                pending.slot.fill(Err(TaskError::Start(forkserver::not_started("worker", error))));
-                return 0;
-            }
-        };
-        let outgoing = &self.lanes[lane as usize];
-        let mut lane = lock(outgoing);
-        // Under the lock of the lane: in each they rise.
-        let id = self.next_id.fetch_add(1, Ordering::Relaxed);
-        let letter = match argument {
-            Encoded::Here(mut argument) => {
-                let mut message = wire::encode(&Request::Call { id, entry: place, in_file: false });
-                message.append(&mut argument);
-                Letter { message, file: None }
-            }
-            Encoded::File(file) => Letter {
-                message: wire::encode(&Request::Call { id, entry: place, in_file: true }),
-                file: Some((id, file)),
-            },
-        };
-        if self.board.add(id, pending) {
-            lane.waiting.push_back(letter);
-            let pumped = lane.pump(&self.channel);
-            drop(lane);
-            if pumped.is_err() {
-                self.garbage();
-            }
-        }
-        id
-    }
-
-    fn cancel(&self, id: u64) {
-        if !self.is_foreign() && self.board.give_up(id) {
-            self.nudge.nudge();
-            self.send(Lane::Aside, &Request::Cancel { id });
-        }
-    }
-
-    fn drop_object(&self, id: u64) {
-        if !self.is_foreign() && !self.board.is_over() {
-            self.send(Lane::Ordered, &Request::Drop { object: id });
-        }
-    }
-
-    fn wait(&self, slot: &Slot, until: Option<Instant>) {
-        let is_late = || until.is_some_and(|until| Instant::now() >= until);
-        while !slot.is_done() && !is_late() {
-            let Ok(mut answers) = self.answers.try_lock() else {
-                slot.wait(until);
-                continue;
-            };
-            answers.come_back();
-            let is_due = || slot.is_done() || self.is_ending.load(Ordering::SeqCst);
-            let mut spin = Spin::new();
-            loop {
-                self.read(&mut answers);
-                if is_due() || is_late() {
-                    break;
-                }
-                if !spin.goes_on() {
-                    answers.wait_for_message(until, is_due);
-                }
-            }
-            self.leave(answers);
-            if self.is_ending.load(Ordering::SeqCst) {
-                // The reaper, who knows how it ended, fills it.
-                slot.wait(until);
-            }
-        }
-    }
-
-    fn is_over(&self) -> bool {
-        self.board.is_over()
-    }
-
-    fn calls(&self) -> u64 {
-        self.calls.load(Ordering::Relaxed)
-    }
-
-    fn close(&self) {
-        if !self.is_foreign() {
-            self.send(Lane::Ordered, &Request::Close);
-        }
-    }
-
-    fn stop(&self) {
-        if !self.is_foreign() {
-            self.board.end(&TaskError::Cancelled);
-            self.nudge.nudge();
-            // It may have ended.
-            let _ = self.process.terminate(false);
-        }
-    }
-
-    fn join(&self) {
-        let _ = self.process.join();
-    }
-}
-
 impl Watcher for Link {
     fn ready(self: Arc<Self>, _key: u64) {
         self.receive();
-        if self.channel.wait_for_hang_up(std::time::Duration::ZERO).is_ok_and(|gone| gone) {
+        if self.channel.wait_for_hang_up(Duration::ZERO).is_ok_and(|gone| gone) {
             // How it ended, its process tells.
-            if let Some(token) = lock(&self.token).take() {
-                Reaper::get().unwatch(token, self.channel.as_fd());
-            }
+            self.unwatch();
         }
         self.lanes.iter().for_each(|lane| self.pump(lane));
-        if let Ok(mut answers) = self.answers.try_lock() {
+        let mut wakers = Wakers::default();
+        if let Some(mut answers) = self.try_read() {
             answers.come_back();
-            self.read(&mut answers);
-            self.leave(answers);
+            if self.read(&mut answers, MOST_ANSWERS, &mut wakers) {
+                self.leave(answers, &mut wakers);
+                // Or there are files, and no answers that tell of them.
+                if self.is_mad.load(Ordering::SeqCst) || lock(&self.files).len() >= MOST_AT_ONCE {
+                    wakers.add(self.garbage());
+                    self.unwatch();
+                }
+            } else {
+                drop(answers);
+                self.look_at(Instant::now());
+            }
         }
+        wakers.wake_elsewhere();
     }
 
-    fn due(self: Arc<Self>, _now: Instant) {}
+    fn due(self: Arc<Self>, _now: Instant) {
+        self.ready(0);
+    }
 
     fn look(self: Arc<Self>) {}
 }

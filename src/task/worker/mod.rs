@@ -22,8 +22,7 @@ mod wire;
 
 use std::any::Any;
 use std::fmt;
-use std::sync::Mutex;
-use std::sync::{Arc, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -81,6 +80,8 @@ pub struct Worker {
     settings: Settings,
     /// Before all locks of a home.
     current: Mutex<Current>,
+    /// Held while one is started. Before `current`.
+    starting: Mutex<()>,
 }
 
 #[derive(Default)]
@@ -89,6 +90,8 @@ struct Current {
     home: Option<Arc<dyn Home>>,
     /// The same, if it is a process.
     link: Option<Arc<Link>>,
+    /// Those that were replaced, and have calls to finish.
+    before: Vec<Arc<Link>>,
     is_closed: bool,
 }
 
@@ -113,9 +116,13 @@ impl Worker {
     /// # Errors
     /// [`TaskError::Start`]: no thread could be started.
     pub fn thread() -> Result<Worker, TaskError> {
-        let worker = Worker { settings: Settings::of_thread(), current: Mutex::default() };
+        let worker = Worker::of(Settings::of_thread());
         worker.home()?;
         Ok(worker)
+    }
+
+    fn of(settings: Settings) -> Worker {
+        Worker { settings, current: Mutex::default(), starting: Mutex::default() }
     }
 
     /// Calls a function, and waits for its value: after those that were scheduled before.
@@ -179,26 +186,22 @@ impl Worker {
     ///
     /// Called from one of its own functions (on a [`thread`](Worker::thread)) it would wait for itself.
     pub fn close(&self) {
-        if let Some(home) = self.shut() {
-            home.close();
-            home.join();
-        }
+        let homes = self.shut();
+        homes.close();
+        homes.join();
     }
 
     /// Stops it: who waits gets [`TaskError::Cancelled`], its process SIGTERM and after 10 s SIGKILL
     /// (or what [`Builder::stop`](crate::Builder::stop) says). It waits until it has ended; of a [`thread`](Worker::thread), until what runs has returned.
     pub fn terminate(&self) {
-        if let Some(home) = self.shut() {
-            home.stop();
-            home.join();
-        }
+        let homes = self.shut();
+        homes.stop();
+        homes.join();
     }
 
     /// Lets it finish what is queued, while nobody waits for that: then it ends. Tasks that are there give their values.
     pub fn detach(self) {
-        if let Some(home) = self.shut() {
-            home.close();
-        }
+        self.shut().close();
     }
 
     /// The id of its process; `None`: there is none at the moment, or it is a thread.
@@ -211,15 +214,16 @@ impl Worker {
         self.settings.name()
     }
 
-    fn lock(&self) -> std::sync::MutexGuard<'_, Current> {
+    fn lock(&self) -> MutexGuard<'_, Current> {
         self.current.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// From now on there are no calls. What it had until now.
-    fn shut(&self) -> Option<Arc<dyn Home>> {
+    /// From now on there are no calls. What it had until now, and what those had to finish that were replaced.
+    fn shut(&self) -> Homes {
         let mut current = self.lock();
-        current.is_closed = true;
-        current.home.clone()
+        let was_closed = std::mem::replace(&mut current.is_closed, true);
+        let before = current.before.iter().filter(|link| link.over().is_none()).cloned().collect();
+        Homes { now: current.home.clone(), before, was_closed }
     }
 
     fn send<F>(
@@ -231,51 +235,110 @@ impl Worker {
     ) -> Result<(Arc<dyn Home>, Queued), TaskError> {
         captures_nothing::<F>();
         let _ = function;
-        let home = self.home()?;
-        let (argument, kept) = remote::encode(&*home, argument)?;
-        let queued = Queued::new(&home, lane, entry, argument, kept);
-        Ok((home, queued))
+        loop {
+            let home = self.home()?;
+            let (argument, kept) = remote::encode(&*home, argument)?;
+            // Under the lock: who closes it, or replaces it, does so before or after.
+            let current = self.lock();
+            if current.good(&self.settings).is_some_and(|good| good.id() == home.id()) {
+                let queued = Queued::new(&home, lane, entry, argument, kept);
+                return Ok((home, queued));
+            }
+        }
     }
 
     /// Who does the next call.
     fn home(&self) -> Result<Arc<dyn Home>, TaskError> {
-        let mut current = self.lock();
+        if let Some(home) = self.open()?.good(&self.settings) {
+            return Ok(Arc::clone(home));
+        }
+        // Others may go on stopping it, or asking for its pid, meanwhile.
+        let _one_at_a_time = self.starting.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(home) = self.open()?.good(&self.settings) {
+            return Ok(Arc::clone(home));
+        }
+        self.start()?;
+        Ok(self.open()?.home.clone().expect("it was started"))
+    }
+
+    /// # Errors
+    /// It was closed.
+    fn open(&self) -> Result<MutexGuard<'_, Current>, TaskError> {
+        let current = self.lock();
         if current.is_closed {
             let who = Who { name: self.name().into(), pid: None };
             return Err(TaskError::Start(Error::new(who, "call a function of", Kind::Closed("worker"))));
         }
-        let good = current.home.as_ref().filter(|home| !home.is_over() && self.settings.has_calls_left(home.calls()));
-        if let Some(home) = good {
-            return Ok(Arc::clone(home));
-        }
+        Ok(current)
+    }
+
+    /// Starts the next one. Its setup.
+    fn start(&self) -> Result<Option<Queued>, TaskError> {
         if self.settings.is_thread() {
             let thread = Thread::start(self.name())?;
-            return Ok(current.set(thread, None));
+            self.open()?.home = Some(thread);
+            return Ok(None);
         }
         let link = self.settings.start()?;
-        if let Some(before) = current.link.take() {
-            before.close();
+        let home = Arc::clone(&link) as Arc<dyn Home>;
+        let mut current = match self.open() {
+            Ok(current) => current,
+            Err(error) => {
+                home.stop();
+                return Err(error);
+            }
+        };
+        if let Some(before) = current.link.replace(Arc::clone(&link)) {
             link.follow(&before);
+            // There are no more calls of it: those are made under the lock that we hold.
+            before.close();
+            current.before.retain(|link| link.over().is_none());
+            current.before.push(before);
         }
-        let home = Arc::clone(&link);
-        Ok(current.set(home, Some(link)))
+        let setup = self.settings.set_up(&home).inspect_err(|_| home.stop())?;
+        current.home = Some(home);
+        Ok(setup)
     }
 }
 
 impl Current {
-    fn set(&mut self, home: Arc<impl Home + 'static>, link: Option<Arc<Link>>) -> Arc<dyn Home> {
-        let home: Arc<dyn Home> = home;
-        self.link = link;
-        self.home = Some(Arc::clone(&home));
-        home
+    /// The one that takes calls.
+    fn good(&self, settings: &Settings) -> Option<&Arc<dyn Home>> {
+        let home = self.home.as_ref().filter(|_| !self.is_closed);
+        home.filter(|home| home.over().is_none() && settings.has_calls_left(home.calls()))
+    }
+}
+
+/// All that there is of a worker.
+struct Homes {
+    now: Option<Arc<dyn Home>>,
+    before: Vec<Arc<Link>>,
+    was_closed: bool,
+}
+
+impl Homes {
+    fn stop(&self) {
+        self.before.iter().for_each(|home| home.stop());
+        self.now.iter().for_each(|home| home.stop());
+    }
+
+    fn join(&self) {
+        self.before.iter().for_each(|home| home.join());
+        self.now.iter().for_each(|home| home.join());
+    }
+
+    fn close(&self) {
+        if !self.was_closed {
+            self.now.iter().for_each(|home| home.close());
+        }
     }
 }
 
 impl Drop for Worker {
     fn drop(&mut self) {
-        let current = self.current.get_mut().unwrap_or_else(PoisonError::into_inner);
-        if let Some(home) = current.home.take().filter(|_| !current.is_closed) {
-            home.stop();
+        let homes = self.shut();
+        if !homes.was_closed {
+            homes.stop();
         }
     }
 }

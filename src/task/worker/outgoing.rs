@@ -3,58 +3,106 @@
 use std::collections::VecDeque;
 use std::os::fd::{AsRawFd, OwnedFd};
 
-use super::wire::{Lane, Signal};
+use super::wire::{self, Lane, Request, Signal};
 use crate::sys::channel::Channel;
-use crate::sys::ring::{Garbage, Wake, Writer};
+use crate::sys::ring::{Garbage, Writer};
 
-/// So many large arguments are on their way at once: each takes a descriptor there.
+/// So many large arguments are on their way at once: each takes a descriptor there until it is taken.
 const MOST_FILES: usize = 8;
 
 /// What goes to a lane.
 pub(super) struct Outgoing {
-    pub(super) lane: Lane,
-    pub(super) ring: Writer,
-    pub(super) waiting: VecDeque<Letter>,
-    /// The numbers of calls whose arguments are in files and which have not been answered.
-    pub(super) files: Vec<u64>,
+    lane: Lane,
+    ring: Writer,
+    /// The numbers in it rise.
+    waiting: VecDeque<Letter>,
+    /// The numbers of calls whose arguments are in files that were not taken yet.
+    files: Vec<u64>,
+    /// The number of the last call.
+    last: u64,
+    /// How many calls there were.
+    pub(super) calls: u64,
     /// Until somebody else has ended.
     pub(super) is_held: bool,
 }
 
-pub(super) struct Letter {
-    pub(super) message: Vec<u8>,
-    pub(super) file: Option<(u64, OwnedFd)>,
+struct Letter {
+    /// Of the call that it is, or that it comes after.
+    id: u64,
+    is_call: bool,
+    message: Vec<u8>,
+    file: Option<OwnedFd>,
+}
+
+/// What has become of the letters that wait.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Pumped {
+    /// They are sent, or go on when the worker has done something.
+    Well,
+    /// A descriptor cannot be sent now, for reasons that are not the worker's.
+    AgainLater,
 }
 
 impl Outgoing {
     pub(super) fn new(lane: Lane, ring: Writer) -> Outgoing {
-        Outgoing { lane, ring, waiting: VecDeque::new(), files: Vec::new(), is_held: false }
+        let (waiting, files) = (VecDeque::new(), Vec::new());
+        Outgoing { lane, ring, waiting, files, last: 0, calls: 0, is_held: false }
+    }
+
+    pub(super) fn add_call(&mut self, id: u64, message: Vec<u8>, file: Option<OwnedFd>) {
+        (self.last, self.calls) = (id, self.calls + 1);
+        self.waiting.push_back(Letter { id, is_call: true, message, file });
+    }
+
+    pub(super) fn add(&mut self, request: &Request) {
+        let message = wire::encode(request);
+        self.waiting.push_back(Letter { id: self.last, is_call: false, message, file: None });
+    }
+
+    /// Before all that waits.
+    pub(super) fn add_first(&mut self, request: &Request) {
+        self.waiting.push_front(Letter { id: 0, is_call: false, message: wire::encode(request), file: None });
+    }
+
+    /// Cancels a call that was not sent yet. False: it was.
+    pub(super) fn withdraw(&mut self, id: u64) -> bool {
+        let at = self.waiting.partition_point(|letter| letter.id < id);
+        let Some(letter) = self.waiting.get_mut(at).filter(|letter| letter.is_call && letter.id == id) else {
+            return false;
+        };
+        (letter.message, letter.file) = (wire::encode(&Request::Skip { id }), None);
+        true
+    }
+
+    /// The argument of that call was taken, or the call has ended. Whether something waits.
+    pub(super) fn taken(&mut self, id: u64) -> bool {
+        self.files.retain(|of| *of != id);
+        !self.waiting.is_empty()
     }
 
     /// Sends what waits, as far as there is room.
-    pub(super) fn pump(&mut self, channel: &Channel) -> Result<(), Garbage> {
+    pub(super) fn pump(&mut self, channel: &Channel) -> Result<Pumped, Garbage> {
         while !self.is_held
             && let Some(letter) = self.waiting.front_mut()
         {
             let length = letter.message.len();
             if !self.ring.has_room_for(length)? && self.ring.go_away(length)? {
-                return Ok(());
+                return Ok(Pumped::Well);
             }
-            if let Some((id, file)) = &letter.file {
-                let sent = self.files.len() < MOST_FILES
-                    && channel.send_at_once(&Signal::file_for(self.lane).bytes(), &[file.as_raw_fd()]).is_ok();
-                if !sent {
-                    return Ok(());
+            if let Some(file) = &letter.file {
+                if self.files.len() >= MOST_FILES {
+                    return Ok(Pumped::Well);
                 }
-                self.files.push(*id);
+                if channel.send_at_once(&Signal::file_for(self.lane).bytes(), &[file.as_raw_fd()]).is_err() {
+                    return Ok(Pumped::AgainLater);
+                }
+                self.files.push(letter.id);
                 letter.file = None;
             }
-            let Some(wake) = self.ring.write(&[&letter.message])? else { return Ok(()) };
+            let Some(wake) = self.ring.write(&[&letter.message])? else { return Ok(Pumped::Well) };
             self.waiting.pop_front();
-            if wake == Wake::Tell {
-                let _ = channel.send_at_once(&Signal::Look.bytes(), &[]);
-            }
+            Signal::tell(channel, wake);
         }
-        Ok(())
+        Ok(Pumped::Well)
     }
 }

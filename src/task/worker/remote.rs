@@ -49,10 +49,7 @@ pub struct Remote<T> {
 
 enum Place<T> {
     /// In this worker.
-    Here {
-        object: Arc<Mutex<T>>,
-        id: u64,
-    },
+    Here(Arc<Mutex<T>>),
     Away {
         object: Arc<Object>,
         kind: PhantomData<fn() -> T>,
@@ -82,7 +79,8 @@ enum Context {
     Sent {
         home: u64,
         kept: Vec<Arc<Object>>,
-        is_strange: bool,
+        /// Why it cannot go there.
+        trouble: Option<TaskError>,
     },
     /// Inside of a worker.
     Within(Arc<Host>),
@@ -116,17 +114,16 @@ pub(super) type Sent = (Encoded, Vec<Arc<Object>>);
 
 /// Encodes an argument for that home.
 pub(super) fn encode(home: &dyn Home, argument: &impl Serialize) -> Result<Sent, TaskError> {
-    let before = Before::enter(Context::Sent { home: home.id(), kept: Vec::new(), is_strange: false });
+    let before = Before::enter(Context::Sent { home: home.id(), kept: Vec::new(), trouble: None });
     let encoded = outcome::encode(Vec::new(), argument);
-    let (kept, is_strange) = match CONTEXT.replace(Context::Nowhere) {
-        Context::Sent { kept, is_strange, .. } => (kept, is_strange),
-        Context::Nowhere | Context::Within(_) => (Vec::new(), false),
+    let (kept, trouble) = match CONTEXT.replace(Context::Nowhere) {
+        Context::Sent { kept, trouble, .. } => (kept, trouble),
+        Context::Nowhere | Context::Within(_) => (Vec::new(), None),
     };
     drop(before);
     // (What an error of serde's says does not come through `postcard`.)
-    let why = |why| if is_strange { STRANGE.to_owned() } else { why };
-    let encoded =
-        encoded.map_err(|error| TaskError::Codec(format!("its argument cannot be encoded: {}", why(error))))?;
+    let why = |why| trouble.unwrap_or_else(|| TaskError::Codec(format!("its argument cannot be encoded: {why}")));
+    let encoded = encoded.map_err(why)?;
     Ok((encoded, kept))
 }
 
@@ -150,7 +147,7 @@ impl<T: Send + 'static> Remote<T> {
     {
         captures_nothing::<F>();
         match &self.place {
-            Place::Here { object, .. } => Ok(function(&mut locked(object), argument)),
+            Place::Here(object) => Ok(function(&mut locked(object), argument)),
             Place::Away { object, .. } => object.call(with_entry::<F, T, A, R>, &argument)?.decode(),
         }
     }
@@ -161,7 +158,7 @@ impl<T: Send + 'static> Remote<T> {
     /// Anywhere else: there is no object here.
     pub fn lock(&self) -> MutexGuard<'_, T> {
         match &self.place {
-            Place::Here { object, .. } => locked(object),
+            Place::Here(object) => locked(object),
             Place::Away { object, .. } => {
                 panic!("this `Remote<{}>` is not here, but in the worker `{}`", type_name::<T>(), object.home.name())
             }
@@ -177,7 +174,7 @@ impl<T: Send + 'static> Remote<T> {
         T: Serialize + DeserializeOwned,
     {
         match &self.place {
-            Place::Here { object, .. } => {
+            Place::Here(object) => {
                 let encoded = postcard::to_stdvec(&*locked(object));
                 encoded
                     .and_then(|bytes| postcard::from_bytes(&bytes))
@@ -245,27 +242,24 @@ impl<T: Serialize> Serialize for Fetched<T> {
 
 impl<T> Serialize for Remote<T> {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        let id = match &self.place {
-            Place::Here { id, .. } => *id,
-            Place::Away { object, .. } => {
-                let is_its_home = CONTEXT.with_borrow_mut(|context| match context {
-                    Context::Sent { home, kept, .. } if *home == object.home.id() => {
-                        kept.push(Arc::clone(object));
-                        true
-                    }
-                    Context::Sent { is_strange, .. } => {
-                        *is_strange = true;
-                        false
-                    }
-                    Context::Nowhere | Context::Within(_) => false,
-                });
-                if !is_its_home {
-                    return Err(S::Error::custom(STRANGE));
-                }
-                object.id
-            }
+        // (Inside of its worker it has no number that means anything to anybody.)
+        let away = match &self.place {
+            Place::Away { object, .. } => Some(object),
+            Place::Here(_) => None,
         };
-        id.serialize(serializer)
+        let id = CONTEXT.with_borrow_mut(|context| match (context, away) {
+            (Context::Sent { home, kept, .. }, Some(object)) if *home == object.home.id() => {
+                kept.push(Arc::clone(object));
+                Some(object.id)
+            }
+            (Context::Sent { trouble, .. }, away) => {
+                let ended = away.and_then(|object| object.home.over());
+                *trouble = Some(ended.unwrap_or_else(|| TaskError::Codec(STRANGE.to_owned())));
+                None
+            }
+            (Context::Nowhere | Context::Within(_), _) => None,
+        });
+        id.ok_or_else(|| S::Error::custom(STRANGE))?.serialize(serializer)
     }
 }
 
@@ -279,14 +273,14 @@ impl<'de, T: Send + 'static> Deserialize<'de> for Remote<T> {
         let host =
             host.ok_or_else(|| D::Error::custom("a remote object can only be got in the worker that it is in"))?;
         let object = find(&host, id).map_err(D::Error::custom)?;
-        Ok(Remote { place: Place::Here { object, id } })
+        Ok(Remote { place: Place::Here(object) })
     }
 }
 
 impl<T> Clone for Remote<T> {
     fn clone(&self) -> Remote<T> {
         let place = match &self.place {
-            Place::Here { object, id } => Place::Here { object: Arc::clone(object), id: *id },
+            Place::Here(object) => Place::Here(Arc::clone(object)),
             Place::Away { object, .. } => Place::Away { object: Arc::clone(object), kind: PhantomData },
         };
         Remote { place }
@@ -296,7 +290,7 @@ impl<T> Clone for Remote<T> {
 impl<T> fmt::Debug for Remote<T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let worker = match &self.place {
-            Place::Here { .. } => "here".to_owned(),
+            Place::Here(_) => "here".to_owned(),
             Place::Away { object, .. } => object.home.name(),
         };
         f.debug_struct("Remote").field("kind", &type_name::<T>()).field("worker", &worker).finish_non_exhaustive()

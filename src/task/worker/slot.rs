@@ -4,8 +4,36 @@ use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker};
 use std::time::Instant;
 
+use crate::callbacks::Callbacks;
 use crate::panics::guarded;
 use crate::task::handle::Ended;
+
+/// Foreign code, which may do anything.
+#[derive(Default)]
+#[must_use = "somebody waits"]
+pub(super) struct Wakers(Vec<Waker>);
+
+impl Wakers {
+    pub(super) fn add(&mut self, mut others: Wakers) {
+        self.0.append(&mut others.0);
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    pub(super) fn wake(self) {
+        // A panic is told by the panic hook.
+        self.0.into_iter().for_each(|waker| guarded(|| waker.wake(), || ()));
+    }
+
+    /// The same on a thread that has time for it.
+    pub(super) fn wake_elsewhere(self) {
+        if !self.0.is_empty() {
+            Callbacks::get().run(move || self.wake());
+        }
+    }
+}
 
 /// Filled once, and emptied once.
 #[derive(Default)]
@@ -29,11 +57,11 @@ impl Slot {
         self.inside.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The first end holds.
-    pub(super) fn fill(&self, ended: Ended) {
+    /// The first end holds. Whom to wake, when no lock is held.
+    pub(super) fn fill(&self, ended: Ended) -> Wakers {
         let mut inside = self.lock();
         if inside.is_done {
-            return;
+            return Wakers::default();
         }
         (inside.is_done, inside.ended) = (true, Some(ended));
         let (waker, sleepers) = (inside.waker.take(), inside.sleepers);
@@ -41,10 +69,7 @@ impl Slot {
         if sleepers > 0 {
             self.changed.notify_all();
         }
-        if let Some(waker) = waker {
-            // Foreign code; its panic is told by the panic hook.
-            guarded(|| waker.wake(), || ());
-        }
+        Wakers(waker.into_iter().collect())
     }
 
     pub(super) fn is_done(&self) -> bool {

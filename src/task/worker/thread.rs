@@ -7,7 +7,7 @@ use std::time::Instant;
 
 use super::board::{Board, Pending};
 use super::home::Home;
-use super::host::Host;
+use super::host::{Begun, Host};
 use super::slot::Slot;
 use super::wire::{self, Answer, Lane};
 use crate::error::Result as Started;
@@ -16,7 +16,6 @@ use crate::reaper::Reaper;
 use crate::sys;
 use crate::sys::blob::Mapped;
 use crate::sys::image::Entry;
-use crate::task::cancelled::Token;
 use crate::task::error::TaskError;
 use crate::task::handle::Ended;
 use crate::task::outcome::{Encoded, Outcome, Value};
@@ -75,22 +74,24 @@ impl Inside {
                 Order::Drop { object } => self.host.drop_object(object),
             }
         }
-        self.host.wait_for_asides();
+        self.host.wait_for_asides(0);
         self.host.drop_all();
-        self.board.end(&TaskError::Cancelled);
+        self.board.end(&TaskError::Cancelled).wake();
         *self.has_ended.lock().unwrap_or_else(PoisonError::into_inner) = true;
         self.ends.notify_all();
     }
 
-    fn run(&self, id: u64, token: Option<Token>, entry: Entry, argument: &Encoded) {
+    fn run(&self, id: u64, begun: Option<Begun>, entry: Entry, argument: &Encoded) {
         let answer = match argument {
-            Encoded::Here(bytes) => self.host.run(id, token, |call| Some(entry(bytes, call))),
+            Encoded::Here(bytes) => self.host.run(begun, |call| Some(entry(bytes, call))),
             Encoded::File(file) => match Mapped::new(std::os::fd::AsFd::as_fd(file)) {
-                Ok(mapped) => self.host.run(id, token, |call| Some(entry(&mapped, call))),
+                Ok(mapped) => self.host.run(begun, |call| Some(entry(&mapped, call))),
                 Err(error) => Err(Outcome::Codec { why: format!("its argument was lost: {error}") }),
             },
         };
-        self.board.finish(id, told(answer));
+        if let Some(wakers) = self.board.finish(id, told(answer)) {
+            wakers.wake();
+        }
     }
 }
 
@@ -126,34 +127,35 @@ impl Home for Thread {
         if !self.inside.board.add(id, pending) {
             return id;
         }
-        let is_open = match (lane, queue.as_ref()) {
+        let guard = match (lane, queue.as_ref()) {
             (Lane::Ordered, Some(queue)) => return queue.send(Order::Call { id, entry, argument }).map_or(id, |()| id),
-            (Lane::Aside, Some(_)) => true,
-            (_, None) => false,
+            // Under the lock of the queue: who closes waits for it.
+            (Lane::Aside, Some(_)) => Some(self.inside.host.aside()),
+            (_, None) => None,
         };
         // What ends here may be the last that has an object, which is told by the queue.
         drop(queue);
-        match is_open {
-            false => _ = self.inside.board.finish(id, Err(TaskError::Cancelled)),
-            true => {
-                let (inside, guard) = (Arc::clone(&self.inside), self.inside.host.aside());
-                let token = inside.host.begin(id, Lane::Aside);
-                let thread = sys::process::thread("pkit-task").spawn(move || {
-                    inside.run(id, token, entry, &argument);
-                    drop(guard);
-                });
-                if let Err(error) = thread {
-                    let error = forkserver::not_started(&self.name, error);
-                    self.inside.board.finish(id, Err(TaskError::Start(error)));
-                }
-            }
+        let Some(guard) = guard else {
+            // (Nobody waits yet.)
+            let _ = self.inside.board.finish(id, Err(TaskError::Cancelled));
+            return id;
+        };
+        let (inside, begun) = (Arc::clone(&self.inside), self.inside.host.begin(id, Lane::Aside));
+        let thread = sys::process::thread("pkit-task").spawn(move || {
+            inside.run(id, begun, entry, &argument);
+            drop(guard);
+        });
+        if let Err(error) = thread {
+            let error = forkserver::not_started(&self.name, error);
+            let _ = self.inside.board.finish(id, Err(TaskError::Start(error)));
         }
         id
     }
 
-    fn cancel(&self, id: u64) {
-        if self.inside.board.give_up(id) {
-            self.inside.host.cancel(id);
+    fn cancel(&self, id: u64, lane: Lane) {
+        if let Some(wakers) = self.inside.board.give_up(id) {
+            self.inside.host.cancel(id, lane);
+            wakers.wake();
         }
     }
 
@@ -165,8 +167,8 @@ impl Home for Thread {
         slot.wait(until);
     }
 
-    fn is_over(&self) -> bool {
-        self.inside.board.is_over()
+    fn over(&self) -> Option<TaskError> {
+        self.inside.board.over()
     }
 
     fn calls(&self) -> u64 {
@@ -178,9 +180,10 @@ impl Home for Thread {
     }
 
     fn stop(&self) {
-        self.inside.board.end(&TaskError::Cancelled);
+        let wakers = self.inside.board.end(&TaskError::Cancelled);
         self.inside.host.stop();
         self.close();
+        wakers.wake();
     }
 
     fn join(&self) {

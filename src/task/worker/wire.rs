@@ -3,10 +3,12 @@
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
+use crate::sys::channel::Channel;
+use crate::sys::ring::Wake;
 use crate::task::outcome::Outcome;
 
 /// The rings of a worker.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) enum Lane {
     /// One after the other, on the main thread.
     Ordered = 0,
@@ -28,12 +30,14 @@ pub(super) enum Request {
         /// The argument is the next file for this lane instead.
         in_file: bool,
     },
-    /// It is not wanted any more, or never was.
-    Cancel { id: u64 },
+    /// In place of one that was cancelled while it waited to be sent.
+    Skip { id: u64 },
+    /// It is not wanted any more, and was sent by this lane.
+    Cancel { id: u64, lane: Lane },
     /// Nobody has this object any more.
     Drop { object: u64 },
-    /// Nothing comes any more.
-    Close,
+    /// Nothing comes any more. So many calls were sent aside.
+    Close { asides: u64 },
 }
 
 /// What it answers; behind it comes the value.
@@ -47,7 +51,7 @@ pub(super) struct Answer {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(u8)]
 pub(super) enum Signal {
-    /// There is something in a ring, or room.
+    /// There is something in a ring, or room; or here are the rings.
     Look = 1,
     /// A file for [`Lane::Ordered`], or an answer in a file.
     File = 2,
@@ -62,6 +66,14 @@ impl Signal {
 
     pub(super) fn read(bytes: &[u8]) -> Option<Signal> {
         [Signal::Look, Signal::File, Signal::FileAside].into_iter().find(|signal| bytes == signal.bytes())
+    }
+
+    /// Wakes who has the other end, if he is elsewhere.
+    pub(super) fn tell(channel: &Channel, wake: Wake) {
+        if wake == Wake::Tell {
+            // Where there is no room, there is enough to be heard.
+            let _ = channel.send_at_once(&Signal::Look.bytes(), &[]);
+        }
     }
 
     pub(super) fn file_for(lane: Lane) -> Signal {

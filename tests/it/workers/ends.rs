@@ -185,7 +185,7 @@ tests! {
             thread.invoke(square, 2).unwrap();
             thread.close();
         };
-        let maps = || std::fs::read_to_string("/proc/self/maps").unwrap().lines().filter(|line| line.contains("pkit")).count();
+        let maps = || std::fs::read_to_string("/proc/self/maps").unwrap().lines().filter(|line| line.contains("memfd:pkit")).count();
         one();
         settle();
         let (descriptors, threads) = (open_descriptors(), thread_names().len());

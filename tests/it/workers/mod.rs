@@ -1,6 +1,7 @@
 //! Workers: processes, and threads, that stay.
 
 mod ends;
+mod full;
 mod hostile;
 mod remote;
 
@@ -154,6 +155,12 @@ tests! {
             let held = worker.hold(|()| -> u8 { panic!("held") }, ()).unwrap_err();
             assert!(matches!(held, TaskError::Panicked { message, .. } if message == "held"));
             assert_eq!(worker.invoke(pid, ()).unwrap(), home);
+            fn caught(_: ()) {
+                let _ = std::panic::catch_unwind(|| panic!("a secret"));
+            }
+            worker.invoke(caught, ()).unwrap();
+            let resumed = worker.invoke(|()| -> () { std::panic::resume_unwind(Box::new("again")) }, ()).unwrap_err();
+            assert!(matches!(resumed, TaskError::Panicked { message, location: None, .. } if message == "again"));
         }
     }
 

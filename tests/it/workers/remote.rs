@@ -101,7 +101,7 @@ tests! {
         }
         assert_eq!(worker.invoke(super::square, 3).unwrap(), 9, "by a new one");
         let given = worker.invoke(|table: Remote<Vec<u64>>| table.lock().len(), table.clone());
-        assert!(matches!(&given, Err(TaskError::Codec(why)) if why.contains("the worker that it is in")), "{given:?}");
+        assert!(matches!(given, Err(TaskError::Crashed(_))), "{given:?}");
         assert!(matches!(table.into_inner(), Err(TaskError::Crashed(_))));
     }
 
@@ -114,6 +114,13 @@ tests! {
         assert!(matches!(&given, Err(TaskError::Codec(_))), "{given:?}");
         let returned = process.invoke(|table: Remote<Vec<u64>>| table, table.clone());
         assert!(matches!(&returned, Err(TaskError::Codec(_))), "{returned:?}");
+        fn pass_on(table: Remote<Vec<u64>>) -> bool {
+            let other = Worker::new().unwrap();
+            let _first = other.hold(numbers, 99).unwrap();
+            let given = other.invoke(|table: Remote<Vec<u64>>| table.lock().len(), table);
+            matches!(given, Err(TaskError::Codec(why)) if why.contains("the worker that it is in"))
+        }
+        assert!(process.invoke(pass_on, table.clone()).unwrap(), "nor a worker inside of its worker");
         let panicked = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| table.lock().len()));
         panicked.unwrap_err();
         assert_eq!(table.with(|table, ()| table.len(), ()).unwrap(), 10, "nothing came of it");

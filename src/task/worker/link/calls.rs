@@ -1,0 +1,139 @@
+//! What is asked of a worker's process.
+
+use std::io;
+use std::sync::atomic::Ordering;
+use std::time::Instant;
+
+use super::{FIRST, Link, lock};
+use crate::forkserver;
+use crate::sys::image::Entry;
+use crate::task::error::TaskError;
+use crate::task::outcome::Encoded;
+use crate::task::spin::Spin;
+use crate::task::worker::board::Pending;
+use crate::task::worker::home::Home;
+use crate::task::worker::slot::{Slot, Wakers};
+use crate::task::worker::wire::{self, Lane, Request};
+
+impl Home for Link {
+    fn id(&self) -> u64 {
+        self.id
+    }
+
+    fn name(&self) -> String {
+        self.process.name().to_owned()
+    }
+
+    fn pid(&self) -> Option<u32> {
+        self.process.pid()
+    }
+
+    fn call(&self, lane: Lane, entry: Entry, argument: Encoded, pending: Pending) -> u64 {
+        let place = if self.is_foreign() {
+            Err(io::Error::other("the worker belongs to the process of which this one is a fork"))
+        } else {
+            forkserver::place_of(entry)
+        };
+        let entry = match place {
+            Ok(entry) => entry,
+            Err(error) => {
+                let error = forkserver::not_started(self.process.name(), error);
+                // (Nobody has it yet.)
+                pending.slot.fill(Err(TaskError::Start(error))).wake();
+                return 0;
+            }
+        };
+        let lane = &self.lanes[lane as usize];
+        let mut outgoing = lock(lane);
+        // Under the lock of the lane: in each they rise.
+        let id = self.next_id.fetch_add(1, Ordering::Relaxed);
+        if self.board.add(id, pending) {
+            let head = |in_file| wire::encode(&Request::Call { id, entry, in_file });
+            match argument {
+                Encoded::Here(argument) => outgoing.add_call(id, [head(false), argument].concat(), None),
+                Encoded::File(file) => outgoing.add_call(id, head(true), Some(file)),
+            }
+            drop(outgoing);
+            self.pump(lane);
+        }
+        id
+    }
+
+    fn cancel(&self, id: u64, lane: Lane) {
+        if self.is_foreign() {
+            return;
+        }
+        let Some(wakers) = self.board.give_up(id) else { return };
+        self.nudge.nudge();
+        if !lock(&self.lanes[lane as usize]).withdraw(id) {
+            let aside = &self.lanes[Lane::Aside as usize];
+            lock(aside).add_first(&Request::Cancel { id, lane });
+            self.pump(aside);
+        }
+        wakers.wake();
+    }
+
+    fn drop_object(&self, id: u64) {
+        if !self.is_foreign() && !self.board.is_over() {
+            self.send(Lane::Ordered, &Request::Drop { object: id });
+        }
+    }
+
+    fn wait(&self, slot: &Slot, until: Option<Instant>) {
+        let is_late = || until.is_some_and(|until| Instant::now() >= until);
+        while !slot.is_done() && !is_late() {
+            let Some(mut answers) = self.try_read() else {
+                slot.wait(until);
+                continue;
+            };
+            answers.come_back();
+            let is_due = || slot.is_done() || self.is_ending.load(Ordering::SeqCst);
+            let (mut spin, mut wakers) = (Spin::new(), Wakers::default());
+            loop {
+                self.read(&mut answers, usize::MAX, &mut wakers);
+                // Others are not to wait for what we wait for.
+                if is_due() || is_late() || !wakers.is_empty() {
+                    break;
+                }
+                if !spin.goes_on() {
+                    answers.wait_for_message(until, is_due);
+                }
+            }
+            self.leave(answers, &mut wakers);
+            wakers.wake();
+            if self.is_ending.load(Ordering::SeqCst) {
+                // Who knows how it ended fills it.
+                slot.wait(until);
+            }
+        }
+    }
+
+    fn over(&self) -> Option<TaskError> {
+        self.board.over()
+    }
+
+    fn calls(&self) -> u64 {
+        self.next_id.load(Ordering::Relaxed) - FIRST
+    }
+
+    fn close(&self) {
+        if !self.is_foreign() {
+            let asides = lock(&self.lanes[Lane::Aside as usize]).calls;
+            self.send(Lane::Ordered, &Request::Close { asides });
+        }
+    }
+
+    fn stop(&self) {
+        if !self.is_foreign() {
+            let wakers = self.board.end(&TaskError::Cancelled);
+            self.nudge.nudge();
+            // It may have ended.
+            let _ = self.process.terminate(false);
+            wakers.wake();
+        }
+    }
+
+    fn join(&self) {
+        let _ = self.process.join();
+    }
+}
