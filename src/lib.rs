@@ -26,7 +26,8 @@
 //!
 //! Where to look: [`Builder`] for every option, [`Ready`] for readiness, [`Restart`] for policies, [`Stop`] for the
 //! stop ladder, [`Exit`] for what is known of an end, [`Events`] for what happened, [`Exited`] for async code,
-//! [`Pool`] for at most so many processes at once.
+//! [`Pool`] for at most so many processes at once. For functions of your program in other processes: [`run`] and [`spawn`] for one call,
+//! [`Worker`] for many, [`Remote`] for an object that stays there, [`Target::function`] for a process that is one.
 //!
 //! # Platform
 //!

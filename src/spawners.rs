@@ -17,7 +17,7 @@ use std::time::Duration;
 use crate::sys;
 use crate::threads::{Habits, Pool};
 
-/// See `docs/measurements.md`, which has what this is good for.
+/// What it is good for, `docs/measurements.md` tells.
 const LINGER: Duration = Duration::from_micros(100);
 
 pub(crate) struct Spawners {

@@ -17,7 +17,8 @@ pub enum TaskError {
         /// Where `RUST_BACKTRACE` (or `RUST_LIB_BACKTRACE`) asks for one.
         backtrace: Option<String>,
     },
-    /// Its process ended before it gave a value: by a signal, by an exit that it called itself, or because it was killed.
+    /// Its process ended before it gave a value: by a signal, by an exit that it called itself, or because it was killed. In a worker, it may be another call that
+    /// ended it.
     #[error("its process ended before it gave a value: {0}")]
     Crashed(Exit),
     /// It was not done in time. It goes on.

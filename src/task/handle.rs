@@ -87,7 +87,8 @@ impl<R> Task<R> {
 
     /// Stops it. Whoever waits gets [`TaskError::Cancelled`], unless it had given its value before. It does not wait.
     ///
-    /// In a process of its own: SIGTERM to its process group, and SIGKILL after 10 s to what is still there. In a
+    /// In a process of its own: SIGTERM to its process group, and SIGKILL after 10 s to what is still there (or what
+    /// [`Builder::stop`](crate::Builder::stop) says); who waits is told when it is gone. In a
     /// [`Worker`](crate::Worker), which others use as well: who waits is told at once; if it has not begun it never will, else it goes on
     /// until it asks whether it was [`cancelled`](crate::cancelled).
     pub fn cancel(&self) {

@@ -91,7 +91,7 @@ while True: os.kill(os.getpid(), signal.SIGUSR1)
                 let joined = scope.spawn(|| join(&process));
                 let stat = format!("/proc/{pid}/stat");
                 eventually("it stands still", || std::fs::read_to_string(&stat).unwrap().contains(") t "));
-                assert_eq!((process.pid(), process.state()), (Some(pid), State::Running));
+                assert_eq!((process.pid(), process.state()), (Some(pid), State::Ready));
                 // Nobody has taken that from who traces it.
                 let stop = nix::sys::wait::waitpid(nix::unistd::Pid::from_raw(pid as i32), None).unwrap();
                 assert!(matches!(stop, nix::sys::wait::WaitStatus::Stopped(_, nix::sys::signal::Signal::SIGUSR1)), "{stop:?}");

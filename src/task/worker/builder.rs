@@ -74,7 +74,10 @@ impl WorkerBuilder {
         self
     }
 
-    /// A function that runs first in the worker, and in each process that takes its place.
+    /// A function that runs first in the worker, and in each process that takes its place; the last one that was set. Default: none.
+    ///
+    /// Its result is told as from `main`. When it fails ([`build`](WorkerBuilder::build) tells, later the calls that wait for it do) the process is stopped,
+    /// and the next call tries again.
     pub fn setup<F, A, R>(mut self, function: F, argument: A) -> WorkerBuilder
     where
         F: Fn(A) -> R + Copy,
@@ -88,8 +91,12 @@ impl WorkerBuilder {
         self
     }
 
-    /// After so many calls its process is replaced: it finishes what was queued, ends, and a new one goes on. What it holds ends with it.
-    /// Default: none. (For functions, libraries above all, that leak.)
+    /// After so many calls its process is replaced: it finishes what was queued, ends, and a new one, which is started at once, goes on then.
+    /// Each [`invoke`](Worker::invoke), [`schedule`](Worker::schedule), [`concurrent`](Worker::concurrent) and [`hold`](Worker::hold) counts, and what is called on
+    /// a [`Remote`](crate::Remote). What it holds ends with it: whoever calls that is told [`TaskError::Crashed`]. Default: none. (For functions, libraries above all, that leak.)
+    ///
+    /// So one call that takes long, beside the others too, holds up all that come after the limit; and who queues far more calls than that starts several
+    /// processes at once.
     ///
     /// # Panics
     /// When it is 0.
@@ -149,11 +156,17 @@ impl Settings {
         Ok(Link::start(&self.name, options, self.setup.is_some())?)
     }
 
-    /// Queues the setup, as the first call.
-    pub(super) fn set_up(&self, home: &Arc<dyn Home>) -> Result<Option<Queued>, TaskError> {
-        let Some(Setup { entry, encode }) = &self.setup else { return Ok(None) };
-        let (argument, kept) = encode(&**home)?;
-        Ok(Some(Queued::new(home, Lane::Ordered, *entry, argument, kept)))
+    /// What queues the setup, which is to be the first call.
+    pub(super) fn set_up(&self, home: &Arc<dyn Home>) -> Result<impl FnOnce() -> Option<Queued> + use<>, TaskError> {
+        let encoded = match &self.setup {
+            Some(Setup { entry, encode }) => Some((*entry, encode(&**home)?)),
+            None => None,
+        };
+        let home = Arc::clone(home);
+        Ok(move || {
+            let (entry, (argument, kept)) = encoded?;
+            Some(Queued::new(&home, Lane::Ordered, entry, argument, kept))
+        })
     }
 }
 

@@ -192,7 +192,7 @@ impl Worker {
     }
 
     /// Stops it: who waits gets [`TaskError::Cancelled`], its process SIGTERM and after 10 s SIGKILL
-    /// (or what [`Builder::stop`](crate::Builder::stop) says). It waits until it has ended; of a [`thread`](Worker::thread), until what runs has returned.
+    /// (or what [`Builder::stop`](crate::Builder::stop) says). It takes no more calls. It waits until it has ended; of a [`thread`](Worker::thread), until what runs has returned.
     pub fn terminate(&self) {
         let homes = self.shut();
         homes.stop();
@@ -281,6 +281,8 @@ impl Worker {
         }
         let link = self.settings.start()?;
         let home = Arc::clone(&link) as Arc<dyn Home>;
+        // (To encode it is the user's code: not under the lock.)
+        let set_up = self.settings.set_up(&home).inspect_err(|_| home.stop())?;
         let mut current = match self.open() {
             Ok(current) => current,
             Err(error) => {
@@ -295,9 +297,8 @@ impl Worker {
             current.before.retain(|link| link.over().is_none());
             current.before.push(before);
         }
-        let setup = self.settings.set_up(&home).inspect_err(|_| home.stop())?;
         current.home = Some(home);
-        Ok(setup)
+        Ok(set_up())
     }
 }
 
