@@ -9,7 +9,7 @@ use serde::de::DeserializeOwned;
 
 use super::Worker;
 use super::home::{Home, Queued};
-use super::host::Call;
+use super::host::answering;
 use super::link::{self, Link};
 use super::remote;
 use super::wire::Lane;
@@ -177,11 +177,10 @@ where
     A: DeserializeOwned,
     R: Termination,
 {
-    let Some(call) = call.downcast_mut::<Call>() else { return 1 };
-    call.answer(|| {
+    let set_up = || {
         let code = exit_code(the_only::<F>()(decode(argument)?).report());
         assert!(code == 0, "the setup failed; what it said is on the standard error of the worker");
         Ok(())
-    });
-    0
+    };
+    answering(call, |call| call.answer(set_up))
 }

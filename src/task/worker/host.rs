@@ -68,6 +68,12 @@ impl Call {
     }
 }
 
+/// What an entry of a worker's function does with what it answers by. Its exit code, which nobody reads.
+pub(super) fn answering(call: &mut dyn Any, answer: impl FnOnce(&mut Call)) -> i32 {
+    let call = call.downcast_mut::<Call>();
+    i32::from(call.map(answer).is_none())
+}
+
 /// The beginning of an answer.
 pub(super) fn head(id: u64, outcome: &Outcome) -> Vec<u8> {
     // (`Outcome` is not cloned: what is encoded is a struct of two fields, one after the other.)

@@ -34,7 +34,7 @@ use crate::forkserver::{captures_nothing, decode, the_only};
 use crate::sys::image::Entry;
 use builder::Settings;
 use home::{Home, Queued};
-use host::Call;
+use host::answering;
 use link::Link;
 use thread::Thread;
 use wire::Lane;
@@ -46,8 +46,8 @@ pub use remote::Remote;
 /// are [held](Worker::hold)) the next one finds.
 ///
 /// Any number of threads may use one: every method takes `&self`. Functions and arguments are as for [`spawn`](crate::spawn): what
-/// runs is a function item or a closure that captures nothing, and arguments and values travel as bytes, of any size. (Large byte arrays do so
-/// many times as fast as `serde_bytes::ByteBuf` than as `Vec<u8>`, which serde takes byte by byte.)
+/// runs is a function item or a closure that captures nothing, and arguments and values travel as bytes, of any size. (For large byte arrays take
+/// `serde_bytes::ByteBuf`: a `Vec<u8>` serde takes byte by byte.)
 ///
 /// # The end of its process
 ///
@@ -356,9 +356,7 @@ where
     A: DeserializeOwned,
     R: Serialize,
 {
-    let Some(call) = call.downcast_mut::<Call>() else { return 1 };
-    call.answer(|| Ok(the_only::<F>()(decode(argument)?)));
-    0
+    answering(call, |call| call.answer(|| Ok(the_only::<F>()(decode(argument)?))))
 }
 
 fn hold_entry<F, A, T>(argument: &[u8], call: &mut dyn Any) -> i32
@@ -367,7 +365,5 @@ where
     A: DeserializeOwned,
     T: Send + 'static,
 {
-    let Some(call) = call.downcast_mut::<Call>() else { return 1 };
-    call.hold(|| Ok(the_only::<F>()(decode(argument)?)));
-    0
+    answering(call, |call| call.hold(|| Ok(the_only::<F>()(decode(argument)?))))
 }

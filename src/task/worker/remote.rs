@@ -11,7 +11,7 @@ use serde::ser::Error as _;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use super::home::{Home, Queued};
-use super::host::{Call, Host};
+use super::host::{Host, answering};
 use super::wire::Lane;
 use crate::forkserver::{captures_nothing, decode, the_only};
 use crate::task::error::TaskError;
@@ -138,7 +138,7 @@ impl<T: Send + 'static> Remote<T> {
     /// directly, and waits for nobody but who has the object at the moment.
     ///
     /// # Errors
-    /// [`TaskError::Crashed`]: the worker has ended. The others are those of [`Worker::invoke`](crate::Worker::invoke).
+    /// [`TaskError::Crashed`]: the worker has ended ([`TaskError::Cancelled`]: it was stopped, or it was a thread). The others are those of [`Worker::invoke`](crate::Worker::invoke).
     pub fn with<F, A, R>(&self, function: F, argument: A) -> Result<R, TaskError>
     where
         F: Fn(&mut T, A) -> R + Copy,
@@ -210,25 +210,25 @@ where
     A: DeserializeOwned,
     R: Serialize,
 {
-    let Some(call) = call.downcast_mut::<Call>() else { return 1 };
-    let host = call.host();
-    call.answer(|| {
-        let (id, argument): (u64, A) = decode(argument)?;
-        let object = find::<T>(&host, id)?;
-        let value = the_only::<F>()(&mut locked(&object), argument);
-        Ok(value)
-    });
-    0
+    answering(call, |call| {
+        let host = call.host();
+        call.answer(|| {
+            let (id, argument): (u64, A) = decode(argument)?;
+            let object = find::<T>(&host, id)?;
+            let value = the_only::<F>()(&mut locked(&object), argument);
+            Ok(value)
+        });
+    })
 }
 
 fn fetch_entry<T: Serialize + Send + 'static>(argument: &[u8], call: &mut dyn Any) -> i32 {
-    let Some(call) = call.downcast_mut::<Call>() else { return 1 };
-    let host = call.host();
-    call.answer(|| {
-        let (id, ()): (u64, ()) = decode(argument)?;
-        Ok(Fetched(find::<T>(&host, id)?))
-    });
-    0
+    answering(call, |call| {
+        let host = call.host();
+        call.answer(|| {
+            let (id, ()): (u64, ()) = decode(argument)?;
+            Ok(Fetched(find::<T>(&host, id)?))
+        });
+    })
 }
 
 /// Encoded as what is in it.
