@@ -10,7 +10,8 @@ use std::sync::{Mutex, PoisonError};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use super::client::{self, Work};
+use super::client;
+use super::server::Work;
 use crate::error::{Error, Kind, Result, Who};
 use crate::process::{Make, Target, exit_code};
 use crate::sys::image::{Entry, Image};
@@ -264,8 +265,8 @@ impl Make for Function {
         let entry = place_of(self.entry).map_err(failed)?;
         let channel = self.channel.lock().unwrap_or_else(PoisonError::into_inner).take();
         let work = Work { entry, argument, channel: channel.as_ref().map(AsRawFd::as_raw_fd) };
-        let environment = environment.iter().flat_map(|entry| entry.as_bytes_with_nul());
-        client::start(setup, &environment.copied().collect::<Vec<u8>>(), &work)
+        let environment: Vec<&[u8]> = environment.iter().map(|entry| entry.as_bytes_with_nul()).collect();
+        client::start(setup, &environment.concat(), &work)
     }
 }
 

@@ -18,11 +18,16 @@
 //! ```
 //!
 //! The starter sleeps once, until the hang-up. What each of both said is there then, whoever of them has died meanwhile.
+//!
+//! One copy is made ahead: with each order goes the `Fork` for the next start, whose copy waits for its order (and ends with this program, or when
+//! its channel does). It has run nothing. So a start does not wait for the copying, and where that copy has ended meanwhile, or a preload
+//! has made it obsolete, another one is asked for.
 
 mod client;
 mod function;
 mod order;
 mod serve;
+mod server;
 
 #[cfg(feature = "_testing")]
 pub(crate) use client::{end, pid};

@@ -58,10 +58,11 @@ pub(super) struct Order {
 /// More than this does not go through the channel: a socket takes `wmem_default` (socket(7)), 212,992 bytes where nobody changed it.
 const MOST_BYTES: usize = 64 * 1024;
 
-/// The whole, or the last of the descriptors, where the rest is.
 #[derive(Debug, Serialize, Deserialize)]
 enum Envelope {
+    /// The whole.
     Here(Box<Order>),
+    /// It is in the last of the descriptors.
     InFile,
 }
 

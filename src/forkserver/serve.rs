@@ -24,12 +24,12 @@ fn begin() {
     let Some(number) = env::var(VARIABLE).ok().and_then(|number| number.parse().ok()) else { return };
     let Some(socket) = sys::entry::socket_of_parent(number) else { return };
     // Whatever happens, `main` is not for this process.
-    let _ = catch_unwind(AssertUnwindSafe(|| serve(&Channel::from(socket))));
+    let _ = catch_unwind(AssertUnwindSafe(|| serve(Channel::from(socket))));
     sys::process::leave(1);
 }
 
 /// Returns when nobody will ask any more.
-fn serve(requests: &Channel) -> Option<()> {
+fn serve(requests: Channel) -> Option<()> {
     // For good: a copy takes its signals when it is set up.
     std::mem::forget(sys::process::block_all_signals());
     sys::process::take_name_of_executable();
@@ -38,13 +38,17 @@ fn serve(requests: &Channel) -> Option<()> {
     // Until something of the program has run in it there are none.
     let mut has_handlers = false;
     let identity = Image::get().identity().ok()?;
-    order::send(requests, &Answer::Ready { identity }, &[]).ok()?;
+    order::send(&requests, &Answer::Ready { identity }, &[]).ok()?;
     loop {
         let mut message = requests.receive(MOST_BYTES).ok()??;
         let answers = Channel::from(message.descriptors.pop()?);
         let answer = match order::decode(&message).ok()? {
             Request::Fork => match origin.copy() {
-                Ok(Side::Copy(copied)) => live(copied, answers, Inherited { ignored, has_handlers }),
+                Ok(Side::Copy(copied)) => {
+                    // While this waits the server may end, and who asks it is to hear of that.
+                    drop(requests);
+                    live(copied, answers, Inherited { ignored, has_handlers })
+                }
                 Ok(Side::Original { pid, pidfd }) => {
                     // Who asked may be gone by now.
                     let _ = order::send(&answers, &Answer::Copied { pid }, &[pidfd.as_raw_fd()]);
@@ -84,8 +88,11 @@ fn live(copied: Copied, starter: Channel, inherited: Inherited) -> ! {
     let unheard = |error| Failure { step: Step::Server, error, program: None };
     let received = match Order::receive(&starter) {
         Ok(Some(received)) => received,
-        // Who asked for it has given up.
-        Ok(None) => sys::process::leave(0),
+        // Who asked for it needs it no more, and has it reaped, also if the server could not tell of it.
+        Ok(None) => {
+            let _ = order::send(&starter, &Answer::Copied { pid: sys::process::thread_id() }, &[]);
+            sys::process::leave(0)
+        }
         Err(error) => fail(&starter, &unheard(error)),
     };
     // Where there is no other number for it, its hang-up says enough.
@@ -100,7 +107,10 @@ fn live(copied: Copied, starter: Channel, inherited: Inherited) -> ! {
         Ok(settled) => settled,
         Err(failure) => fail(&starter, &failure),
     };
-    let _ = order::send(&starter, &Answer::Settled { pid: sys::process::thread_id() }, &[]);
+    // Where that is not heard, it has not begun.
+    if order::send(&starter, &Answer::Settled { pid: sys::process::thread_id() }, &[]).is_err() {
+        sys::process::leave(127);
+    }
     drop(starter);
     let call = || Image::get().call(entry as usize, received.payload.argument(), &mut channel);
     let code = catch_unwind(AssertUnwindSafe(call)).map_or(PANICKED, |code| code.unwrap_or(PANICKED));

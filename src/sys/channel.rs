@@ -9,7 +9,7 @@ use std::time::Duration;
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::socket::{
-    AddressFamily, ControlMessage, MsgFlags, Shutdown, SockFlag, SockType, sendmsg, shutdown, socketpair,
+    AddressFamily, ControlMessage, MsgFlags, Shutdown, SockFlag, SockType, recv, sendmsg, shutdown, socketpair,
 };
 
 use super::socket::receive_with;
@@ -110,20 +110,27 @@ impl Channel {
     }
 
     fn take(&self, most: usize, flags: i32) -> io::Result<Option<Message>> {
-        let mut bytes = vec![0; most];
-        let received = match receive_with(self.as_fd(), &mut bytes, flags) {
-            // The other end was closed before it had read all of ours: told once, and before what it said itself.
-            Err(error) if error.raw_os_error() == Some(libc::ECONNRESET) => {
-                receive_with(self.as_fd(), &mut bytes, flags)
-            }
-            received => received,
-        };
-        let Some(datagram) = received? else { return Ok(None) };
+        let Some(length) = self.length_of_next(flags)? else { return Ok(None) };
+        let mut bytes = vec![0; length.min(most)];
+        let Some(datagram) = receive_with(self.as_fd(), &mut bytes, flags)? else { return Ok(None) };
         if datagram.truncated {
             return Err(Errno::EMSGSIZE.into());
         }
         bytes.truncate(datagram.len);
         Ok(Some(Message { bytes, descriptors: datagram.passed, incomplete: datagram.incomplete }))
+    }
+
+    /// Of the next message, which stays; 0: nothing will come any more. `None`: it would have to wait, and shall not.
+    fn length_of_next(&self, flags: i32) -> io::Result<Option<usize>> {
+        let flags = MsgFlags::from_bits_retain(flags) | MsgFlags::MSG_PEEK | MsgFlags::MSG_TRUNC;
+        loop {
+            match recv(self.0.as_raw_fd(), &mut [], flags) {
+                // ECONNRESET: the other end was closed before it had read all of ours; told once, and before what it said itself.
+                Err(Errno::EINTR | Errno::ECONNRESET) => {}
+                Err(Errno::EAGAIN) => return Ok(None),
+                length => return Ok(Some(length?)),
+            }
+        }
     }
 
     /// Nothing more is sent from here: the other end finds its end.

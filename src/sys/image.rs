@@ -86,11 +86,8 @@ unsafe extern "C" fn look(info: *mut libc::dl_phdr_info, _size: usize, image: *m
     let image = unsafe { &mut *image.cast::<Image>() };
     let mut hasher = DefaultHasher::new();
     image.base = info.dlpi_addr as usize;
-    for index in 0..usize::from(info.dlpi_phnum) {
-        // SAFETY: there are so many headers.
-        let header = unsafe { info.dlpi_phdr.add(index) };
-        // SAFETY: as above.
-        let header = unsafe { &*header };
+    // SAFETY: there are so many headers.
+    for header in unsafe { std::slice::from_raw_parts(info.dlpi_phdr, usize::from(info.dlpi_phnum)) } {
         (header.p_type, header.p_flags, header.p_offset, header.p_vaddr, header.p_filesz, header.p_memsz)
             .hash(&mut hasher);
         if header.p_type == libc::PT_LOAD && header.p_flags & libc::PF_X != 0 {
@@ -102,9 +99,50 @@ unsafe extern "C" fn look(info: *mut libc::dl_phdr_info, _size: usize, image: *m
     1
 }
 
+/// The data of the executable and of its libraries that can be written to, where it is small.
+pub(super) fn small_data() -> Vec<Range<usize>> {
+    let mut data = Vec::new();
+    // SAFETY: `add_data` takes what the C library promises, and a list, which outlives the call.
+    unsafe { libc::dl_iterate_phdr(Some(add_data), (&raw mut data).cast()) };
+    data
+}
+
+unsafe extern "C" fn add_data(info: *mut libc::dl_phdr_info, _size: usize, data: *mut c_void) -> c_int {
+    const MOST_BYTES: usize = 128 * 1024;
+    // SAFETY: the C library passes one that is valid during the call.
+    let info = unsafe { &*info };
+    // SAFETY: `small_data` passes a list of its own.
+    let data = unsafe { &mut *data.cast::<Vec<Range<usize>>>() };
+    let (mut places, mut constant_until) = (Vec::new(), 0);
+    // SAFETY: there are so many headers.
+    for header in unsafe { std::slice::from_raw_parts(info.dlpi_phdr, usize::from(info.dlpi_phnum)) } {
+        let start = (info.dlpi_addr as usize).saturating_add(header.p_vaddr as usize);
+        let place = start..start.saturating_add(header.p_memsz as usize);
+        match header.p_type {
+            // The beginning of the data, which cannot be written to any more.
+            libc::PT_GNU_RELRO => constant_until = place.end,
+            libc::PT_LOAD if header.p_flags & libc::PF_W != 0 && place.len() <= MOST_BYTES => places.push(place),
+            _ => {}
+        }
+    }
+    let variable = places.into_iter().map(|place| place.start.max(constant_until)..place.end);
+    data.extend(variable.filter(|place| !place.is_empty()));
+    0
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn small_data_is_what_statics_are_in() {
+        static COUNTER: std::sync::atomic::AtomicU8 = std::sync::atomic::AtomicU8::new(1);
+        let place = COUNTER.as_ptr().addr();
+        let data = small_data();
+        assert!(data.iter().any(|range| range.contains(&place)), "{place:x} {data:x?}");
+        let constant = (&raw const *"a constant").addr();
+        assert!(!data.iter().any(|range| range.contains(&constant)));
+    }
 
     #[test]
     fn code_is_found_again_and_nothing_else() {

@@ -7,12 +7,16 @@
 use std::ffi::{c_int, c_long, c_void};
 use std::io;
 use std::marker::PhantomData;
+use std::ops::Range;
 use std::os::fd::{FromRawFd, OwnedFd, RawFd};
 use std::ptr;
 
 use nix::errno::Errno;
+use nix::sys::prctl::set_pdeathsig;
+use nix::sys::signal::Signal;
 use nix::unistd::getppid;
 
+use super::image;
 use super::process::{set_environment, thread_id};
 use super::setup::{Halt, Handlers, Prepared, Setup, Step};
 use super::spawn::Failure;
@@ -26,6 +30,8 @@ pub(crate) struct Origin {
     robust: *mut c_void,
     robust_size: usize,
     parent: u32,
+    /// What nearly every process writes to.
+    data: Vec<Range<usize>>,
 }
 
 /// Which of the two this is.
@@ -67,6 +73,10 @@ impl Copied {
         // SAFETY: this is the only thread.
         unsafe { set_environment(settling.environment) };
         standing::ignore(settling.ignored.0, settling.ignored.1);
+        if settling.setup.parent_death.is_none() {
+            // It fails for what is no signal.
+            let _ = set_pdeathsig(None);
+        }
         let mut prepared = Prepared::new(settling.setup, settling.keep, self.parent)?;
         let handlers = if settling.has_handlers { Handlers::OfProgram } else { Handlers::None };
         // SAFETY: this is the copy, which is there to change; all signals are blocked.
@@ -86,10 +96,17 @@ impl Origin {
         let (mut robust, mut robust_size) = (ptr::null_mut::<c_void>(), 0_usize);
         // SAFETY: get_robust_list(2) writes a pointer and a size; 0 is the calling thread.
         unsafe { libc::syscall(libc::SYS_get_robust_list, 0, &raw mut robust, &raw mut robust_size) };
-        Ok(Origin { thread_id: place_of_thread_id(), robust, robust_size, parent: getppid().as_raw() as u32 })
+        let parent = getppid().as_raw() as u32;
+        Ok(Origin {
+            thread_id: place_of_thread_id(),
+            robust,
+            robust_size,
+            parent,
+            data: whole_pages(image::small_data()),
+        })
     }
 
-    /// Makes the copy, a child of whoever was our parent when this was made.
+    /// Makes the copy, a child of whoever was our parent when this was made. Until it is settled it ends with that one.
     ///
     /// It is of the same thread (this cannot be sent to another), and of the only one: what makes threads has to make this anew.
     pub(crate) fn copy(&self) -> io::Result<Side> {
@@ -106,12 +123,28 @@ impl Origin {
                 // SAFETY: it was this thread's list in the original, of which this is a copy at the same place.
                 unsafe { libc::syscall(libc::SYS_set_robust_list, self.robust, self.robust_size) };
             }
+            // It fails for what is no signal.
+            let _ = set_pdeathsig(Signal::SIGKILL);
+            for pages in &self.data {
+                // It will wait for its order now: so its own pages are made at once, and not one by one when somebody waits for it.
+                // Where the kernel does not know that (before 5.14), they are.
+                let start = ptr::with_exposed_provenance_mut::<c_void>(pages.start);
+                // SAFETY: it makes the pages of a copy-on-write mapping this process's own, and changes nothing in them.
+                unsafe { libc::madvise(start, pages.len(), libc::MADV_POPULATE_WRITE) };
+            }
             return Ok(Side::Copy(Copied { parent: self.parent, _one_thread: PhantomData }));
         }
         // SAFETY: the kernel made the descriptor just now, for us.
         let pidfd = unsafe { OwnedFd::from_raw_fd(pidfd) };
         Ok(Side::Original { pid: pid as u32, pidfd })
     }
+}
+
+fn whole_pages(mut ranges: Vec<Range<usize>>) -> Vec<Range<usize>> {
+    // SAFETY: sysconf(3) takes a number.
+    let page = unsafe { libc::sysconf(libc::_SC_PAGESIZE) } as usize;
+    ranges.iter_mut().for_each(|range| range.start -= range.start % page);
+    ranges
 }
 
 /// The kernel knows the place, as the one that it clears at the thread's end (glibc). Else it is looked for in the

@@ -1,7 +1,8 @@
 //! What a process has that its children inherit, and that is not told by options: looked up where it matters that it may have changed.
 
+use std::fs::File;
 use std::hash::{DefaultHasher, Hash, Hasher};
-use std::io;
+use std::io::{self, Read};
 
 use libc::c_int;
 
@@ -24,7 +25,7 @@ impl Standing {
     /// # Errors
     /// There is no `/proc`, or no descriptor to read it with.
     pub(crate) fn now() -> io::Result<Standing> {
-        let status = std::fs::read_to_string("/proc/self/status")?;
+        let status = read("/proc/self/status")?;
         // A main thread that has ended has none any more.
         let umask = status.lines().find_map(umask).map_or_else(umask_of_thread, Ok)?;
         let mut standing = Standing { umask, ignored: 0, rights: 0, limits: limits() };
@@ -44,12 +45,19 @@ impl Standing {
     }
 }
 
+/// (Its length is not known before, and the standard library would ask for 32 bytes first.)
+fn read(path: &str) -> io::Result<String> {
+    let mut text = String::with_capacity(4096);
+    File::open(path)?.read_to_string(&mut text)?;
+    Ok(text)
+}
+
 fn umask(line: &str) -> Option<u32> {
     u32::from_str_radix(line.strip_prefix("Umask:")?.trim(), 8).ok()
 }
 
 fn umask_of_thread() -> io::Result<u32> {
-    let status = std::fs::read_to_string("/proc/thread-self/status")?;
+    let status = read("/proc/thread-self/status")?;
     status.lines().find_map(umask).ok_or_else(|| io::Error::other("/proc does not tell the umask"))
 }
 

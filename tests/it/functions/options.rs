@@ -95,7 +95,8 @@ tests! {
         let error = process.start(true).unwrap_err().to_string();
         let expected = "cannot start `numbers`: change directory to `/nope`: No such file or directory (os error 2)";
         assert_eq!(error, expected);
-        assert_eq!(crate::support::children(), pkit::testing::fork_server().into_iter().collect::<Vec<_>>());
+        pkit::testing::end_fork_server();
+        assert_eq!(crate::support::children(), []);
     }
 
     fn a_tree_of_a_function_is_contained() {

@@ -8,7 +8,7 @@ use pkit::{Process, Target};
 
 use super::{park, printed, sum};
 use crate::program::{Program, role, say, stay};
-use crate::support::{LONG, eventually, is_alive, tests};
+use crate::support::{LONG, children, eventually, is_alive, tests};
 
 static TABLE: OnceLock<Vec<u64>> = OnceLock::new();
 
@@ -26,13 +26,95 @@ fn signal_server(signal: Raw) -> u32 {
     server
 }
 
+/// Directory, a variable, umask, a limit, and whether SIGUSR2 is ignored.
+fn surroundings((): ()) {
+    let directory = std::env::current_dir().unwrap();
+    let variable = std::env::var("SPARE_TEST").ok();
+    let umask = nix::sys::stat::umask(nix::sys::stat::Mode::empty()).bits();
+    let limit = nix::sys::resource::getrlimit(nix::sys::resource::Resource::RLIMIT_CORE).unwrap();
+    let status = std::fs::read_to_string("/proc/self/status").unwrap();
+    let ignored = status.lines().find_map(|line| line.strip_prefix("SigIgn:\t")).unwrap();
+    let ignored = u64::from_str_radix(ignored, 16).unwrap() & 1 << (Raw::SIGUSR2 as u64 - 1) != 0;
+    print!("{:?}", (directory, variable, umask, limit, ignored));
+}
+
 fn add(numbers: Vec<u8>) -> Option<i32> {
     let process = Process::new(Target::function(sum, numbers));
     process.start(true).unwrap();
     process.join().unwrap().code()
 }
 
+/// The copy that waits for the next order.
+fn spare() -> u32 {
+    let server = pkit::testing::fork_server().unwrap();
+    let mut found = None;
+    eventually("there is a copy", || {
+        found = children().into_iter().find(|pid| *pid != server);
+        found.is_some()
+    });
+    eventually("the server has let go of it", || is_asleep(server));
+    found.unwrap()
+}
+
+fn is_asleep(pid: u32) -> bool {
+    std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap().rsplit_once(") ").unwrap().1.starts_with('S')
+}
+
+fn signal(pid: u32, signal: Raw) {
+    kill(Pid::from_raw(pid as i32), signal).unwrap();
+}
+
 tests! {
+    fn the_next_process_is_there_before_it_is_asked_for() {
+        assert_eq!(add(vec![1]), Some(1));
+        for n in 2..10 {
+            let spare = spare();
+            let process = Process::new(Target::function(sum, vec![n]));
+            assert_eq!(process.start(true).unwrap(), spare);
+            assert_eq!(process.join().unwrap().code(), Some(i32::from(n)));
+        }
+    }
+
+    fn a_copy_that_was_killed_while_it_waited_costs_nobody() {
+        assert_eq!(add(vec![1]), Some(1));
+        for n in 2..22 {
+            let spare = spare();
+            signal(spare, Raw::SIGKILL);
+            if n % 2 == 0 {
+                eventually("it has ended", || !is_alive(spare));
+            }
+            assert_eq!(add(vec![n]), Some(i32::from(n)));
+            assert!(!children().contains(&spare), "it is reaped");
+        }
+    }
+
+    fn a_copy_that_was_stopped_while_it_waited_goes_on() {
+        assert_eq!(add(vec![1]), Some(1));
+        signal(spare(), Raw::SIGSTOP);
+        assert_eq!(add(vec![2]), Some(2));
+    }
+
+    #[allow(unsafe_code, reason = "the environment and the signals of the test change between two starts")]
+    fn what_has_changed_since_the_copy_was_made_holds() {
+        let seen = || printed(Process::builder(Target::function(surroundings, ())));
+        let before = seen();
+        spare();
+        let directory = tempfile::tempdir().unwrap();
+        std::env::set_current_dir(directory.path()).unwrap();
+        // SAFETY: no other thread of this process uses the environment.
+        unsafe { std::env::set_var("SPARE_TEST", "new") };
+        nix::sys::stat::umask(nix::sys::stat::Mode::from_bits_truncate(0o137));
+        let (_, hard) = nix::sys::resource::getrlimit(nix::sys::resource::Resource::RLIMIT_CORE).unwrap();
+        nix::sys::resource::setrlimit(nix::sys::resource::Resource::RLIMIT_CORE, 0, hard.min(4096)).unwrap();
+        // SAFETY: no handler is installed.
+        unsafe { nix::sys::signal::signal(Raw::SIGUSR2, nix::sys::signal::SigHandler::SigIgn) }.unwrap();
+        let path = directory.path().canonicalize().unwrap();
+        let after = seen();
+        assert_ne!(before, after);
+        let limit = (0, hard.min(4096));
+        assert_eq!(after, format!("{:?}", (path, Some("new"), 0o137, limit, true)));
+    }
+
     fn what_is_preloaded_is_there_in_every_process() {
         let print = || printed(Process::builder(Target::function(table, 7)));
         assert_eq!(print(), "None");
@@ -62,7 +144,9 @@ tests! {
         let pid = process.start(true).unwrap();
         for _ in 0..20 {
             let server = signal_server(Raw::SIGKILL);
+            // By the copy that it had made ahead, and by another server.
             assert_eq!(add(vec![4, 5]), Some(9));
+            assert_eq!(add(vec![5, 6]), Some(11));
             eventually("it is gone", || !is_alive(server));
         }
         assert!(is_alive(pid));
@@ -112,7 +196,10 @@ tests! {
 
     fn a_server_that_hangs_is_replaced() {
         assert_eq!(add(vec![1]), Some(1));
+        // What waits already does not need it.
+        spare();
         let server = signal_server(Raw::SIGSTOP);
+        assert_eq!(add(vec![1]), Some(1));
         let error = Process::new(Target::function(sum, vec![1])).start(true).unwrap_err().to_string();
         assert!(error.contains("fork server") && error.contains("within 10 s"), "{error}");
         assert_eq!(add(vec![1, 1]), Some(2));
@@ -126,10 +213,11 @@ tests! {
             let pid = std::thread::scope(|scope| scope.spawn(|| process.start(true).unwrap()).join().unwrap());
             say(pid);
             say(pkit::testing::fork_server().unwrap());
+            say(children().into_iter().find(|child| ![pid, pkit::testing::fork_server().unwrap()].contains(child)).unwrap());
             stay();
         }
         let mut program = Program::start("parent");
-        let pids: Vec<u32> = (0..2).map(|_| program.line().unwrap().parse().unwrap()).collect();
+        let pids: Vec<u32> = (0..3).map(|_| program.line().unwrap().parse().unwrap()).collect();
         assert!(pids.iter().all(|pid| is_alive(*pid)));
         drop(program);
         eventually("all are gone", || !pids.iter().any(|pid| is_alive(*pid)));

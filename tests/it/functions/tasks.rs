@@ -251,7 +251,8 @@ tests! {
         pkit::run(square, 1).unwrap();
         let error = without_descriptors(|| pkit::run(square, 1)).unwrap_err();
         assert!(matches!(&error, TaskError::Start(error) if error.to_string().contains("`square`")), "{error:?}");
-        assert_eq!(children(), pkit::testing::fork_server().into_iter().collect::<Vec<_>>());
+        pkit::testing::end_fork_server();
+        assert_eq!(children(), []);
         assert_eq!(pkit::run(square, 2).unwrap(), 4);
     }
 

@@ -1,0 +1,326 @@
+//! One fork server, as its program sees it.
+
+use std::error::Error as _;
+use std::io;
+use std::os::fd::{AsRawFd, RawFd};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use super::order::{self, Answer, Order, Request, VARIABLE};
+use crate::process::{Command, Group, Process};
+use crate::sys;
+use crate::sys::channel::{Channel, Message};
+use crate::sys::image::Image;
+use crate::sys::pidfd::Pidfd;
+use crate::sys::spawn::{Child, Failure, Setup, Step, reap};
+use crate::sys::standing::Standing;
+
+/// A server that is slower is asked whether it is there, and one that does not answer by then once more is replaced.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// An answer is a few bytes, or the words of a preload.
+const MOST_BYTES: usize = 4096;
+
+/// What is to run.
+pub(super) struct Work<'a> {
+    pub(super) entry: u64,
+    pub(super) argument: &'a [u8],
+    /// The function's own.
+    pub(super) channel: Option<RawFd>,
+}
+
+/// One that was there, at least once.
+pub(super) struct Server {
+    process: Process,
+    requests: Channel,
+    /// That of this program when it was started: the server has it still.
+    standing: Standing,
+    /// Where a copy waits for its order, which the server was asked for before anybody needed it: the next start saves the time that
+    /// copying takes. Leaf lock.
+    spare: Mutex<Option<Channel>>,
+}
+
+/// Why there is no child.
+pub(super) enum Trouble {
+    /// The server ended, or is not what this program is by now: another one may do it.
+    Replace,
+    Failed(Failure),
+}
+
+impl From<io::Error> for Trouble {
+    fn from(error: io::Error) -> Trouble {
+        Trouble::Failed(unasked(error))
+    }
+}
+
+pub(super) fn unasked(error: io::Error) -> Failure {
+    Failure { step: Step::Server, error, program: None }
+}
+
+impl Server {
+    pub(super) fn new() -> io::Result<Server> {
+        let standing = Standing::now()?;
+        let (requests, theirs) = Channel::pair()?;
+        /// Free in a process that has nothing but its streams.
+        const NUMBER: RawFd = 3;
+        let name = std::env::args_os().next().unwrap_or_else(|| "pkit".into());
+        let mut command = Command::new("/proc/self/exe");
+        command.arg0(name).env(VARIABLE, NUMBER.to_string()).hand_over(theirs, NUMBER);
+        // In our group: a child that is to be there as well is so from the beginning, and none is met by what is for the server.
+        let process = Process::builder(command).name("fork server").group(Group::Inherit);
+        let process = process.build().and_then(|process| {
+            process.start(false)?;
+            Ok(process)
+        });
+        let process = process.map_err(cause)?;
+        let ready = match requests.wait_for_message(2 * PATIENCE) {
+            Ok(true) => requests.receive(MOST_BYTES)?,
+            Ok(false) => return Err(late("be ready")),
+            Err(error) => return Err(error),
+        };
+        let Some(ready) = ready else {
+            let end = process.join().map_or_else(|error| error.to_string(), |exit| exit.to_string());
+            return Err(io::Error::other(format!("it ended before it was ready: {end}")));
+        };
+        match order::decode(&ready)? {
+            Answer::Ready { identity } if identity == Image::get().identity()? => {}
+            _ => return Err(io::Error::other("what was started is another program than this one")),
+        }
+        Ok(Server { process, requests, standing, spare: Mutex::default() })
+    }
+
+    #[cfg(feature = "_testing")]
+    pub(super) fn pid(&self) -> Option<u32> {
+        self.process.pid()
+    }
+
+    #[cfg(feature = "_testing")]
+    pub(super) fn join(&self) {
+        let _ = self.process.join();
+    }
+
+    /// Asks for something; what is answered comes by the channel.
+    fn ask(&self, request: &Request) -> io::Result<Channel> {
+        let (ours, theirs) = Channel::pair()?;
+        order::send(&self.requests, request, &[theirs.as_raw_fd()])?;
+        Ok(ours)
+    }
+
+    pub(super) fn preload(&self, entry: u64) -> io::Result<()> {
+        let answers = self.ask(&Request::Preload { entry })?;
+        let ended = || io::Error::other("the fork server ended while it ran it");
+        match order::decode(&answers.receive(MOST_BYTES)?.ok_or_else(ended)?)? {
+            Answer::Done => {
+                self.discard_spare();
+                Ok(())
+            }
+            Answer::Refused { why } => Err(io::Error::other(why)),
+            _ => Err(io::ErrorKind::InvalidData.into()),
+        }
+    }
+
+    pub(super) fn start(&self, setup: &Setup, environment: &[u8], work: &Work<'_>) -> Result<Child, Trouble> {
+        let spare = self.spare().take();
+        if let Some(answers) = spare {
+            match self.instruct(&answers, setup, environment, work) {
+                Ok(Born { child, is_settled: true }) => return Ok(child),
+                // It ended while it waited, which says nothing about what it was to be.
+                Ok(Born { child, is_settled: false }) => reap(&child.pidfd),
+                Err(Trouble::Replace) => {}
+                Err(trouble) => return Err(trouble),
+            }
+        }
+        let answers = match self.ask(&Request::Fork) {
+            Ok(answers) => answers,
+            Err(error) if is_gone(&error) => return Err(Trouble::Replace),
+            Err(error) => return Err(error.into()),
+        };
+        // One that ended while it set itself up is the caller's, with the exit that tells why.
+        self.instruct(&answers, setup, environment, work).map(|born| born.child)
+    }
+
+    fn spare(&self) -> MutexGuard<'_, Option<Channel>> {
+        self.spare.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Asks for the copy that the next start will need.
+    fn think_ahead(&self) {
+        // It is asked under the lock: one that was made before a preload is there when that is over.
+        let mut spare = self.spare();
+        if spare.is_none() {
+            // Where this fails, the next start asks for itself, and tells.
+            *spare = self.ask(&Request::Fork).ok();
+        }
+    }
+
+    fn discard_spare(&self) {
+        let Some(answers) = self.spare().take() else { return };
+        answers.finish();
+        if let Ok(Said { child: Some(child), .. }) = self.hear(&answers) {
+            reap(&child.pidfd);
+        }
+    }
+
+    /// Has a copy be what it is to be.
+    fn instruct(&self, answers: &Channel, setup: &Setup, environment: &[u8], work: &Work<'_>) -> Result<Born, Trouble> {
+        let ordered = self.order(answers, setup, environment, work);
+        if ordered.is_err() {
+            // It finds no order, and ends.
+            answers.finish();
+        }
+        let said = self.hear(answers);
+        self.think_ahead();
+        match (ordered, said?) {
+            (Ok(()), Said { child: Some(child), is_settled, failure: None }) => Ok(Born { child, is_settled }),
+            (Ok(()), Said { child, failure: Some(failure), .. }) => {
+                child.iter().for_each(|child| reap(&child.pidfd));
+                Err(Trouble::Failed(failure))
+            }
+            (Ok(()), Said { child: None, failure: None, .. }) => Err(Trouble::Replace),
+            (Err(trouble), Said { child, .. }) => {
+                child.iter().for_each(|child| reap(&child.pidfd));
+                Err(trouble)
+            }
+        }
+    }
+
+    /// Tells a child what to be.
+    fn order(&self, to: &Channel, setup: &Setup, environment: &[u8], work: &Work<'_>) -> Result<(), Trouble> {
+        let now = Standing::now()?;
+        if now.rights != self.standing.rights {
+            return Err(Trouble::Replace);
+        }
+        let directory = sys::process::directory()?;
+        let mut descriptors = vec![directory.as_raw_fd()];
+        let mut place = |fd: RawFd| {
+            descriptors.push(fd);
+            descriptors.len() - 1
+        };
+        let mut setup = setup.clone();
+        let inherited =
+            (0..3).filter(|fd| !setup.fds.iter().any(|(_, target)| target == fd)).filter(|fd| sys::fd::is_open(*fd));
+        let inherited: Vec<(RawFd, i32)> = inherited.map(|fd| (fd, fd)).collect();
+        setup.fds.extend(inherited);
+        setup.fds.iter_mut().for_each(|(source, _)| *source = place(*source) as RawFd);
+        setup.cgroup = setup.cgroup.map(|fd| place(fd) as RawFd);
+        let channel = work.channel.map(&mut place);
+        setup.umask.get_or_insert(now.umask);
+        let changed = now.limits.iter().filter(|limit| !self.standing.limits.contains(limit));
+        setup.limits.splice(0..0, changed.copied());
+        let order = Order { setup, environment: environment.len(), ignored: now.ignored, entry: work.entry, channel };
+        match order.send(to, environment, work.argument, descriptors) {
+            // It was killed.
+            Err(error) if is_gone(&error) => Ok(()),
+            sent => Ok(sent?),
+        }
+    }
+
+    /// Everything that is said until nobody is there to say more.
+    fn hear(&self, answers: &Channel) -> Result<Said, Trouble> {
+        let mut is_late = false;
+        let mut said = Said::default();
+        while !answers.wait_for_hang_up(PATIENCE)? {
+            said.hear(answers)?;
+            // The child may have a slow disk to go to; or somebody has stopped it while it waited.
+            if let Some(child) = &said.child {
+                let _ = child.pidfd.signal(libc::SIGCONT);
+            }
+            if !is_late && !self.answers() {
+                is_late = true;
+                self.end();
+            }
+        }
+        said.hear(answers)?;
+        match said {
+            Said { child: None, failure: None, .. } if is_late => Err(late("make it").into()),
+            said => Ok(said),
+        }
+    }
+
+    /// Its children live on: they are ours.
+    pub(super) fn end(&self) {
+        // It may have ended.
+        let _ = self.process.kill(false);
+    }
+
+    fn answers(&self) -> bool {
+        let Ok(answers) = self.ask(&Request::Ping) else { return false };
+        answers.wait_for_message(PATIENCE).is_ok_and(|answered| answered)
+            && answers.receive_at_once(MOST_BYTES).is_ok_and(|answer| answer.is_some())
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        self.discard_spare();
+    }
+}
+
+/// A copy that was given its order.
+struct Born {
+    child: Child,
+    /// Else it has ended before it ran anything.
+    is_settled: bool,
+}
+
+/// What server and child have said of a start.
+#[derive(Default)]
+struct Said {
+    child: Option<Child>,
+    is_settled: bool,
+    failure: Option<Failure>,
+}
+
+impl Said {
+    /// All that is there by now.
+    fn hear(&mut self, answers: &Channel) -> io::Result<()> {
+        while let Some(message) = answers.receive_at_once(MOST_BYTES)? {
+            self.add(message)?;
+        }
+        Ok(())
+    }
+
+    fn add(&mut self, mut message: Message) -> io::Result<()> {
+        let answer = order::decode(&message)?;
+        self.is_settled |= matches!(answer, Answer::Settled { .. });
+        match answer {
+            // Of one that was heard before its server, too.
+            Answer::Copied { pid } | Answer::Settled { pid } if self.child.is_none() => {
+                let pidfd = match message.descriptors.pop() {
+                    Some(pidfd) => Pidfd::from(pidfd),
+                    // The server was killed before it could tell, or there was no place for it. It is our child: so the number is
+                    // its own until we take its status.
+                    None => Pidfd::open(pid).inspect_err(|error| sys::fork::abandon(pid, error))?,
+                };
+                self.child = Some(Child { pid, pidfd });
+            }
+            Answer::Failed { step, errno } => {
+                let error = io::Error::from_raw_os_error(errno);
+                self.failure = Some(Failure { step, error, program: None });
+            }
+            Answer::Copied { .. }
+            | Answer::Settled { .. }
+            | Answer::Done
+            | Answer::Ready { .. }
+            | Answer::Refused { .. } => {}
+        }
+        Ok(())
+    }
+}
+
+/// Nobody is at the other end.
+fn is_gone(error: &io::Error) -> bool {
+    matches!(error.raw_os_error(), Some(libc::EPIPE | libc::ECONNRESET | libc::ENOTCONN))
+}
+
+fn late(what: &str) -> io::Error {
+    io::Error::new(io::ErrorKind::TimedOut, format!("it did not {what} within {} s", (2 * PATIENCE).as_secs()))
+}
+
+/// The operating system's error behind one of ours, which a restart policy goes by; else its words.
+fn cause(error: crate::Error) -> io::Error {
+    let source = error.source().and_then(|source| source.downcast_ref::<io::Error>());
+    source
+        .and_then(io::Error::raw_os_error)
+        .map_or_else(|| io::Error::other(error.to_string()), io::Error::from_raw_os_error)
+}
