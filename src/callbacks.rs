@@ -7,11 +7,12 @@
 
 use std::collections::VecDeque;
 use std::io;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
 use crate::panics::guarded;
 use crate::sys;
+use crate::sys::locked;
 use crate::threads::{Habits, Pool};
 
 pub(crate) struct Callbacks {
@@ -80,7 +81,7 @@ impl InOrder {
     }
 
     fn lock(&self) -> MutexGuard<'_, Queue> {
-        self.queue.lock().unwrap_or_else(PoisonError::into_inner)
+        locked(&self.queue)
     }
 }
 

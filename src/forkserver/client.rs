@@ -5,6 +5,7 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
 use super::server::{Server, Trouble, Work, unasked};
 use crate::sys;
+use crate::sys::locked;
 use crate::sys::spawn::{Child, Failure, Setup};
 
 /// The one of this process.
@@ -78,7 +79,7 @@ impl Current {
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        locked(&self.state)
     }
 
     /// Waits until nobody has it taken, and does.

@@ -5,16 +5,18 @@ use std::ffi::CString;
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::process::Termination;
-use std::sync::{Mutex, PoisonError};
+use std::sync::Mutex;
 
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use super::client;
+use super::decode::decode;
 use super::server::Work;
 use crate::error::{Error, Kind, Result, Who};
 use crate::process::{Make, Target, exit_code};
-use crate::sys::image::{Entry, Image};
+use crate::sys::image::{Entry, Image, the_only};
+use crate::sys::locked;
 use crate::sys::spawn::{Child, Creator, Failure, Setup, Step};
 
 /// What a process of its own runs, with what it needs to know: an alternative to a function and its argument.
@@ -107,8 +109,7 @@ impl Target {
         A: Serialize + DeserializeOwned,
         T: Termination,
     {
-        captures_nothing::<F>();
-        let _ = function;
+        captures_nothing(function);
         Target::code(Function::new(type_name::<F>(), function_entry::<F, A, T>, encode(&argument)))
     }
 }
@@ -141,8 +142,7 @@ impl Target {
 /// # Ok::<(), pkit::Error>(())
 /// ```
 pub fn preload<F: Fn() + Copy>(function: F) -> Result<()> {
-    captures_nothing::<F>();
-    let _ = function;
+    captures_nothing(function);
     let entry: Entry = preload_entry::<F>;
     place_of(entry).and_then(client::preload).map_err(|source| {
         let step = "run it in the fork server".to_owned();
@@ -150,21 +150,15 @@ pub fn preload<F: Fn() + Copy>(function: F) -> Result<()> {
     })
 }
 
-/// A compile error where `F` is more than code.
-pub(crate) fn captures_nothing<F>() {
+/// A compile error where a function is more than code.
+pub(crate) fn captures_nothing<F>(_: F) {
     const {
         assert!(
             size_of::<F>() == 0,
-            "this closure captures a variable, which stays in this process: give it as the argument instead, \
-             `Target::function(|x| .., x)` (of a function pointer: name the function itself)"
+            "this closure captures a variable, which stays in this process: let it be the argument instead, `|x| ..` and `x` \
+             (of a function pointer: name the function itself)"
         );
     }
-}
-
-/// A value of a type that has no more than one, and of which one was given.
-pub(crate) fn the_only<F: Copy>() -> F {
-    const { assert!(size_of::<F>() == 0) };
-    crate::sys::image::conjure()
 }
 
 fn function_entry<F, A, T>(argument: &[u8], _: &mut dyn Any) -> i32
@@ -191,12 +185,12 @@ fn encode(argument: &impl Serialize) -> Result<Vec<u8>, String> {
 
 /// # Errors
 /// In words.
-pub(crate) fn decode<A: DeserializeOwned>(argument: &[u8]) -> Result<A, String> {
-    postcard::from_bytes(argument).map_err(|error| format!("its argument cannot be decoded: {error}"))
+pub(crate) fn decode_argument<A: DeserializeOwned>(bytes: &[u8]) -> Result<A, String> {
+    decode(bytes).map_err(|error| format!("its argument cannot be decoded: {error}"))
 }
 
-fn decoded<A: DeserializeOwned>(argument: &[u8]) -> A {
-    decode(argument).unwrap_or_else(|why| panic!("{why}"))
+fn decoded<A: DeserializeOwned>(bytes: &[u8]) -> A {
+    decode_argument(bytes).unwrap_or_else(|why| panic!("{why}"))
 }
 
 /// Where a function begins in the executable.
@@ -228,8 +222,7 @@ impl Function {
     /// # Errors
     /// In words: the argument cannot be encoded.
     pub(crate) fn of<F>(function: F, entry: Entry, argument: &impl Serialize) -> Result<Function, String> {
-        captures_nothing::<F>();
-        let _ = function;
+        captures_nothing(function);
         Ok(Function::new(type_name::<F>(), entry, Ok(encode(argument)?)))
     }
 
@@ -263,7 +256,7 @@ impl Make for Function {
         let argument = self.argument.as_ref();
         let argument = argument.map_err(|why| failed(io::Error::new(io::ErrorKind::InvalidInput, why.clone())))?;
         let entry = place_of(self.entry).map_err(failed)?;
-        let channel = self.channel.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let channel = locked(&self.channel).take();
         let work = Work { entry, argument, channel: channel.as_ref().map(AsRawFd::as_raw_fd) };
         let environment: Vec<&[u8]> = environment.iter().map(|entry| entry.as_bytes_with_nul()).collect();
         client::start(setup, &environment.concat(), &work)

@@ -24,6 +24,7 @@
 //! has made it obsolete, another one is asked for.
 
 mod client;
+mod decode;
 mod function;
 mod order;
 mod serve;
@@ -31,5 +32,6 @@ mod server;
 
 #[cfg(feature = "_testing")]
 pub(crate) use client::{end, pid};
-pub(crate) use function::{Function, captures_nothing, decode, not_started, place_of, the_only};
+pub(crate) use decode::decode;
+pub(crate) use function::{Function, captures_nothing, decode_argument, not_started, place_of};
 pub use function::{Run, preload};

@@ -7,7 +7,7 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use crate::sys::blob::{self, Mapped};
-use crate::sys::channel::{Channel, MOST_DESCRIPTORS, Message};
+use crate::sys::channel::{Channel, MOST_BYTES, MOST_DESCRIPTORS, Message};
 use crate::sys::spawn::{Setup, Step};
 
 /// The environment variable that makes a program a fork server: the number of its socket.
@@ -54,9 +54,6 @@ pub(super) struct Order {
     /// The place of the function's own channel.
     pub(super) channel: Option<usize>,
 }
-
-/// More than this does not go through the channel: a socket takes `wmem_default` (socket(7)), 212,992 bytes where nobody changed it.
-const MOST_BYTES: usize = 64 * 1024;
 
 #[derive(Debug, Serialize, Deserialize)]
 enum Envelope {
@@ -141,7 +138,7 @@ impl Order {
 
     /// `None`: there will be no order.
     pub(super) fn receive(from: &Channel) -> io::Result<Option<Received>> {
-        let Some(message) = from.receive(MOST_BYTES)? else { return Ok(None) };
+        let Some(message) = from.receive()? else { return Ok(None) };
         let Message { bytes, mut descriptors, .. } = message.whole()?;
         let (envelope, rest) = split(&bytes)?;
         if let Envelope::Here(order) = envelope {

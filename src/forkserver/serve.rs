@@ -16,9 +16,6 @@ crate::sys::entry::before_main!(ENTRY, begin);
 /// What the exit code of a Rust program is when its main thread panics.
 const PANICKED: i32 = 101;
 
-/// A request is a few bytes.
-const MOST_BYTES: usize = 64;
-
 /// Before `main`, of every program: nothing but a look, unless it was started to be a fork server.
 fn begin() {
     let Some(number) = env::var(VARIABLE).ok().and_then(|number| number.parse().ok()) else { return };
@@ -40,7 +37,7 @@ fn serve(requests: Channel) -> Option<()> {
     let identity = Image::get().identity().ok()?;
     order::send(&requests, &Answer::Ready { identity }, &[]).ok()?;
     loop {
-        let mut message = requests.receive(MOST_BYTES).ok()??;
+        let mut message = requests.receive().ok()??;
         let answers = Channel::from(message.descriptors.pop()?);
         let answer = match order::decode(&message).ok()? {
             Request::Fork => match origin.copy() {

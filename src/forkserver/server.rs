@@ -3,7 +3,7 @@
 use std::error::Error as _;
 use std::io;
 use std::os::fd::{AsRawFd, RawFd};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, MutexGuard};
 use std::time::Duration;
 
 use super::order::{self, Answer, Order, Request, VARIABLE};
@@ -11,15 +11,13 @@ use crate::process::{Command, Group, Process};
 use crate::sys;
 use crate::sys::channel::{Channel, Message};
 use crate::sys::image::Image;
+use crate::sys::locked;
 use crate::sys::pidfd::Pidfd;
 use crate::sys::spawn::{Child, Failure, Setup, Step, reap};
 use crate::sys::standing::Standing;
 
 /// A server that is slower is asked whether it is there, and one that does not answer by then once more is replaced.
 const PATIENCE: Duration = Duration::from_secs(5);
-
-/// An answer is a few bytes, or the words of a preload.
-const MOST_BYTES: usize = 4096;
 
 /// What is to run.
 pub(super) struct Work<'a> {
@@ -74,7 +72,7 @@ impl Server {
         });
         let process = process.map_err(cause)?;
         let ready = match requests.wait_for_message(2 * PATIENCE) {
-            Ok(true) => requests.receive(MOST_BYTES)?,
+            Ok(true) => requests.receive()?,
             Ok(false) => return Err(late("be ready")),
             Err(error) => return Err(error),
         };
@@ -109,7 +107,7 @@ impl Server {
     pub(super) fn preload(&self, entry: u64) -> io::Result<()> {
         let answers = self.ask(&Request::Preload { entry })?;
         let ended = || io::Error::other("the fork server ended while it ran it");
-        match order::decode(&answers.receive(MOST_BYTES)?.ok_or_else(ended)?)? {
+        match order::decode(&answers.receive()?.ok_or_else(ended)?)? {
             Answer::Done => {
                 self.discard_spare();
                 Ok(())
@@ -140,7 +138,7 @@ impl Server {
     }
 
     fn spare(&self) -> MutexGuard<'_, Option<Channel>> {
-        self.spare.lock().unwrap_or_else(PoisonError::into_inner)
+        locked(&self.spare)
     }
 
     /// Asks for the copy that the next start will need.
@@ -246,7 +244,7 @@ impl Server {
     fn answers(&self) -> bool {
         let Ok(answers) = self.ask(&Request::Ping) else { return false };
         answers.wait_for_message(PATIENCE).is_ok_and(|answered| answered)
-            && answers.receive_at_once(MOST_BYTES).is_ok_and(|answer| answer.is_some())
+            && answers.receive_at_once().is_ok_and(|answer| answer.is_some())
     }
 }
 
@@ -274,7 +272,7 @@ struct Said {
 impl Said {
     /// All that is there by now.
     fn hear(&mut self, answers: &Channel) -> io::Result<()> {
-        while let Some(message) = answers.receive_at_once(MOST_BYTES)? {
+        while let Some(message) = answers.receive_at_once()? {
             self.add(message)?;
         }
         Ok(())

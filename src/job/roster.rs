@@ -15,6 +15,7 @@ use std::time::Instant;
 use super::slots::{Place, Slot, Slots};
 use crate::process::{Ending, Process, Rest, is_within_any_callback};
 use crate::sys;
+use crate::sys::locked;
 
 pub(super) struct Roster {
     pub(super) slots: Slots,
@@ -166,7 +167,7 @@ impl Roster {
     }
 
     fn lock(&self) -> MutexGuard<'_, List> {
-        self.list.lock().unwrap_or_else(PoisonError::into_inner)
+        locked(&self.list)
     }
 }
 

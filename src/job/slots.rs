@@ -6,12 +6,13 @@
 use std::collections::HashMap;
 use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
 use super::semaphore::{Semaphore, Ticket};
 use crate::error::{Error, Kind, Result, Who};
 use crate::sys;
+use crate::sys::locked;
 
 /// A number of slots: so many may hold one at once, whoever comes after them waits.
 ///
@@ -202,7 +203,7 @@ impl Drop for Counted {
 }
 
 fn known() -> MutexGuard<'static, Known> {
-    KNOWN.get_or_init(Mutex::default).lock().unwrap_or_else(PoisonError::into_inner)
+    locked(KNOWN.get_or_init(Mutex::default))
 }
 
 /// Somebody's in the line. He has to wait, or what he is given is lost.

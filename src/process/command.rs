@@ -3,9 +3,10 @@
 use std::ffi::{OsStr, OsString};
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 
 use super::stdio::Stdio;
+use crate::sys::locked;
 
 /// A program and its arguments, environment, directory and standard streams.
 ///
@@ -46,7 +47,7 @@ pub(super) struct Handed(Arc<Mutex<Option<(OwnedFd, i32)>>>);
 
 impl Handed {
     pub(super) fn take(&self) -> Option<(OwnedFd, i32)> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).take()
+        locked(&self.0).take()
     }
 }
 

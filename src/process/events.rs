@@ -12,6 +12,7 @@ use crate::policy::GiveUp;
 use crate::readable::Readable;
 use crate::signal::Signal;
 use crate::sys;
+use crate::sys::locked;
 
 /// How many events a subscriber may lag behind before it loses the oldest.
 const CAPACITY: usize = 1024;
@@ -269,6 +270,6 @@ impl Queue {
     }
 
     fn lock(&self) -> MutexGuard<'_, Queued> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        locked(&self.state)
     }
 }

@@ -6,7 +6,7 @@
 
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
 use super::containment::{Contained, Leader, Occupancy, Remains, Seen, times_taken};
@@ -14,6 +14,7 @@ use super::procfs::{self, Snapshot};
 use crate::callbacks::Callbacks;
 use crate::reaper::{Reaper, Watcher};
 use crate::sys;
+use crate::sys::locked;
 
 /// A look reads all of `/proc`.
 const BETWEEN_LOOKS: Duration = Duration::from_secs(1);
@@ -190,7 +191,7 @@ impl All {
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        locked(&self.state)
     }
 }
 

@@ -7,11 +7,12 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::io;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::{Mutex, MutexGuard, OnceLock};
 
 use crate::callbacks::Callbacks;
 use crate::panics::guarded;
 use crate::sys;
+use crate::sys::locked;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Entry {
@@ -122,7 +123,7 @@ struct Waiting {
 fn waiting() -> MutexGuard<'static, Waiting> {
     /// Leaf lock: nothing else but the callback queue is taken while it is held.
     static WAITING: sys::PerProcess<Mutex<Waiting>> = sys::PerProcess::new();
-    WAITING.get_or_init(Mutex::default).lock().unwrap_or_else(PoisonError::into_inner)
+    locked(WAITING.get_or_init(Mutex::default))
 }
 
 /// False: nobody was waiting any more.

@@ -7,10 +7,11 @@
 //! nobody. One exit stays O(1), and a stop is seen at once with a hundred children and after a fraction of a second with ten thousand.
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use super::event_loop::Watcher;
+use crate::sys::locked;
 use crate::sys::sigchld::Flag;
 
 const PAUSE_FACTOR: u32 = 50;
@@ -31,40 +32,36 @@ impl Children {
     }
 
     pub(super) fn add(&self, id: u64, watcher: Arc<dyn Watcher>) {
-        lock(&self.list).insert(id, watcher);
+        locked(&self.list).insert(id, watcher);
     }
 
     pub(super) fn remove(&self, id: u64) {
-        let removed = lock(&self.list).remove(&id);
+        let removed = locked(&self.list).remove(&id);
         // The watcher's drop may run anything: not under our lock.
         drop(removed);
     }
 
     /// When a round that SIGCHLD asked for may begin; `None` when it asked for none.
     pub(super) fn next_round(&self, sigchld: &Flag) -> Option<Instant> {
-        if sigchld.is_set() { Some(lock(&self.not_before).unwrap_or_else(Instant::now)) } else { None }
+        if sigchld.is_set() { Some(locked(&self.not_before).unwrap_or_else(Instant::now)) } else { None }
     }
 
     /// Has everyone look, if SIGCHLD asks for it and it is time.
     pub(super) fn round(&self, sigchld: &Flag) {
         let began = Instant::now();
-        if !sigchld.is_set() || lock(&self.not_before).is_some_and(|at| began < at) {
+        if !sigchld.is_set() || locked(&self.not_before).is_some_and(|at| began < at) {
             return;
         }
         sigchld.clear();
-        let all: Vec<_> = lock(&self.list).values().cloned().collect();
+        let all: Vec<_> = locked(&self.list).values().cloned().collect();
         for watcher in all {
             watcher.look();
         }
         let ended = Instant::now();
-        *lock(&self.not_before) = Some(ended + pause_after(ended - began));
+        *locked(&self.not_before) = Some(ended + pause_after(ended - began));
     }
 }
 
 fn pause_after(round: Duration) -> Duration {
     (round * PAUSE_FACTOR).clamp(LEAST_PAUSE, MOST_PAUSE)
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

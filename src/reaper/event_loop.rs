@@ -3,7 +3,7 @@
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -14,6 +14,7 @@ use crate::callbacks::Callbacks;
 use crate::panics;
 use crate::sys;
 use crate::sys::event::{Bell, Interest, Poller};
+use crate::sys::locked;
 use crate::sys::sigchld::Flag;
 
 /// Someone whom the reaper tells of events. Called on the reaper's thread with no lock held: it
@@ -123,7 +124,7 @@ impl Reaper {
     /// Not before: nothing else needs it, and a handler costs every exit a wake-up of some thread of the program.
     pub(crate) fn hear_sigchld(&self) -> io::Result<()> {
         let shared = self.shared()?;
-        let mut hears = self.hears.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut hears = locked(&self.hears);
         if !*hears {
             *hears = sys::sigchld::hear(Arc::clone(&shared.sigchld), Arc::clone(&shared.bell))?;
         }
@@ -147,7 +148,7 @@ impl Reaper {
         if let Some(shared) = self.shared.get() {
             return Ok(shared);
         }
-        let _one_at_a_time = self.hears.lock().unwrap_or_else(PoisonError::into_inner);
+        let _one_at_a_time = locked(&self.hears);
         if self.shared.get().is_none() {
             let _ = self.shared.set(start()?);
         }

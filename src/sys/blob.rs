@@ -4,10 +4,12 @@ use std::ffi::c_void;
 use std::fs::File;
 use std::io::{self, BufWriter, IntoInnerError, Write};
 use std::ops::Deref;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
 use std::ptr;
 
 use nix::errno::Errno;
+use nix::fcntl::{FcntlArg, SealFlag, fcntl};
+use nix::sys::memfd::{MFdFlags, memfd_create};
 
 /// A file in memory that holds `parts`, one after the other, and is never changed again.
 pub(crate) fn of(parts: &[&[u8]]) -> io::Result<OwnedFd> {
@@ -23,11 +25,7 @@ pub(crate) struct Growing(BufWriter<File>);
 
 impl Growing {
     pub(crate) fn new() -> io::Result<Growing> {
-        let flags = libc::MFD_CLOEXEC | libc::MFD_ALLOW_SEALING;
-        // SAFETY: memfd_create(2) reads a string that ends in NUL.
-        let fd = Errno::result(unsafe { libc::memfd_create(c"pkit".as_ptr(), flags) })?;
-        // SAFETY: it was made just now, and nobody else knows it.
-        let file = unsafe { File::from_raw_fd(fd) };
+        let file = File::from(memfd_create("pkit", MFdFlags::MFD_CLOEXEC | MFdFlags::MFD_ALLOW_SEALING)?);
         Ok(Growing(BufWriter::with_capacity(64 * 1024, file)))
     }
 
@@ -38,9 +36,7 @@ impl Growing {
     /// It is never changed again.
     pub(crate) fn finish(self) -> io::Result<OwnedFd> {
         let fd = OwnedFd::from(self.0.into_inner().map_err(IntoInnerError::into_error)?);
-        let seals = libc::F_SEAL_SHRINK | libc::F_SEAL_GROW | libc::F_SEAL_WRITE | libc::F_SEAL_SEAL;
-        // SAFETY: F_ADD_SEALS takes numbers only.
-        Errno::result(unsafe { libc::fcntl(fd.as_raw_fd(), libc::F_ADD_SEALS, seals) })?;
+        fcntl(&fd, FcntlArg::F_ADD_SEALS(SealFlag::all()))?;
         Ok(fd)
     }
 }
@@ -70,10 +66,8 @@ impl Mapped {
     }
 
     fn with(fd: BorrowedFd<'_>, protection: i32) -> io::Result<Mapped> {
-        let needed = libc::F_SEAL_SHRINK | libc::F_SEAL_WRITE;
-        // SAFETY: F_GET_SEALS takes numbers only.
-        let seals = Errno::result(unsafe { libc::fcntl(fd.as_fd().as_raw_fd(), libc::F_GET_SEALS) })?;
-        if seals & needed != needed {
+        let seals = SealFlag::from_bits_retain(fcntl(fd, FcntlArg::F_GET_SEALS)?);
+        if !seals.contains(SealFlag::F_SEAL_SHRINK | SealFlag::F_SEAL_WRITE) {
             return Err(Errno::EINVAL.into());
         }
         let length = usize::try_from(nix::sys::stat::fstat(fd)?.st_size).map_err(io::Error::other)?;
@@ -112,6 +106,8 @@ impl Drop for Mapped {
 
 #[cfg(test)]
 mod tests {
+    use std::os::fd::AsFd;
+
     use super::*;
 
     #[test]

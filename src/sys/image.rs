@@ -17,8 +17,9 @@ use std::sync::OnceLock;
 /// exit code.
 pub(crate) type Entry = fn(&[u8], &mut dyn Any) -> i32;
 
-/// A value of a type that takes no place. Somebody had one, or the caller could not name the type's code; and it may be copied.
-pub(crate) fn conjure<T: Copy>() -> T {
+/// A value of a type that takes no place: a function item, or a closure that captures nothing. Somebody had one, or the caller could not name
+/// the type's code; and it may be copied.
+pub(crate) fn the_only<T: Copy>() -> T {
     const { assert!(size_of::<T>() == 0) };
     // SAFETY: there are no bytes to be read, and it is inhabited.
     unsafe { std::ptr::NonNull::<T>::dangling().as_ptr().read() }

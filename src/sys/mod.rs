@@ -17,6 +17,8 @@ pub(crate) mod fork;
 #[cfg(feature = "tasks")]
 pub(crate) mod image;
 mod latch;
+#[cfg(feature = "tasks")]
+pub(crate) mod memory;
 mod own_pid;
 mod per_process;
 pub(crate) mod pidfd;
@@ -35,6 +37,11 @@ mod syscall;
 pub(crate) mod wait;
 
 pub(crate) use per_process::PerProcess;
+
+/// What a panic under it has left is as good as it was: nothing is half done where one may panic.
+pub(crate) fn locked<T: ?Sized>(mutex: &std::sync::Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+}
 
 /// What the leaf modules are made of. The model tests compile the same files against loom.
 mod sync {

@@ -5,11 +5,12 @@ use std::io;
 use std::marker::PhantomData;
 use std::os::fd::{AsRawFd, BorrowedFd};
 use std::os::unix::ffi::OsStrExt;
+use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::mpsc::{Receiver, sync_channel};
-use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
+use super::locked;
 use libc::c_int;
 use nix::errno::Errno;
 use nix::sys::resource::{Resource, getrlimit};
@@ -84,7 +85,7 @@ fn is_environment_free() -> io::Result<bool> {
     if free.load(Ordering::Relaxed) {
         return Ok(true);
     }
-    let mut answer = ANSWER.get_or_init(Mutex::default).lock().unwrap_or_else(PoisonError::into_inner);
+    let mut answer = locked(ANSWER.get_or_init(Mutex::default));
     let mut limit = Duration::ZERO;
     if answer.is_none() {
         let (read, is_read) = sync_channel(1);

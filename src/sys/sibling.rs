@@ -17,6 +17,7 @@ use nix::sys::signal::Signal;
 use nix::unistd::getppid;
 
 use super::image;
+use super::memory::page_size;
 use super::process::{set_environment, thread_id};
 use super::setup::{Halt, Handlers, Prepared, Setup, Step};
 use super::spawn::Failure;
@@ -141,8 +142,7 @@ impl Origin {
 }
 
 fn whole_pages(mut ranges: Vec<Range<usize>>) -> Vec<Range<usize>> {
-    // SAFETY: sysconf(3) takes a number.
-    let page = unsafe { libc::sysconf(libc::_SC_PAGESIZE) } as usize;
+    let page = page_size();
     ranges.iter_mut().for_each(|range| range.start -= range.start % page);
     ranges
 }

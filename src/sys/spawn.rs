@@ -24,13 +24,14 @@ use std::io;
 use std::os::fd::{AsFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::ptr;
 use std::sync::atomic::{AtomicBool, AtomicI32, AtomicPtr, Ordering};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, MutexGuard};
 
 use libc::c_int;
 use nix::errno::Errno;
 
 use super::event::is_readable;
 use super::latch::Latch;
+use super::locked;
 use super::per_process::PerProcess;
 use super::pidfd::Pidfd;
 use super::process::{block_all_signals, has_executed, pid};
@@ -154,7 +155,7 @@ impl Dumpable {
     }
 
     fn lock() -> MutexGuard<'static, Borrowed> {
-        BORROWED.get_or_init(Mutex::default).lock().unwrap_or_else(PoisonError::into_inner)
+        locked(BORROWED.get_or_init(Mutex::default))
     }
 }
 

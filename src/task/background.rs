@@ -1,35 +1,48 @@
-//! The end of a task that nobody waits for: its future, driven by the threads that run callbacks.
+//! What comes of a future that nobody waits for: it is driven by the threads that run callbacks.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll, Wake, Waker};
 
-use super::handle::{Ended, Work};
 use crate::callbacks::Callbacks;
+use crate::sys::locked;
 
-type Then = Box<dyn FnOnce(Ended) + Send>;
+/// A future and what is to be done with its end, until that is there.
+struct AtEnd<F, T>(Mutex<Option<(F, T)>>);
 
-/// Until it is done.
-struct Watched(Mutex<Option<(Box<dyn Work>, Then)>>);
-
-pub(super) fn when_done(work: Box<dyn Work>, then: impl FnOnce(Ended) + Send + 'static) {
-    Arc::new(Watched(Mutex::new(Some((work, Box::new(then)))))).wake();
+/// Calls `then` with what comes of `future`, on one of those threads.
+pub(super) fn at_end<F, T>(future: F, then: T)
+where
+    F: Future + Unpin + Send + 'static,
+    T: FnOnce(F::Output) + Send + 'static,
+{
+    Arc::new(AtEnd(Mutex::new(Some((future, then))))).wake();
 }
 
-impl Wake for Watched {
+impl<F, T> Wake for AtEnd<F, T>
+where
+    F: Future + Unpin + Send + 'static,
+    T: FnOnce(F::Output) + Send + 'static,
+{
     fn wake(self: Arc<Self>) {
         Callbacks::get().run(move || self.look());
     }
 }
 
-impl Watched {
+impl<F, T> AtEnd<F, T>
+where
+    F: Future + Unpin + Send + 'static,
+    T: FnOnce(F::Output) + Send + 'static,
+{
     fn look(self: Arc<Self>) {
         let waker = Waker::from(Arc::clone(&self));
-        let mut watched = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let Some((work, _)) = watched.as_mut() else { return };
-        let Poll::Ready(ended) = work.poll(&mut Context::from_waker(&waker)) else { return };
-        let Some((work, then)) = watched.take() else { return };
-        drop(watched);
-        drop(work);
-        then(ended);
+        let mut inside = locked(&self.0);
+        let Some((future, _)) = inside.as_mut() else { return };
+        let Poll::Ready(end) = Pin::new(future).poll(&mut Context::from_waker(&waker)) else { return };
+        let Some((future, then)) = inside.take() else { return };
+        drop(inside);
+        drop(future);
+        then(end);
     }
 }

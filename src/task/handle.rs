@@ -17,10 +17,9 @@ use super::outcome::Value;
 pub(super) type Ended = Result<Value, TaskError>;
 
 /// Something that ends once, and tells that once.
-pub(super) trait Work: Send + Sync {
+pub(super) trait Work: Future<Output = Ended> + Unpin + Send + Sync {
     /// Waits; `None`: until the time was over.
     fn wait(&self, until: Option<Instant>) -> Option<Ended>;
-    fn poll(&mut self, context: &mut Context<'_>) -> Poll<Ended>;
     fn is_done(&self) -> bool;
     fn cancel(&self);
     fn pid(&self) -> Option<u32>;
@@ -74,7 +73,7 @@ impl<R: DeserializeOwned> Task<R> {
     /// Calls `then` with its value or its error, when it is done, on a thread of the crate's.
     pub fn on_done(mut self, then: impl FnOnce(Result<R, TaskError>) + Send + 'static) {
         if let Some(work) = self.work.take() {
-            background::when_done(work, move |ended| then(ended.and_then(|value| value.decode())));
+            background::at_end(work, move |ended| then(ended.and_then(|value| value.decode())));
         }
     }
 }
@@ -109,7 +108,7 @@ impl<R: DeserializeOwned> Future for Task<R> {
     /// # Panics
     /// When its value, or its error, was already told.
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Result<R, TaskError>> {
-        let Poll::Ready(ended) = self.work.as_mut().expect("its end is told once").poll(context) else {
+        let Poll::Ready(ended) = Pin::new(self.work.as_mut().expect("its end is told once")).poll(context) else {
             return Poll::Pending;
         };
         self.work = None;
@@ -121,7 +120,7 @@ impl<R> Drop for Task<R> {
     fn drop(&mut self) {
         if let Some(work) = self.work.take() {
             let name = work.name();
-            background::when_done(work, move |ended| match ended {
+            background::at_end(work, move |ended| match ended {
                 Ok(_) | Err(TaskError::Cancelled) => {}
                 Err(error) => log::error!("pkit: `{name}`, whose task was dropped: {error}"),
             });

@@ -19,6 +19,7 @@ use serde::de::DeserializeOwned;
 use crate::forkserver::{self, Function};
 use crate::process::{Builder, Process};
 use crate::sys::channel::Channel;
+use crate::sys::image::the_only;
 use single::Single;
 
 pub use cancelled::cancelled;
@@ -125,6 +126,6 @@ where
     const PANICKED: i32 = 101;
     let channel = channel.downcast_mut::<Option<OwnedFd>>().and_then(Option::take);
     let Some(channel) = channel.map(Channel::from) else { return PANICKED };
-    let call = || Ok(forkserver::the_only::<F>()(forkserver::decode(argument)?));
+    let call = || Ok(the_only::<F>()(forkserver::decode_argument(argument)?));
     if outcome::report(&channel, call) { 0 } else { PANICKED }
 }

@@ -10,11 +10,9 @@ use serde::{Deserialize, Serialize};
 use super::error::TaskError;
 use super::panicking::{Told, caught};
 use crate::callbacks::Callbacks;
+use crate::forkserver;
 use crate::sys::blob::{Growing, Mapped};
-use crate::sys::channel::{Channel, Message};
-
-/// More than this does not go through a channel: a socket takes 212,992 bytes where nobody changed that (`wmem_default`, socket(7)).
-const MOST_BYTES: usize = 64 * 1024;
+use crate::sys::channel::{Channel, MOST_BYTES, Message};
 
 #[derive(Debug, Serialize, Deserialize)]
 pub(super) enum Outcome {
@@ -22,11 +20,7 @@ pub(super) enum Outcome {
     Value,
     /// What is in the file.
     ValueInFile,
-    Panicked {
-        message: String,
-        location: Option<String>,
-        backtrace: Option<String>,
-    },
+    Panicked(Told),
     Codec {
         why: String,
     },
@@ -34,12 +28,6 @@ pub(super) enum Outcome {
     Skipped,
     /// No end: its argument was taken from its file.
     Taken,
-}
-
-impl From<Told> for Outcome {
-    fn from(Told { message, location, backtrace }: Told) -> Outcome {
-        Outcome::Panicked { message, location, backtrace }
-    }
 }
 
 /// Something encoded.
@@ -142,8 +130,8 @@ impl Value {
     }
 
     pub(super) fn decode<R: DeserializeOwned>(&self) -> Result<R, TaskError> {
-        let decoded = postcard::from_bytes(self.bytes());
-        decoded.map_err(|error| TaskError::Codec(format!("its value cannot be decoded: {error}")))
+        forkserver::decode(self.bytes())
+            .map_err(|error| TaskError::Codec(format!("its value cannot be decoded: {error}")))
     }
 }
 
@@ -174,12 +162,12 @@ pub(super) fn answer<R: Serialize>(
         let value = call()?;
         encode(head(&Outcome::Value), &value).map_err(|why| format!("its value cannot be encoded: {why}"))
     });
-    encoded?.map_err(|why| Outcome::Codec { why })
+    encoded.map_err(Outcome::Panicked)?.map_err(|why| Outcome::Codec { why })
 }
 
 /// What was said, if anything was.
 pub(super) fn heard(channel: &Channel) -> Option<Result<Value, TaskError>> {
-    let message = match channel.receive_at_once(2 * MOST_BYTES) {
+    let message = match channel.receive_at_once() {
         Ok(message) => message?,
         Err(error) => return Some(Err(unread(&error))),
     };
@@ -215,7 +203,7 @@ impl Outcome {
                     unread(&error)
                 })
             }
-            Outcome::Panicked { message, location, backtrace } => {
+            Outcome::Panicked(Told { message, location, backtrace }) => {
                 Err(TaskError::Panicked { message, location, backtrace })
             }
             Outcome::Codec { why } => Err(TaskError::Codec(why)),

@@ -6,8 +6,10 @@ use std::cell::{Cell, RefCell};
 use std::panic::{self, AssertUnwindSafe, PanicHookInfo};
 use std::sync::Once;
 
+use serde::{Deserialize, Serialize};
+
 /// A panic, told.
-#[derive(Debug)]
+#[derive(Debug, Serialize, Deserialize)]
 pub(super) struct Told {
     pub(super) message: String,
     pub(super) location: Option<String>,

@@ -36,6 +36,14 @@ impl Single {
     }
 }
 
+impl Future for Single {
+    type Output = Ended;
+
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Ended> {
+        Pin::new(&mut self.exited).poll(context).map(|end| self.outcome(end))
+    }
+}
+
 impl Work for Single {
     fn wait(&self, until: Option<Instant>) -> Option<Ended> {
         let end = match until {
@@ -43,10 +51,6 @@ impl Work for Single {
             Some(until) => self.process.join_timeout(until.saturating_duration_since(Instant::now())).transpose()?,
         };
         Some(self.outcome(end))
-    }
-
-    fn poll(&mut self, context: &mut Context<'_>) -> Poll<Ended> {
-        Pin::new(&mut self.exited).poll(context).map(|end| self.outcome(end))
     }
 
     fn is_done(&self) -> bool {

@@ -1,7 +1,7 @@
 //! Named threads that run closures, started on demand.
 
 use std::io;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -9,6 +9,7 @@ use super::jobs::Jobs;
 use crate::panics::guarded;
 use crate::reaper::{Reaper, Watcher};
 use crate::sys;
+use crate::sys::locked;
 
 type Job = Box<dyn FnOnce() + Send>;
 
@@ -77,7 +78,7 @@ impl Pool {
 
 impl Threads {
     fn look_later(self: &Arc<Self>) {
-        let mut relief = self.relief.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut relief = locked(&self.relief);
         // Without a reaper there is no start either, and so nothing to wait for.
         if relief.is_none() && Reaper::get().ensure().is_ok() {
             let at = Instant::now() + PATIENCE;
@@ -99,7 +100,7 @@ impl Watcher for Threads {
     fn ready(self: Arc<Self>, _key: u64) {}
 
     fn due(self: Arc<Self>, _now: Instant) {
-        *self.relief.lock().unwrap_or_else(PoisonError::into_inner) = None;
+        *locked(&self.relief) = None;
         if self.jobs.relieve(|| self.start()) {
             self.look_later();
         }

@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 use crate::callbacks::Callbacks;
 use crate::process::procfs::{self, Entry, Snapshot};
 use crate::sys;
+use crate::sys::locked;
 
 /// Who has this variable belongs to the runs whose cookies are its value.
 pub(super) const VARIABLE: &str = "PKIT_TREE";
@@ -43,11 +44,7 @@ type Id = (u32, u64);
 fn stuck() -> MutexGuard<'static, BTreeSet<Id>> {
     /// Leaf lock.
     static STUCK: sys::PerProcess<Mutex<BTreeSet<Id>>> = sys::PerProcess::new();
-    lock(STUCK.get_or_init(Mutex::default))
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+    locked(STUCK.get_or_init(Mutex::default))
 }
 
 /// Whether it was executed with this cookie in its environment.
@@ -124,9 +121,9 @@ struct State {
 impl Reading {
     fn read(&self) {
         for id in &self.ids {
-            lock(&self.state).since = Some(Instant::now());
+            locked(&self.state).since = Some(Instant::now());
             let value = value_of(*id);
-            let mut state = lock(&self.state);
+            let mut state = locked(&self.state);
             if state.is_given_up {
                 stuck().remove(id);
                 return;
@@ -139,14 +136,14 @@ impl Reading {
                 }
             }
         }
-        lock(&self.state).is_finished = true;
+        locked(&self.state).is_finished = true;
         self.finished.notify_all();
     }
 
     /// The values so far, and which one is not to be had.
     fn wait(&self) -> io::Result<(Vec<Vec<u8>>, Option<usize>)> {
         let began = Instant::now();
-        let mut state = lock(&self.state);
+        let mut state = locked(&self.state);
         while !state.is_finished {
             let left = READ_WITHIN.saturating_sub(state.since.unwrap_or(began).elapsed());
             if left.is_zero() {
@@ -182,7 +179,7 @@ mod tests {
         let id = (own.pid, own.started);
         // Given up on before the thread came to it: that one before took nearly as long as may be, say.
         let reading = Reading { ids: vec![id], state: Mutex::default(), finished: Condvar::new() };
-        lock(&reading.state).is_given_up = true;
+        locked(&reading.state).is_given_up = true;
         stuck().insert(id);
         reading.read();
         assert!(!stuck().contains(&id));

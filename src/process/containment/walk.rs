@@ -7,7 +7,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 
 use crate::process::procfs::{self, Entry, Snapshot};
 use crate::signal::Signal;
@@ -16,6 +16,7 @@ use crate::sys;
 use super::Leader;
 use super::group;
 use super::marks;
+use crate::sys::locked;
 
 /// So many ancestors of one process are asked for at most. Who talks to us from further down is not heard.
 const DEEPEST: usize = 32;
@@ -217,7 +218,7 @@ impl Walk {
     }
 
     fn lock(&self) -> MutexGuard<'_, Known> {
-        self.known.lock().unwrap_or_else(PoisonError::into_inner)
+        locked(&self.known)
     }
 }
 

@@ -1,10 +1,11 @@
 //! The tasks that a worker has not ended yet. Every one of them ends: by its answer, or with the worker.
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 
 use super::remote::Object;
 use super::slot::{Slot, Wakers};
+use crate::sys::locked;
 use crate::task::error::TaskError;
 use crate::task::handle::Ended;
 
@@ -31,7 +32,7 @@ struct Inside {
 
 impl Board {
     fn lock(&self) -> MutexGuard<'_, Inside> {
-        self.inside.lock().unwrap_or_else(PoisonError::into_inner)
+        locked(&self.inside)
     }
 
     /// False: it has ended at once, with the worker.

@@ -7,16 +7,16 @@ use std::sync::Arc;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use super::Worker;
 use super::home::{Home, Queued};
 use super::host::answering;
 use super::link::{self, Link};
 use super::remote;
 use super::wire::Lane;
-use crate::forkserver::{decode, the_only};
+use super::{Form, Worker};
+use crate::forkserver::{captures_nothing, decode_argument};
 use crate::process::{Builder, Process, exit_code};
 use crate::stop::{Stop, Survivors};
-use crate::sys::image::Entry;
+use crate::sys::image::{Entry, the_only};
 use crate::task::error::TaskError;
 
 /// The options of a [`Worker`]; from [`Worker::builder`].
@@ -37,13 +37,13 @@ use crate::task::error::TaskError;
 #[derive(Clone)]
 #[must_use = "a builder does nothing until `build` is called"]
 pub struct WorkerBuilder {
-    settings: Settings,
+    options: Options,
 }
 
+/// Those of a worker that is a process.
 #[derive(Clone)]
-pub(super) struct Settings {
-    /// Of its process; `None`: it is a thread.
-    options: Option<Builder>,
+pub(super) struct Options {
+    process: Builder,
     name: String,
     setup: Option<Setup>,
     limit: Option<u64>,
@@ -60,17 +60,16 @@ struct Setup {
 
 impl WorkerBuilder {
     pub(super) fn new() -> WorkerBuilder {
-        let options =
+        let process =
             Process::builder(link::target().into_target()).name("worker").survivors(Survivors::stop(Stop::kill()));
-        let name = "worker".to_owned();
-        WorkerBuilder { settings: Settings { options: Some(options), name, setup: None, limit: None } }
+        WorkerBuilder { options: Options { process, name: "worker".to_owned(), setup: None, limit: None } }
     }
 
     /// Sets options of its process: every one of [`Builder`], but for a restart policy, which a worker does not need.
     ///
     /// Other than for a process of its own, what the worker leaves in its group is killed at once when it ends: nobody waits for that.
     pub fn process(mut self, set: impl FnOnce(Builder) -> Builder) -> WorkerBuilder {
-        self.settings.options = self.settings.options.map(set);
+        self.options.process = set(self.options.process);
         self
     }
 
@@ -84,10 +83,9 @@ impl WorkerBuilder {
         A: Serialize + DeserializeOwned + Send + Sync + 'static,
         R: Termination,
     {
-        crate::forkserver::captures_nothing::<F>();
-        let _ = function;
+        captures_nothing(function);
         let encode = Arc::new(move |home: &dyn Home| remote::encode(home, &argument));
-        self.settings.setup = Some(Setup { entry: setup_entry::<F, A, R>, encode });
+        self.options.setup = Some(Setup { entry: setup_entry::<F, A, R>, encode });
         self
     }
 
@@ -102,7 +100,7 @@ impl WorkerBuilder {
     /// When it is 0.
     pub fn task_limit(mut self, calls: u64) -> WorkerBuilder {
         assert!(calls > 0, "a worker that is replaced before its first call");
-        self.settings.limit = Some(calls);
+        self.options.limit = Some(calls);
         self
     }
 
@@ -112,13 +110,11 @@ impl WorkerBuilder {
     /// [`TaskError::Start`]: an option is wrong, or as for [`Target::function`](crate::Target::function). Those of the setup, which has run when
     /// this returns.
     pub fn build(self) -> Result<Worker, TaskError> {
-        let mut settings = self.settings;
-        if let Some(options) = &settings.options {
-            settings.name = options.clone().build()?.name().to_owned();
-            options.check_never_restarted()?;
-        }
-        let worker = Worker::of(settings);
-        if let Some(setup) = worker.start()? {
+        let mut options = self.options;
+        options.name = options.process.clone().build()?.name().to_owned();
+        options.process.check_never_restarted()?;
+        let worker = Worker::of(Form::Process(Box::new(options)));
+        if let (_, Some(setup)) = worker.start()? {
             setup.end()?;
         }
         Ok(worker)
@@ -127,22 +123,14 @@ impl WorkerBuilder {
 
 impl std::fmt::Debug for WorkerBuilder {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let Settings { name, limit, .. } = &self.settings;
+        let Options { name, limit, .. } = &self.options;
         f.debug_struct("WorkerBuilder").field("name", name).field("task_limit", limit).finish_non_exhaustive()
     }
 }
 
-impl Settings {
-    pub(super) fn of_thread() -> Settings {
-        Settings { options: None, name: "worker".to_owned(), setup: None, limit: None }
-    }
-
+impl Options {
     pub(super) fn name(&self) -> &str {
         &self.name
-    }
-
-    pub(super) fn is_thread(&self) -> bool {
-        self.options.is_none()
     }
 
     pub(super) fn has_calls_left(&self, calls: u64) -> bool {
@@ -152,8 +140,7 @@ impl Settings {
 
     /// Starts a process.
     pub(super) fn start(&self) -> Result<Arc<Link>, TaskError> {
-        let options = self.options.as_ref().expect("it is not a thread");
-        Ok(Link::start(&self.name, options, self.setup.is_some())?)
+        Ok(Link::start(&self.name, &self.process, self.setup.is_some())?)
     }
 
     /// What queues the setup, which is to be the first call.
@@ -178,7 +165,7 @@ where
     R: Termination,
 {
     let set_up = || {
-        let code = exit_code(the_only::<F>()(decode(argument)?).report());
+        let code = exit_code(the_only::<F>()(decode_argument(argument)?).report());
         assert!(code == 0, "the setup failed; what it said is on the standard error of the worker");
         Ok(())
     };

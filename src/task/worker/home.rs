@@ -1,6 +1,7 @@
 //! What a worker is to whoever has tasks for it: a process, or a thread.
 
 use std::future::Future;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Instant;
@@ -70,14 +71,18 @@ impl Queued {
     }
 }
 
+impl Future for Queued {
+    type Output = Ended;
+
+    fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Ended> {
+        self.slot.poll(context)
+    }
+}
+
 impl Work for Queued {
     fn wait(&self, until: Option<Instant>) -> Option<Ended> {
         self.home.wait(&self.slot, until);
         self.slot.take()
-    }
-
-    fn poll(&mut self, context: &mut Context<'_>) -> Poll<Ended> {
-        self.slot.poll(context)
     }
 
     fn is_done(&self) -> bool {
@@ -96,39 +101,5 @@ impl Work for Queued {
 
     fn name(&self) -> String {
         self.home.name()
-    }
-}
-
-/// A future that is polled by whoever wakes it.
-pub(super) struct AtEnd<F, T> {
-    future: std::sync::Mutex<Option<(F, T)>>,
-}
-
-impl<F, R, T> AtEnd<F, T>
-where
-    F: Future<Output = R> + Unpin + Send + 'static,
-    T: FnOnce(R) + Send + 'static,
-{
-    pub(super) fn watch(future: F, then: T) {
-        std::task::Wake::wake(Arc::new(AtEnd { future: std::sync::Mutex::new(Some((future, then))) }));
-    }
-}
-
-impl<F, R, T> std::task::Wake for AtEnd<F, T>
-where
-    F: Future<Output = R> + Unpin + Send + 'static,
-    T: FnOnce(R) + Send + 'static,
-{
-    fn wake(self: Arc<Self>) {
-        let waker = std::task::Waker::from(Arc::clone(&self));
-        let mut inside = self.future.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-        let Some((future, _)) = inside.as_mut() else { return };
-        let Poll::Ready(result) = std::pin::Pin::new(future).poll(&mut Context::from_waker(&waker)) else { return };
-        let taken = inside.take();
-        drop(inside);
-        if let Some((future, then)) = taken {
-            drop(future);
-            then(result);
-        }
     }
 }

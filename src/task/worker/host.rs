@@ -3,12 +3,13 @@
 use std::any::Any;
 use std::collections::{HashMap, HashSet};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
 
 use serde::Serialize;
 
 use super::remote;
 use super::wire::{self, Lane};
+use crate::sys::locked;
 use crate::task::cancelled::{self, Token};
 use crate::task::outcome::{self, Encoded, Outcome};
 
@@ -62,7 +63,7 @@ impl Call {
         let (host, id) = (Arc::clone(&self.host), self.id);
         self.answer(|| {
             let object: Held = Arc::new(Mutex::new(call()?));
-            lock(&host.objects).insert(id, object);
+            locked(&host.objects).insert(id, object);
             Ok(())
         });
     }
@@ -95,7 +96,7 @@ impl Host {
 
     /// A task begins, and can be cancelled from now on; `None`: it was before.
     pub(super) fn begin(self: &Arc<Self>, id: u64, lane: Lane) -> Option<Begun> {
-        let mut running = lock(&self.running);
+        let mut running = locked(&self.running);
         if lane == Lane::Ordered {
             running.begun = id;
             if running.skipped.remove(&id) {
@@ -112,7 +113,7 @@ impl Host {
 
     /// `Request::Cancel`. What is to run aside has begun when this comes, or has ended.
     pub(super) fn cancel(&self, id: u64, lane: Lane) {
-        let mut running = lock(&self.running);
+        let mut running = locked(&self.running);
         if let Some(token) = running.tokens.get(&id) {
             token.store(true, Ordering::Relaxed);
         } else if lane == Lane::Ordered && id > running.begun {
@@ -122,29 +123,29 @@ impl Host {
 
     /// All that run are cancelled, and nothing begins any more.
     pub(super) fn stop(&self) {
-        let mut running = lock(&self.running);
+        let mut running = locked(&self.running);
         running.is_stopped = true;
         running.tokens.values().for_each(|token| token.store(true, Ordering::Relaxed));
     }
 
     pub(super) fn object(&self, id: u64) -> Option<Held> {
-        lock(&self.objects).get(&id).cloned()
+        locked(&self.objects).get(&id).cloned()
     }
 
     pub(super) fn drop_object(&self, id: u64) {
         // Its drop is the user's code: not under the lock, and it may panic.
-        let object = lock(&self.objects).remove(&id);
+        let object = locked(&self.objects).remove(&id);
         crate::panics::guarded(|| drop(object), || ());
     }
 
     pub(super) fn drop_all(&self) {
-        let objects = std::mem::take(&mut *lock(&self.objects));
+        let objects = std::mem::take(&mut *locked(&self.objects));
         objects.into_values().for_each(|object| crate::panics::guarded(|| drop(object), || ()));
     }
 
     /// One more thread runs tasks aside, until the guard is dropped.
     pub(super) fn aside(self: &Arc<Self>) -> Aside {
-        let mut running = lock(&self.running);
+        let mut running = locked(&self.running);
         running.asides += 1;
         running.asides_begun += 1;
         drop(running);
@@ -153,7 +154,7 @@ impl Host {
 
     /// Until so many have run aside.
     pub(super) fn wait_for_asides(&self, sent: u64) {
-        let mut running = lock(&self.running);
+        let mut running = locked(&self.running);
         while running.asides > 0 || running.asides_begun < sent {
             running = self.fewer.wait(running).unwrap_or_else(PoisonError::into_inner);
         }
@@ -169,7 +170,7 @@ pub(super) struct Begun {
 
 impl Drop for Begun {
     fn drop(&mut self) {
-        lock(&self.host.running).tokens.remove(&self.id);
+        locked(&self.host.running).tokens.remove(&self.id);
     }
 }
 
@@ -177,13 +178,9 @@ pub(super) struct Aside(Arc<Host>);
 
 impl Drop for Aside {
     fn drop(&mut self) {
-        lock(&self.0.running).asides -= 1;
+        locked(&self.0.running).asides -= 1;
         self.0.fewer.notify_all();
     }
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 #[cfg(test)]

@@ -13,12 +13,10 @@ use crate::sys;
 use crate::sys::blob::Mapped;
 use crate::sys::channel::Channel;
 use crate::sys::image::Image;
+use crate::sys::locked;
 use crate::sys::ring::{Garbage, Reader, Shared, Writer};
 use crate::task::outcome::{Encoded, Outcome, Value};
 use crate::task::spin::Spin;
-
-/// What a message of the channel may have.
-pub(super) const MOST_SIGNAL: usize = 16;
 
 /// The main thread of a worker.
 pub(super) fn live(_: &[u8], channel: &mut dyn Any) -> i32 {
@@ -43,7 +41,7 @@ struct Files {
 
 impl Worker {
     fn new(channel: Channel) -> io::Result<(Arc<Worker>, Reader, Reader)> {
-        let rings = channel.receive(MOST_SIGNAL)?.and_then(|mut message| message.descriptors.pop());
+        let rings = channel.receive()?.and_then(|mut message| message.descriptors.pop());
         let shared = Arc::new(Shared::open(rings.ok_or(io::ErrorKind::InvalidData)?.as_fd())?);
         let [ordered, aside] = LANES.map(|lane| Reader::new(&shared, lane as usize));
         let answers = Mutex::new(Writer::new(&shared, ANSWERS));
@@ -102,7 +100,7 @@ impl Worker {
 
     /// The next message of the channel; a file in it is put where it is looked for.
     fn receive(&self) -> Signal {
-        let (signal, file) = match self.channel.receive(MOST_SIGNAL) {
+        let (signal, file) = match self.channel.receive() {
             Ok(Some(mut message)) => (Signal::read(&message.bytes), message.descriptors.pop()),
             Ok(None) => sys::process::leave(0),
             Err(_) => sys::process::leave(1),
@@ -182,7 +180,7 @@ impl Worker {
             Err(outcome) => (host::head(id, &outcome), None),
         };
         // Files and answers in files come in the same order.
-        let mut answers = self.answers.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut answers = locked(&self.answers);
         if let Some(file) = file {
             let _ = self.channel.send(&Signal::File.bytes(), &[file.as_raw_fd()]);
         }
@@ -198,17 +196,17 @@ impl Worker {
 
 impl Files {
     fn put(&self, file: Option<OwnedFd>) {
-        self.come.lock().unwrap_or_else(PoisonError::into_inner).push_back(file);
+        locked(&self.come).push_back(file);
         self.more.notify_all();
     }
 
     fn is_empty(&self) -> bool {
-        self.come.lock().unwrap_or_else(PoisonError::into_inner).is_empty()
+        locked(&self.come).is_empty()
     }
 
     /// The next; it was sent before whoever takes it was told of it.
     fn take(&self) -> Option<OwnedFd> {
-        let mut come = self.come.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut come = locked(&self.come);
         loop {
             if let Some(file) = come.pop_front() {
                 return file;

@@ -9,12 +9,11 @@ mod calls;
 use std::collections::VecDeque;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::sync::{Arc, Mutex, MutexGuard, Weak};
 use std::time::{Duration, Instant};
 
 use super::board::Board;
-use super::home::AtEnd;
-use super::inside::{self, MOST_SIGNAL};
+use super::inside;
 use super::outgoing::{Outgoing, Pumped};
 use super::slot::Wakers;
 use super::wire::{self, ANSWERS, Answer, LANES, Lane, Request, Signal};
@@ -27,7 +26,9 @@ use crate::reaper::{Reaper, Token, Watcher};
 use crate::sys;
 use crate::sys::channel::Channel;
 use crate::sys::event::Interest;
+use crate::sys::locked;
 use crate::sys::ring::{Garbage, Nudge, Reader, Shared, Writer};
+use crate::task::background;
 use crate::task::error::TaskError;
 use crate::task::outcome::Outcome;
 
@@ -109,20 +110,20 @@ impl Link {
         });
         let watcher = Arc::clone(&link) as Arc<dyn Watcher>;
         let watched = Reaper::get().watch(link.channel.as_fd(), Interest::READ, watcher, 0);
-        *lock(&link.watched) = Some(watched.map_err(failed)?);
-        link.leave(lock(&link.answers), &mut Wakers::default());
+        *locked(&link.watched) = Some(watched.map_err(failed)?);
+        link.leave(locked(&link.answers), &mut Wakers::default());
         let ended = Arc::clone(&link);
-        // Not on the reaper's thread, where this comes: it waits for who reads the answers.
-        AtEnd::watch(link.process.exited(), move |end| Callbacks::get().run(move || ended.ended(end)));
+        // (On a thread that may wait: for who reads the answers.)
+        background::at_end(link.process.exited(), move |end| ended.ended(end));
         Ok(link)
     }
 
     /// Its calls begin when that one has ended.
     pub(super) fn follow(self: &Arc<Self>, before: &Link) {
         for lane in &self.lanes {
-            lock(lane).is_held = true;
+            locked(lane).is_held = true;
         }
-        *lock(&before.successor) = Some(Arc::clone(self));
+        *locked(&before.successor) = Some(Arc::clone(self));
         if before.board.is_over() {
             // (Its process may not have ended yet where it was stopped, and then nobody waits for what it does.)
             before.let_successor_go();
@@ -130,17 +131,17 @@ impl Link {
     }
 
     fn let_successor_go(&self) {
-        let successor = lock(&self.successor).take();
+        let successor = locked(&self.successor).take();
         if let Some(successor) = successor {
             for lane in &successor.lanes {
-                lock(lane).is_held = false;
+                locked(lane).is_held = false;
                 successor.pump(lane);
             }
         }
     }
 
     fn pump(&self, lane: &Mutex<Outgoing>) {
-        let pumped = lock(lane).pump(&self.channel);
+        let pumped = locked(lane).pump(&self.channel);
         match pumped {
             Ok(Pumped::Well) => {}
             Ok(Pumped::AgainLater) => self.look_at(Instant::now() + AGAIN),
@@ -157,7 +158,7 @@ impl Link {
 
     fn send(&self, lane: Lane, request: &Request) {
         let lane = &self.lanes[lane as usize];
-        lock(lane).add(request);
+        locked(lane).add(request);
         self.pump(lane);
     }
 
@@ -209,7 +210,7 @@ impl Link {
             }
         }
         for lane in &self.lanes {
-            let waits = lock(lane).taken(id);
+            let waits = locked(lane).taken(id);
             if waits {
                 self.pump(lane);
             }
@@ -220,7 +221,7 @@ impl Link {
     /// It was sent before the answer that tells of it.
     fn take_file(&self) -> Option<OwnedFd> {
         for _ in 0..MOST_AT_ONCE {
-            if let Some(file) = lock(&self.files).pop_front() {
+            if let Some(file) = locked(&self.files).pop_front() {
                 return file;
             }
             self.receive();
@@ -231,11 +232,11 @@ impl Link {
     /// What came by the channel, until there are many files. (Those behind stay where they are until their answers are read.)
     fn receive(&self) {
         for _ in 0..MOST_AT_ONCE {
-            let mut files = lock(&self.files);
+            let mut files = locked(&self.files);
             if files.len() >= MOST_AT_ONCE {
                 return;
             }
-            let Ok(Some(mut message)) = self.channel.receive_at_once(MOST_SIGNAL) else { return };
+            let Ok(Some(mut message)) = self.channel.receive_at_once() else { return };
             match (Signal::read(&message.bytes), message.descriptors.len(), message.incomplete) {
                 (Some(Signal::Look), 0, false) => {}
                 (Some(Signal::File), 1, false) | (Some(Signal::File), 0, true) => {
@@ -279,7 +280,7 @@ impl Link {
     }
 
     fn unwatch(&self) {
-        if let Some(watched) = lock(&self.watched).take() {
+        if let Some(watched) = locked(&self.watched).take() {
             Reaper::get().unwatch(watched, self.channel.as_fd());
         }
     }
@@ -290,7 +291,7 @@ impl Link {
         self.unwatch();
         // What it had answered, it has.
         let mut wakers = Wakers::default();
-        self.read(&mut lock(&self.answers), usize::MAX, &mut wakers);
+        self.read(&mut locked(&self.answers), usize::MAX, &mut wakers);
         let error = match end {
             Ok(exit) => TaskError::Crashed(exit),
             Err(error) => TaskError::Start(error),
@@ -319,7 +320,7 @@ impl Watcher for Link {
             if self.read(&mut answers, MOST_ANSWERS, &mut wakers) {
                 self.leave(answers, &mut wakers);
                 // Or there are files, and no answers that tell of them.
-                if self.is_mad.load(Ordering::SeqCst) || lock(&self.files).len() >= MOST_AT_ONCE {
+                if self.is_mad.load(Ordering::SeqCst) || locked(&self.files).len() >= MOST_AT_ONCE {
                     wakers.add(self.garbage());
                     self.unwatch();
                 }
@@ -336,8 +337,4 @@ impl Watcher for Link {
     }
 
     fn look(self: Arc<Self>) {}
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -22,7 +22,7 @@ mod wire;
 
 use std::any::Any;
 use std::fmt;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -30,9 +30,10 @@ use serde::de::DeserializeOwned;
 use super::error::TaskError;
 use super::handle::Task;
 use crate::error::{Error, Kind, Who};
-use crate::forkserver::{captures_nothing, decode, the_only};
-use crate::sys::image::Entry;
-use builder::Settings;
+use crate::forkserver::{captures_nothing, decode_argument};
+use crate::sys::image::{Entry, the_only};
+use crate::sys::locked;
+use builder::Options;
 use home::{Home, Queued};
 use host::answering;
 use link::Link;
@@ -77,22 +78,30 @@ pub use remote::Remote;
 /// ```
 #[must_use = "dropped, it is stopped"]
 pub struct Worker {
-    settings: Settings,
+    form: Form,
     /// Before all locks of a home.
     current: Mutex<Current>,
     /// Held while one is started. Before `current`.
     starting: Mutex<()>,
 }
 
+enum Form {
+    Process(Box<Options>),
+    Thread,
+}
+
 #[derive(Default)]
 struct Current {
     /// The first is started by `build`, and one that has ended is replaced at the next call.
-    home: Option<Arc<dyn Home>>,
-    /// The same, if it is a process.
-    link: Option<Arc<Link>>,
+    now: Option<Now>,
     /// Those that were replaced, and have calls to finish.
     before: Vec<Arc<Link>>,
     is_closed: bool,
+}
+
+enum Now {
+    Process(Arc<Link>),
+    Thread(Arc<Thread>),
 }
 
 impl Worker {
@@ -116,13 +125,13 @@ impl Worker {
     /// # Errors
     /// [`TaskError::Start`]: no thread could be started.
     pub fn thread() -> Result<Worker, TaskError> {
-        let worker = Worker::of(Settings::of_thread());
+        let worker = Worker::of(Form::Thread);
         worker.home()?;
         Ok(worker)
     }
 
-    fn of(settings: Settings) -> Worker {
-        Worker { settings, current: Mutex::default(), starting: Mutex::default() }
+    fn of(form: Form) -> Worker {
+        Worker { form, current: Mutex::default(), starting: Mutex::default() }
     }
 
     /// Calls a function, and waits for its value: after those that were scheduled before.
@@ -206,16 +215,19 @@ impl Worker {
 
     /// The id of its process; `None`: there is none at the moment, or it is a thread.
     pub fn pid(&self) -> Option<u32> {
-        self.lock().home.as_ref().and_then(|home| home.pid())
+        self.lock().home().and_then(|home| home.pid())
     }
 
     /// What it is called.
     pub fn name(&self) -> &str {
-        self.settings.name()
+        match &self.form {
+            Form::Process(options) => options.name(),
+            Form::Thread => "worker",
+        }
     }
 
     fn lock(&self) -> MutexGuard<'_, Current> {
-        self.current.lock().unwrap_or_else(PoisonError::into_inner)
+        locked(&self.current)
     }
 
     /// From now on there are no calls. What it had until now, and what those had to finish that were replaced.
@@ -223,7 +235,7 @@ impl Worker {
         let mut current = self.lock();
         let was_closed = std::mem::replace(&mut current.is_closed, true);
         let before = current.before.iter().filter(|link| link.over().is_none()).cloned().collect();
-        Homes { now: current.home.clone(), before, was_closed }
+        Homes { now: current.home(), before, was_closed }
     }
 
     fn send<F>(
@@ -233,14 +245,13 @@ impl Worker {
         entry: Entry,
         argument: &impl Serialize,
     ) -> Result<(Arc<dyn Home>, Queued), TaskError> {
-        captures_nothing::<F>();
-        let _ = function;
+        captures_nothing(function);
         loop {
             let home = self.home()?;
             let (argument, kept) = remote::encode(&*home, argument)?;
             // Under the lock: who closes it, or replaces it, does so before or after.
             let current = self.lock();
-            if current.good(&self.settings).is_some_and(|good| good.id() == home.id()) {
+            if current.good(&self.form).is_some_and(|good| good.id() == home.id()) {
                 let queued = Queued::new(&home, lane, entry, argument, kept);
                 return Ok((home, queued));
             }
@@ -249,16 +260,15 @@ impl Worker {
 
     /// Who does the next call.
     fn home(&self) -> Result<Arc<dyn Home>, TaskError> {
-        if let Some(home) = self.open()?.good(&self.settings) {
-            return Ok(Arc::clone(home));
+        if let Some(home) = self.open()?.good(&self.form) {
+            return Ok(home);
         }
         // Others may go on stopping it, or asking for its pid, meanwhile.
-        let _one_at_a_time = self.starting.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(home) = self.open()?.good(&self.settings) {
-            return Ok(Arc::clone(home));
+        let _one_at_a_time = locked(&self.starting);
+        if let Some(home) = self.open()?.good(&self.form) {
+            return Ok(home);
         }
-        self.start()?;
-        Ok(self.open()?.home.clone().expect("it was started"))
+        self.start().map(|(home, _)| home)
     }
 
     /// # Errors
@@ -272,17 +282,17 @@ impl Worker {
         Ok(current)
     }
 
-    /// Starts the next one. Its setup.
-    fn start(&self) -> Result<Option<Queued>, TaskError> {
-        if self.settings.is_thread() {
+    /// Starts the next one, and queues its setup.
+    fn start(&self) -> Result<(Arc<dyn Home>, Option<Queued>), TaskError> {
+        let Form::Process(options) = &self.form else {
             let thread = Thread::start(self.name())?;
-            self.open()?.home = Some(thread);
-            return Ok(None);
-        }
-        let link = self.settings.start()?;
+            self.open()?.now = Some(Now::Thread(Arc::clone(&thread)));
+            return Ok((thread, None));
+        };
+        let link = options.start()?;
         let home = Arc::clone(&link) as Arc<dyn Home>;
         // (To encode it is the user's code: not under the lock.)
-        let set_up = self.settings.set_up(&home).inspect_err(|_| home.stop())?;
+        let set_up = options.set_up(&home).inspect_err(|_| home.stop())?;
         let mut current = match self.open() {
             Ok(current) => current,
             Err(error) => {
@@ -290,23 +300,33 @@ impl Worker {
                 return Err(error);
             }
         };
-        if let Some(before) = current.link.replace(Arc::clone(&link)) {
+        if let Some(Now::Process(before)) = current.now.replace(Now::Process(Arc::clone(&link))) {
             link.follow(&before);
             // There are no more calls of it: those are made under the lock that we hold.
             before.close();
             current.before.retain(|link| link.over().is_none());
             current.before.push(before);
         }
-        current.home = Some(home);
-        Ok(set_up())
+        let queued = set_up();
+        Ok((home, queued))
     }
 }
 
 impl Current {
+    fn home(&self) -> Option<Arc<dyn Home>> {
+        Some(match self.now.as_ref()? {
+            Now::Process(link) => Arc::clone(link) as Arc<dyn Home>,
+            Now::Thread(thread) => Arc::clone(thread) as Arc<dyn Home>,
+        })
+    }
+
     /// The one that takes calls.
-    fn good(&self, settings: &Settings) -> Option<&Arc<dyn Home>> {
-        let home = self.home.as_ref().filter(|_| !self.is_closed);
-        home.filter(|home| home.over().is_none() && settings.has_calls_left(home.calls()))
+    fn good(&self, form: &Form) -> Option<Arc<dyn Home>> {
+        let home = self.home().filter(|home| !self.is_closed && home.over().is_none());
+        home.filter(|home| match form {
+            Form::Process(options) => options.has_calls_left(home.calls()),
+            Form::Thread => true,
+        })
     }
 }
 
@@ -356,7 +376,7 @@ where
     A: DeserializeOwned,
     R: Serialize,
 {
-    answering(call, |call| call.answer(|| Ok(the_only::<F>()(decode(argument)?))))
+    answering(call, |call| call.answer(|| Ok(the_only::<F>()(decode_argument(argument)?))))
 }
 
 fn hold_entry<F, A, T>(argument: &[u8], call: &mut dyn Any) -> i32
@@ -365,5 +385,5 @@ where
     A: DeserializeOwned,
     T: Send + 'static,
 {
-    answering(call, |call| call.hold(|| Ok(the_only::<F>()(decode(argument)?))))
+    answering(call, |call| call.hold(|| Ok(the_only::<F>()(decode_argument(argument)?))))
 }

@@ -4,7 +4,7 @@ use std::any::{Any, type_name};
 use std::cell::RefCell;
 use std::fmt;
 use std::marker::PhantomData;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 
 use serde::de::{DeserializeOwned, Error as _};
 use serde::ser::Error as _;
@@ -13,7 +13,9 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use super::home::{Home, Queued};
 use super::host::{Host, answering};
 use super::wire::Lane;
-use crate::forkserver::{captures_nothing, decode, the_only};
+use crate::forkserver::{captures_nothing, decode_argument};
+use crate::sys::image::the_only;
+use crate::sys::locked;
 use crate::task::error::TaskError;
 use crate::task::handle::Ended;
 use crate::task::outcome::{self, Encoded};
@@ -145,7 +147,7 @@ impl<T: Send + 'static> Remote<T> {
         A: Serialize + DeserializeOwned,
         R: Serialize + DeserializeOwned,
     {
-        captures_nothing::<F>();
+        captures_nothing(function);
         match &self.place {
             Place::Here(object) => Ok(function(&mut locked(object), argument)),
             Place::Away { object, .. } => object.call(with_entry::<F, T, A, R>, &argument)?.decode(),
@@ -193,11 +195,6 @@ impl Object {
     }
 }
 
-/// One whose last user panicked is as that one left it.
-fn locked<T>(object: &Mutex<T>) -> MutexGuard<'_, T> {
-    object.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
 fn find<T: Send + 'static>(host: &Host, id: u64) -> Result<Arc<Mutex<T>>, String> {
     let object = host.object(id).and_then(|object| object.downcast::<Mutex<T>>().ok());
     object.ok_or_else(|| format!("there is no such object of type `{}` in this worker", type_name::<T>()))
@@ -213,7 +210,7 @@ where
     answering(call, |call| {
         let host = call.host();
         call.answer(|| {
-            let (id, argument): (u64, A) = decode(argument)?;
+            let (id, argument): (u64, A) = decode_argument(argument)?;
             let object = find::<T>(&host, id)?;
             let value = the_only::<F>()(&mut locked(&object), argument);
             Ok(value)
@@ -225,7 +222,7 @@ fn fetch_entry<T: Serialize + Send + 'static>(argument: &[u8], call: &mut dyn An
     answering(call, |call| {
         let host = call.host();
         call.answer(|| {
-            let (id, ()): (u64, ()) = decode(argument)?;
+            let (id, ()): (u64, ()) = decode_argument(argument)?;
             Ok(Fetched(find::<T>(&host, id)?))
         });
     })

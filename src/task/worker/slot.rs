@@ -6,6 +6,7 @@ use std::time::Instant;
 
 use crate::callbacks::Callbacks;
 use crate::panics::guarded;
+use crate::sys::locked;
 use crate::task::handle::Ended;
 
 /// Foreign code, which may do anything.
@@ -54,7 +55,7 @@ struct Inside {
 
 impl Slot {
     fn lock(&self) -> MutexGuard<'_, Inside> {
-        self.inside.lock().unwrap_or_else(PoisonError::into_inner)
+        locked(&self.inside)
     }
 
     /// The first end holds. Whom to wake, when no lock is held.

@@ -16,6 +16,7 @@ use crate::reaper::Reaper;
 use crate::sys;
 use crate::sys::blob::Mapped;
 use crate::sys::image::Entry;
+use crate::sys::locked;
 use crate::task::error::TaskError;
 use crate::task::handle::Ended;
 use crate::task::outcome::{Encoded, Outcome, Value};
@@ -59,7 +60,7 @@ impl Thread {
 
     /// False: it was closed.
     fn send(&self, order: Order) -> bool {
-        let queue = self.queue.lock().unwrap_or_else(PoisonError::into_inner);
+        let queue = locked(&self.queue);
         queue.as_ref().is_some_and(|queue| queue.send(order).is_ok())
     }
 }
@@ -77,7 +78,7 @@ impl Inside {
         self.host.wait_for_asides(0);
         self.host.drop_all();
         self.board.end(&TaskError::Cancelled).wake();
-        *self.has_ended.lock().unwrap_or_else(PoisonError::into_inner) = true;
+        *locked(&self.has_ended) = true;
         self.ends.notify_all();
     }
 
@@ -121,7 +122,7 @@ impl Home for Thread {
     }
 
     fn call(&self, lane: Lane, entry: Entry, argument: Encoded, pending: Pending) -> u64 {
-        let queue = self.queue.lock().unwrap_or_else(PoisonError::into_inner);
+        let queue = locked(&self.queue);
         // Under the lock of the queue: in it they rise.
         let id = self.next_id.fetch_add(1, Ordering::Relaxed);
         if !self.inside.board.add(id, pending) {
@@ -176,7 +177,7 @@ impl Home for Thread {
     }
 
     fn close(&self) {
-        self.queue.lock().unwrap_or_else(PoisonError::into_inner).take();
+        locked(&self.queue).take();
     }
 
     fn stop(&self) {
@@ -187,7 +188,7 @@ impl Home for Thread {
     }
 
     fn join(&self) {
-        let mut has_ended = self.inside.has_ended.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut has_ended = locked(&self.inside.has_ended);
         while !*has_ended {
             has_ended = self.inside.ends.wait(has_ended).unwrap_or_else(PoisonError::into_inner);
         }

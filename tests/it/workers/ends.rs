@@ -194,7 +194,8 @@ tests! {
         eventually("no thread is left", || thread_names().len() <= threads);
         eventually("no mapping is left", || maps() == 0);
         eventually("no descriptor is left", || open_descriptors() == descriptors);
-        eventually("no process is left", || children().len() <= 1);
+        pkit::testing::end_fork_server();
+        eventually("no process is left", || children().is_empty());
     }
 
     fn in_a_fork_it_is_nothing() {

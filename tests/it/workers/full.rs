@@ -179,7 +179,8 @@ tests! {
             let error = Worker::builder().setup(|_: Refuses| (), Refuses).build().unwrap_err();
             assert!(matches!(error, TaskError::Codec(_)), "{error:?}");
         }
-        eventually("all are gone", || children().len() <= 1);
+        pkit::testing::end_fork_server();
+        eventually("all are gone", || children().is_empty());
     }
 
     fn a_busy_one_has_its_grace() {

@@ -4,9 +4,10 @@ use std::io;
 use std::sync::atomic::Ordering;
 use std::time::Instant;
 
-use super::{FIRST, Link, lock};
+use super::{FIRST, Link};
 use crate::forkserver;
 use crate::sys::image::Entry;
+use crate::sys::locked;
 use crate::task::error::TaskError;
 use crate::task::outcome::Encoded;
 use crate::task::spin::Spin;
@@ -44,7 +45,7 @@ impl Home for Link {
             }
         };
         let lane = &self.lanes[lane as usize];
-        let mut outgoing = lock(lane);
+        let mut outgoing = locked(lane);
         // Under the lock of the lane: in each they rise.
         let id = self.next_id.fetch_add(1, Ordering::Relaxed);
         if self.board.add(id, pending) {
@@ -65,9 +66,9 @@ impl Home for Link {
         }
         let Some(wakers) = self.board.give_up(id) else { return };
         self.nudge.nudge();
-        if !lock(&self.lanes[lane as usize]).withdraw(id) {
+        if !locked(&self.lanes[lane as usize]).withdraw(id) {
             let aside = &self.lanes[Lane::Aside as usize];
-            lock(aside).add_first(&Request::Cancel { id, lane });
+            locked(aside).add_first(&Request::Cancel { id, lane });
             self.pump(aside);
         }
         wakers.wake();
@@ -118,7 +119,7 @@ impl Home for Link {
 
     fn close(&self) {
         if !self.is_foreign() {
-            let asides = lock(&self.lanes[Lane::Aside as usize]).calls;
+            let asides = locked(&self.lanes[Lane::Aside as usize]).calls;
             self.send(Lane::Ordered, &Request::Close { asides });
         }
     }
