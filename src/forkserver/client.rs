@@ -27,10 +27,11 @@ struct State {
 
 static CURRENT: sys::PerProcess<Current> = sys::PerProcess::new();
 
+/// One that was killed just now, one that this program has outgrown, and one more.
+const ATTEMPTS: usize = 3;
+
 /// Has the server make a child that is set up as told, and runs. The entries of the environment each end in NUL.
 pub(super) fn start(setup: &Setup, environment: &[u8], work: &Work<'_>) -> Result<Child, Failure> {
-    /// One that was killed just now, one that this program has outgrown, and one more.
-    const ATTEMPTS: usize = 3;
     for _ in 0..ATTEMPTS {
         let server = Current::get().server().map_err(unasked)?;
         match server.start(setup, environment, work) {
@@ -39,22 +40,33 @@ pub(super) fn start(setup: &Setup, environment: &[u8], work: &Work<'_>) -> Resul
             Err(Trouble::Replace) => Current::get().discard(&server),
         }
     }
-    Err(unasked(io::Error::other(format!("{ATTEMPTS} of them ended before they had made it"))))
+    Err(unasked(ended_again_and_again()))
 }
 
 /// Has the server run a function now, and each that comes after it.
 pub(super) fn preload(entry: u64) -> io::Result<()> {
     let current = Current::get();
-    let server = current.server()?;
-    let taken = current.take();
-    let result = server.preload(entry);
-    match &result {
-        Ok(()) => taken.current.lock().preloads.push(entry),
-        // What it has half done, it keeps.
-        Err(_) => current.discard(&server),
+    for _ in 0..ATTEMPTS {
+        let server = current.server()?;
+        let taken = current.take();
+        match server.preload(entry) {
+            Ok(()) => {
+                taken.current.lock().preloads.push(entry);
+                return Ok(());
+            }
+            Err(Trouble::Replace) => current.discard(&server),
+            Err(Trouble::Failed(failure)) => {
+                // What it has half done, it keeps.
+                current.discard(&server);
+                return Err(failure.error);
+            }
+        }
     }
-    drop(taken);
-    result
+    Err(ended_again_and_again())
+}
+
+fn ended_again_and_again() -> io::Error {
+    io::Error::other(format!("{ATTEMPTS} of them ended before they had done it"))
 }
 
 /// The pid of the server.
@@ -108,7 +120,10 @@ impl Current {
             return Ok(server);
         }
         let server = Arc::new(Server::new()?);
-        preloads.into_iter().try_for_each(|entry| server.preload(entry))?;
+        preloads.into_iter().try_for_each(|entry| server.preload(entry)).map_err(|trouble| match trouble {
+            Trouble::Failed(failure) => failure.error,
+            Trouble::Replace => io::Error::other("it ended before it had run what is preloaded"),
+        })?;
         taken.current.lock().server = Some(Arc::clone(&server));
         Ok(server)
     }

@@ -29,7 +29,7 @@ pub(super) enum Request {
 pub(super) enum Answer {
     /// The server, once it is ready; see [`Image::identity`](crate::sys::image::Image::identity).
     Ready { identity: u64 },
-    /// There is a child, whose pidfd comes with this.
+    /// There is a child: the server tells, with its pidfd, and it does itself.
     Copied { pid: u32 },
     /// The child is what it was ordered to be, and runs.
     Settled { pid: u32 },

@@ -30,7 +30,7 @@ fn serve(requests: Channel) -> Option<()> {
     // For good: a copy takes its signals when it is set up.
     std::mem::forget(sys::process::block_all_signals());
     sys::process::take_name_of_executable();
-    let ignored = sys::standing::Standing::now().ok()?.ignored;
+    let mut ignored = sys::standing::Standing::now().ok()?.ignored;
     let mut origin = Origin::new().ok()?;
     // Until something of the program has run in it there are none.
     let mut has_handlers = false;
@@ -44,6 +44,9 @@ fn serve(requests: Channel) -> Option<()> {
                 Ok(Side::Copy(copied)) => {
                     // While this waits the server may end, and who asks it is to hear of that.
                     drop(requests);
+                    // It is its starter's to reap, also if the server is killed before it can tell.
+                    let _ = order::send(&answers, &Answer::Copied { pid: sys::process::thread_id() }, &[]);
+                    origin.warm_up();
                     live(copied, answers, Inherited { ignored, has_handlers })
                 }
                 Ok(Side::Original { pid, pidfd }) => {
@@ -56,9 +59,8 @@ fn serve(requests: Channel) -> Option<()> {
                 }
             },
             Request::Preload { entry } => match preload(entry) {
-                Ok(anew) => {
-                    has_handlers = true;
-                    origin = anew;
+                Ok((anew, now_ignored)) => {
+                    (origin, ignored, has_handlers) = (anew, now_ignored, true);
                     Answer::Done
                 }
                 Err(why) => Answer::Refused { why },
@@ -69,15 +71,18 @@ fn serve(requests: Channel) -> Option<()> {
     }
 }
 
-/// Runs a function in the server itself.
-fn preload(entry: u64) -> Result<Origin, String> {
+/// Runs a function in the server itself. Which signals are ignored by now.
+fn preload(entry: u64) -> Result<(Origin, u64), String> {
     let call = || Image::get().call(entry as usize, &[], &mut ());
     match catch_unwind(AssertUnwindSafe(call)) {
         Ok(Some(0)) => {}
         Ok(Some(_)) | Err(_) => return Err("it panicked; its message is on the standard error of the program".into()),
         Ok(None) => return Err("there is no such function".into()),
     }
-    Origin::new().map_err(|error| format!("it left threads behind, which no copy would have: {error}"))
+    let standing = sys::standing::Standing::now().map_err(|error| error.to_string())?;
+    let origin = Origin::new();
+    let origin = origin.map_err(|error| format!("it left threads behind, which no copy would have: {error}"))?;
+    Ok((origin, standing.ignored))
 }
 
 /// The life of a copy.
@@ -85,11 +90,8 @@ fn live(copied: Copied, starter: Channel, inherited: Inherited) -> ! {
     let unheard = |error| Failure { step: Step::Server, error, program: None };
     let received = match Order::receive(&starter) {
         Ok(Some(received)) => received,
-        // Who asked for it needs it no more, and has it reaped, also if the server could not tell of it.
-        Ok(None) => {
-            let _ = order::send(&starter, &Answer::Copied { pid: sys::process::thread_id() }, &[]);
-            sys::process::leave(0)
-        }
+        // Who asked for it needs it no more.
+        Ok(None) => sys::process::leave(0),
         Err(error) => fail(&starter, &unheard(error)),
     };
     // Where there is no other number for it, its hang-up says enough.

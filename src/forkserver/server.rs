@@ -3,6 +3,7 @@
 use std::error::Error as _;
 use std::io;
 use std::os::fd::{AsRawFd, RawFd};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard};
 use std::time::Duration;
 
@@ -36,6 +37,9 @@ pub(super) struct Server {
     /// Where a copy waits for its order, which the server was asked for before anybody needed it: the next start saves the time that
     /// copying takes. Leaf lock.
     spare: Mutex<Option<Channel>>,
+    /// It runs something of the program, and answers nobody meanwhile.
+    is_preloading: AtomicBool,
+    has_preloaded: AtomicBool,
 }
 
 /// Why there is no child.
@@ -84,7 +88,14 @@ impl Server {
             Answer::Ready { identity } if identity == Image::get().identity()? => {}
             _ => return Err(io::Error::other("what was started is another program than this one")),
         }
-        Ok(Server { process, requests, standing, spare: Mutex::default() })
+        Ok(Server {
+            process,
+            requests,
+            standing,
+            spare: Mutex::default(),
+            is_preloading: AtomicBool::default(),
+            has_preloaded: AtomicBool::default(),
+        })
     }
 
     #[cfg(feature = "_testing")]
@@ -104,16 +115,27 @@ impl Server {
         Ok(ours)
     }
 
-    pub(super) fn preload(&self, entry: u64) -> io::Result<()> {
-        let answers = self.ask(&Request::Preload { entry })?;
+    pub(super) fn preload(&self, entry: u64) -> Result<(), Trouble> {
+        if Standing::now()?.rights != self.standing.rights {
+            return Err(Trouble::Replace);
+        }
+        // Until it is heard nobody takes the server's silence for its end.
+        self.is_preloading.store(true, Ordering::SeqCst);
+        let answer = self.ask(&Request::Preload { entry }).map(|answers| answers.receive());
+        self.is_preloading.store(false, Ordering::SeqCst);
+        let answer = match answer {
+            Err(error) if is_gone(&error) => return Err(Trouble::Replace),
+            answer => answer??,
+        };
         let ended = || io::Error::other("the fork server ended while it ran it");
-        match order::decode(&answers.receive()?.ok_or_else(ended)?)? {
+        match order::decode(&answer.ok_or_else(ended)?)? {
             Answer::Done => {
+                self.has_preloaded.store(true, Ordering::SeqCst);
                 self.discard_spare();
                 Ok(())
             }
-            Answer::Refused { why } => Err(io::Error::other(why)),
-            _ => Err(io::ErrorKind::InvalidData.into()),
+            Answer::Refused { why } => Err(io::Error::other(why).into()),
+            _ => Err(io::Error::from(io::ErrorKind::InvalidData).into()),
         }
     }
 
@@ -169,7 +191,7 @@ impl Server {
         let said = self.hear(answers);
         self.think_ahead();
         match (ordered, said?) {
-            (Ok(()), Said { child: Some(child), is_settled, failure: None }) => Ok(Born { child, is_settled }),
+            (Ok(()), Said { child: Some(child), is_settled, failure: None, .. }) => Ok(Born { child, is_settled }),
             (Ok(()), Said { child, failure: Some(failure), .. }) => {
                 child.iter().for_each(|child| reap(&child.pidfd));
                 Err(Trouble::Failed(failure))
@@ -203,8 +225,13 @@ impl Server {
         setup.cgroup = setup.cgroup.map(|fd| place(fd) as RawFd);
         let channel = work.channel.map(&mut place);
         setup.umask.get_or_insert(now.umask);
-        let changed = now.limits.iter().filter(|limit| !self.standing.limits.contains(limit));
+        // What was preloaded may have set some as well.
+        let has_preloaded = self.has_preloaded.load(Ordering::SeqCst);
+        let changed = now.limits.iter().filter(|limit| has_preloaded || !self.standing.limits.contains(limit));
         setup.limits.splice(0..0, changed.copied());
+        if !setup.session && now.group != self.standing.group {
+            setup.group.get_or_insert(now.group);
+        }
         let order = Order { setup, environment: environment.len(), ignored: now.ignored, entry: work.entry, channel };
         match order.send(to, environment, work.argument, descriptors) {
             // It was killed.
@@ -213,25 +240,39 @@ impl Server {
         }
     }
 
-    /// Everything that is said until nobody is there to say more.
+    /// What is said until it is all, or nobody is there to say more.
     fn hear(&self, answers: &Channel) -> Result<Said, Trouble> {
-        let mut is_late = false;
-        let mut said = Said::default();
-        while !answers.wait_for_hang_up(PATIENCE)? {
+        let (mut said, mut is_late) = (Said::default(), false);
+        loop {
             said.hear(answers)?;
-            // The child may have a slow disk to go to; or somebody has stopped it while it waited.
-            if let Some(child) = &said.child {
-                let _ = child.pidfd.signal(libc::SIGCONT);
+            if said.is_all() {
+                return Ok(said);
             }
+            // Not only its hang-up: a fork of this program may have the other end as well.
+            let is_any = match &said.child {
+                Some(child) => answers.wait_for_message_of(&child.pidfd, PATIENCE)?,
+                None => answers.wait_for_message(PATIENCE)?,
+            };
+            if is_any && (said.has_ended() || answers.has_hung_up()?) {
+                said.hear(answers)?;
+                said.find()?;
+                return if said.is_nothing() && is_late { Err(late("make it").into()) } else { Ok(said) };
+            }
+            if is_any || self.is_preloading.load(Ordering::SeqCst) {
+                continue;
+            }
+            said.find()?;
+            match &said.child {
+                // It may have a slow disk to go to; or somebody has stopped it while it waited.
+                Some(child) => _ = child.pidfd.signal(libc::SIGCONT),
+                None if is_late => return Err(late("make it").into()),
+                None => {}
+            }
+            // The server has no slow disk.
             if !is_late && !self.answers() {
                 is_late = true;
                 self.end();
             }
-        }
-        said.hear(answers)?;
-        match said {
-            Said { child: None, failure: None, .. } if is_late => Err(late("make it").into()),
-            said => Ok(said),
         }
     }
 
@@ -265,11 +306,36 @@ struct Born {
 #[derive(Default)]
 struct Said {
     child: Option<Child>,
+    /// Its number, which it told itself.
+    pid: Option<u32>,
     is_settled: bool,
     failure: Option<Failure>,
 }
 
 impl Said {
+    /// There is nothing more to come that matters.
+    fn is_all(&self) -> bool {
+        self.child.is_some() && (self.is_settled || self.failure.is_some())
+    }
+
+    fn is_nothing(&self) -> bool {
+        self.child.is_none() && self.failure.is_none()
+    }
+
+    fn has_ended(&self) -> bool {
+        self.child.as_ref().is_some_and(|child| child.pidfd.has_ended())
+    }
+
+    /// The server was killed before it could tell, or there was no place for the pidfd. It is our child: so the number is its own until we
+    /// take its status.
+    fn find(&mut self) -> io::Result<()> {
+        if let (None, Some(pid)) = (&self.child, self.pid) {
+            let pidfd = Pidfd::open(pid).inspect_err(|error| sys::fork::abandon(pid, error))?;
+            self.child = Some(Child { pid, pidfd });
+        }
+        Ok(())
+    }
+
     /// All that is there by now.
     fn hear(&mut self, answers: &Channel) -> io::Result<()> {
         while let Some(message) = answers.receive_at_once()? {
@@ -280,27 +346,19 @@ impl Said {
 
     fn add(&mut self, mut message: Message) -> io::Result<()> {
         let answer = order::decode(&message)?;
-        self.is_settled |= matches!(answer, Answer::Settled { .. });
         match answer {
-            // Of one that was heard before its server, too.
-            Answer::Copied { pid } | Answer::Settled { pid } if self.child.is_none() => {
-                let pidfd = match message.descriptors.pop() {
-                    Some(pidfd) => Pidfd::from(pidfd),
-                    // The server was killed before it could tell, or there was no place for it. It is our child: so the number is
-                    // its own until we take its status.
-                    None => Pidfd::open(pid).inspect_err(|error| sys::fork::abandon(pid, error))?,
-                };
-                self.child = Some(Child { pid, pidfd });
+            Answer::Copied { pid } | Answer::Settled { pid } => {
+                self.pid = Some(pid);
+                self.is_settled |= matches!(answer, Answer::Settled { .. });
+                if let Some(pidfd) = message.descriptors.pop() {
+                    self.child = Some(Child { pid, pidfd: Pidfd::from(pidfd) });
+                }
             }
             Answer::Failed { step, errno } => {
                 let error = io::Error::from_raw_os_error(errno);
                 self.failure = Some(Failure { step, error, program: None });
             }
-            Answer::Copied { .. }
-            | Answer::Settled { .. }
-            | Answer::Done
-            | Answer::Ready { .. }
-            | Answer::Refused { .. } => {}
+            Answer::Done | Answer::Ready { .. } | Answer::Refused { .. } => {}
         }
         Ok(())
     }

@@ -12,6 +12,7 @@ use nix::sys::socket::{
     AddressFamily, ControlMessage, MsgFlags, Shutdown, SockFlag, SockType, recv, sendmsg, shutdown, socketpair,
 };
 
+use super::pidfd::Pidfd;
 use super::socket::receive_with;
 
 /// What one message can carry (`SCM_MAX_FD`, unix(7)).
@@ -114,7 +115,12 @@ impl Channel {
     fn take(&self, flags: i32) -> io::Result<Option<Message>> {
         let Some(length) = self.length_of_next(flags)? else { return Ok(None) };
         let mut bytes = vec![0; length.min(MOST_BYTES)];
-        let Some(datagram) = receive_with(self.as_fd(), &mut bytes, flags)? else { return Ok(None) };
+        let received = match receive_with(self.as_fd(), &mut bytes, flags) {
+            // (It may have been closed just now.)
+            Err(error) if is_reset(&error) => receive_with(self.as_fd(), &mut bytes, flags),
+            received => received,
+        };
+        let Some(datagram) = received? else { return Ok(None) };
         if datagram.truncated {
             return Err(Errno::EMSGSIZE.into());
         }
@@ -125,11 +131,14 @@ impl Channel {
     /// Of the next message, which stays; 0: nothing will come any more. `None`: it would have to wait, and shall not.
     fn length_of_next(&self, flags: i32) -> io::Result<Option<usize>> {
         let flags = MsgFlags::from_bits_retain(flags) | MsgFlags::MSG_PEEK | MsgFlags::MSG_TRUNC;
+        let mut is_over = false;
         loop {
             match recv(self.0.as_raw_fd(), &mut [], flags) {
-                // ECONNRESET: the other end was closed before it had read all of ours; told once, and before what it said itself.
-                Err(Errno::EINTR | Errno::ECONNRESET) => {}
+                Err(Errno::EINTR) => {}
                 Err(Errno::EAGAIN) => return Ok(None),
+                Err(error) if is_reset(&error.into()) => {}
+                // The kernel looks for a message, and then whether the other end is closed: what was sent between the two is still there.
+                Ok(0) if !is_over => is_over = true,
                 length => return Ok(Some(length?)),
             }
         }
@@ -141,23 +150,34 @@ impl Channel {
         let _ = shutdown(self.0.as_raw_fd(), Shutdown::Write);
     }
 
-    /// Waits until nobody has the other end any more; false: not within `limit`. It is not woken by what is sent.
-    pub(crate) fn wait_for_hang_up(&self, limit: Duration) -> io::Result<bool> {
-        self.wait_for(PollFlags::empty(), limit)
+    /// Whether nobody has the other end any more.
+    pub(crate) fn has_hung_up(&self) -> io::Result<bool> {
+        wait_for(&mut [PollFd::new(self.as_fd(), PollFlags::empty())], Duration::ZERO)
     }
 
     /// Waits until there is something to receive, or nothing will come any more; false: not within `limit`.
     pub(crate) fn wait_for_message(&self, limit: Duration) -> io::Result<bool> {
-        self.wait_for(PollFlags::POLLIN, limit)
+        wait_for(&mut [PollFd::new(self.as_fd(), PollFlags::POLLIN)], limit)
     }
 
-    fn wait_for(&self, what: PollFlags, limit: Duration) -> io::Result<bool> {
-        let limit = PollTimeout::try_from(limit).unwrap_or(PollTimeout::MAX);
-        loop {
-            match poll(&mut [PollFd::new(self.as_fd(), what)], limit) {
-                Err(Errno::EINTR) => {}
-                result => return Ok(result? > 0),
-            }
+    /// The same, and until that process has ended.
+    pub(crate) fn wait_for_message_of(&self, process: &Pidfd, limit: Duration) -> io::Result<bool> {
+        let [message, end] = [self.as_fd(), process.as_fd()].map(|fd| PollFd::new(fd, PollFlags::POLLIN));
+        wait_for(&mut [message, end], limit)
+    }
+}
+
+/// The other end was closed before it had read all of ours: that is told once, and before what it said itself.
+fn is_reset(error: &io::Error) -> bool {
+    error.raw_os_error() == Some(libc::ECONNRESET)
+}
+
+fn wait_for(what: &mut [PollFd<'_>], limit: Duration) -> io::Result<bool> {
+    let limit = PollTimeout::try_from(limit).unwrap_or(PollTimeout::MAX);
+    loop {
+        match poll(what, limit) {
+            Err(Errno::EINTR) => {}
+            result => return Ok(result? > 0),
         }
     }
 }
@@ -190,10 +210,10 @@ mod tests {
         let (ours, theirs) = Channel::pair().unwrap();
         let theirs = Channel::from(theirs);
         theirs.send(b"last words", &[]).unwrap();
-        assert!(!ours.wait_for_hang_up(Duration::ZERO).unwrap());
+        assert!(!ours.has_hung_up().unwrap());
         assert!(ours.wait_for_message(LONG).unwrap());
         drop(theirs);
-        assert!(ours.wait_for_hang_up(LONG).unwrap());
+        assert!(ours.has_hung_up().unwrap());
         assert_eq!(ours.receive().unwrap().unwrap().bytes, b"last words");
         assert!(ours.receive().unwrap().is_none());
         assert_eq!(ours.send(b"?", &[]).unwrap_err().raw_os_error(), Some(libc::EPIPE));
@@ -206,7 +226,7 @@ mod tests {
         ours.send(b"unheard", &[]).unwrap();
         theirs.send(b"last words", &[]).unwrap();
         drop(theirs);
-        assert!(ours.wait_for_hang_up(LONG).unwrap());
+        assert!(ours.has_hung_up().unwrap());
         assert_eq!(ours.receive_at_once().unwrap().unwrap().bytes, b"last words");
         assert!(ours.receive_at_once().unwrap().is_none());
     }

@@ -60,6 +60,14 @@ impl Pidfd {
         send(self.0.as_raw_fd(), signal, flags)
     }
 
+    /// Whether its process has ended, reaped or not.
+    #[cfg(feature = "tasks")]
+    pub(crate) fn has_ended(&self) -> bool {
+        use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+        let mut end = [PollFd::new(self.0.as_fd(), PollFlags::POLLIN)];
+        poll(&mut end, PollTimeout::ZERO).is_ok_and(|ended| ended > 0)
+    }
+
     /// The wait status, as `wait(2)` encodes it, once the process was reaped, by whomever. `None` while it was not, or
     /// where [`Features::exit_info`] is not set.
     pub(crate) fn exit_status(&self) -> io::Result<Option<i32>> {

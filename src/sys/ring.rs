@@ -18,7 +18,7 @@ use nix::errno::Errno;
 /// So many rings are in one piece of memory.
 const RINGS: usize = 3;
 /// Bytes in a ring; a power of two.
-const CAPACITY: usize = 256 * 1024;
+pub(crate) const CAPACITY: usize = 256 * 1024;
 const HEADER: usize = 4096;
 const LENGTH: usize = RINGS * (HEADER + CAPACITY);
 /// Before each message is its length.

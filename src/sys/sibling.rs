@@ -13,7 +13,7 @@ use std::ptr;
 
 use nix::errno::Errno;
 use nix::sys::prctl::set_pdeathsig;
-use nix::sys::signal::Signal;
+use nix::sys::signal::{SigSet, Signal};
 use nix::unistd::getppid;
 
 use super::image;
@@ -68,6 +68,8 @@ pub(crate) struct Settling<'a> {
 impl Copied {
     /// Makes it that: its environment, its signals, and all that the setup says. All signals are blocked before.
     pub(crate) fn settle(self, settling: &Settling<'_>) -> Result<(), Failure> {
+        // What was sent to it while it waited was for nobody: it was nothing yet.
+        drop_pending_signals();
         // SAFETY: fchdir(2) takes a number.
         let moved = Errno::result(unsafe { libc::fchdir(settling.directory) });
         moved.map_err(|error| Halt { step: Step::Directory, errno: error as i32 })?;
@@ -107,6 +109,16 @@ impl Origin {
         })
     }
 
+    /// For a copy that will wait: makes the pages that it will write to its own, at once, and not one by one when somebody waits for it. Where the
+    /// kernel does not know how (before 5.14), they are.
+    pub(crate) fn warm_up(&self) {
+        for pages in &self.data {
+            let start = ptr::with_exposed_provenance_mut::<c_void>(pages.start);
+            // SAFETY: it makes the pages of a copy-on-write mapping this process's own, and changes nothing in them.
+            unsafe { libc::madvise(start, pages.len(), libc::MADV_POPULATE_WRITE) };
+        }
+    }
+
     /// Makes the copy, a child of whoever was our parent when this was made. Until it is settled it ends with that one.
     ///
     /// It is of the same thread (this cannot be sent to another), and of the only one: what makes threads has to make this anew.
@@ -126,19 +138,20 @@ impl Origin {
             }
             // It fails for what is no signal.
             let _ = set_pdeathsig(Signal::SIGKILL);
-            for pages in &self.data {
-                // It will wait for its order now: so its own pages are made at once, and not one by one when somebody waits for it.
-                // Where the kernel does not know that (before 5.14), they are.
-                let start = ptr::with_exposed_provenance_mut::<c_void>(pages.start);
-                // SAFETY: it makes the pages of a copy-on-write mapping this process's own, and changes nothing in them.
-                unsafe { libc::madvise(start, pages.len(), libc::MADV_POPULATE_WRITE) };
-            }
             return Ok(Side::Copy(Copied { parent: self.parent, _one_thread: PhantomData }));
         }
         // SAFETY: the kernel made the descriptor just now, for us.
         let pidfd = unsafe { OwnedFd::from_raw_fd(pidfd) };
         Ok(Side::Original { pid: pid as u32, pidfd })
     }
+}
+
+/// Those that are blocked: all.
+fn drop_pending_signals() {
+    let now = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+    let nobody: *mut libc::siginfo_t = ptr::null_mut();
+    // SAFETY: sigtimedwait(2) reads a set and a time, and tells nothing of a signal where there is no place for it.
+    while unsafe { libc::sigtimedwait(SigSet::all().as_ref(), nobody, &raw const now) } > 0 {}
 }
 
 fn whole_pages(mut ranges: Vec<Range<usize>>) -> Vec<Range<usize>> {

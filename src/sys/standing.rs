@@ -5,6 +5,7 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 use std::io::{self, Read};
 
 use libc::c_int;
+use nix::unistd::getpgrp;
 
 /// What this process has now. Of its main thread, as `/proc` tells it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -14,6 +15,8 @@ pub(crate) struct Standing {
     pub(crate) ignored: u64,
     /// Of users, groups, capabilities and seccomp filters: what a process cannot give to another.
     pub(crate) rights: u64,
+    /// Its process group.
+    pub(crate) group: i32,
     /// (`RLIMIT_*`, soft, hard).
     pub(crate) limits: Vec<(i32, u64, u64)>,
 }
@@ -28,7 +31,7 @@ impl Standing {
         let status = read("/proc/self/status")?;
         // A main thread that has ended has none any more.
         let umask = status.lines().find_map(umask).map_or_else(umask_of_thread, Ok)?;
-        let mut standing = Standing { umask, ignored: 0, rights: 0, limits: limits() };
+        let mut standing = Standing { umask, ignored: 0, rights: 0, group: getpgrp().as_raw(), limits: limits() };
         let mut rights = DefaultHasher::new();
         for (key, value) in status.lines().filter_map(|line| line.split_once(":\t")) {
             match key {

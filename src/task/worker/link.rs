@@ -27,15 +27,17 @@ use crate::sys;
 use crate::sys::channel::Channel;
 use crate::sys::event::Interest;
 use crate::sys::locked;
-use crate::sys::ring::{Garbage, Nudge, Reader, Shared, Writer};
+use crate::sys::ring::{self, Garbage, Nudge, Reader, Shared, Writer};
 use crate::task::background;
 use crate::task::error::TaskError;
 use crate::task::outcome::Outcome;
 
 /// So many messages of the channel, and files without answers, are read in a row, whatever a worker sends.
 const MOST_AT_ONCE: usize = 64;
-/// So many answers are read in a row by the reaper, who has others to serve.
+/// So many answers are read in a row by who has something else to look at: the reaper has others to serve, who waits has a limit.
 const MOST_ANSWERS: usize = 1_000;
+/// More than there is room for.
+const MOST_AT_THE_END: usize = ring::CAPACITY;
 /// Until a descriptor that could not be sent is tried again.
 const AGAIN: Duration = Duration::from_millis(20);
 
@@ -192,7 +194,12 @@ impl Link {
 
     fn answered(&self, message: Vec<u8>, wakers: &mut Wakers) -> Option<()> {
         let (Answer { id, outcome }, rest) = wire::decode(&message)?;
-        if !matches!(outcome, Outcome::Taken) {
+        if matches!(outcome, Outcome::Taken) {
+            // Else it could say that without end.
+            if !self.lanes.iter().any(|lane| locked(lane).has_sent_file(id)) {
+                return None;
+            }
+        } else {
             let told = outcome.told(message, rest, || self.take_file());
             if self.is_mad.load(Ordering::SeqCst) {
                 return None;
@@ -261,12 +268,15 @@ impl Link {
         self.answers.try_lock().ok()
     }
 
-    /// Nobody reads the answers any more: from now on the worker tells the reaper.
+    /// Nobody reads the answers any more: from now on the worker tells the reaper. (Who has others to serve reads what has come meanwhile, if
+    /// that is not too much; then the reaper comes back.)
     fn leave<'a>(&'a self, mut answers: MutexGuard<'a, Reader>, wakers: &mut Wakers) {
         loop {
             while !self.board.is_over() && !answers.go_away() {
                 answers.come_back();
-                self.read(&mut answers, usize::MAX, wakers);
+                if !self.read(&mut answers, MOST_ANSWERS, wakers) {
+                    return self.look_at(Instant::now());
+                }
             }
             drop(answers);
             // Whoever was told of answers meanwhile could not read them.
@@ -289,9 +299,9 @@ impl Link {
         self.is_ending.store(true, Ordering::SeqCst);
         self.nudge.nudge();
         self.unwatch();
-        // What it had answered, it has.
+        // What it had answered, it has. (What it left behind may write on.)
         let mut wakers = Wakers::default();
-        self.read(&mut locked(&self.answers), usize::MAX, &mut wakers);
+        self.read(&mut locked(&self.answers), MOST_AT_THE_END, &mut wakers);
         let error = match end {
             Ok(exit) => TaskError::Crashed(exit),
             Err(error) => TaskError::Start(error),
@@ -309,7 +319,7 @@ impl Link {
 impl Watcher for Link {
     fn ready(self: Arc<Self>, _key: u64) {
         self.receive();
-        if self.channel.wait_for_hang_up(Duration::ZERO).is_ok_and(|gone| gone) {
+        if self.channel.has_hung_up().is_ok_and(|gone| gone) {
             // How it ended, its process tells.
             self.unwatch();
         }

@@ -74,6 +74,11 @@ impl Outgoing {
         true
     }
 
+    /// The argument of that call is in a file that was sent, and was not taken yet.
+    pub(super) fn has_sent_file(&self, id: u64) -> bool {
+        self.files.contains(&id)
+    }
+
     /// The argument of that call was taken, or the call has ended. Whether something waits.
     pub(super) fn taken(&mut self, id: u64) -> bool {
         self.files.retain(|of| *of != id);

@@ -4,12 +4,13 @@ use std::sync::OnceLock;
 
 use nix::sys::signal::{Signal as Raw, kill};
 use nix::unistd::Pid;
-use pkit::{Process, Target};
+use pkit::{Group, Process, Signal, Target, TaskError};
 
 use super::{park, printed, sum};
 use crate::program::{Program, role, say, stay};
-use crate::support::{LONG, children, eventually, is_alive, tests};
+use crate::support::{LONG, children, eventually, is_alive, skipped, tests};
 
+static PRELOADED_BY: OnceLock<u32> = OnceLock::new();
 static TABLE: OnceLock<Vec<u64>> = OnceLock::new();
 
 fn build_table() {
@@ -38,6 +39,10 @@ fn surroundings((): ()) {
     print!("{:?}", (directory, variable, umask, limit, ignored));
 }
 
+fn move_by((from, by): (u64, u64)) -> u64 {
+    from + by
+}
+
 fn add(numbers: Vec<u8>) -> Option<i32> {
     let process = Process::new(Target::function(sum, numbers));
     process.start(true).unwrap();
@@ -57,7 +62,8 @@ fn spare() -> u32 {
 }
 
 fn is_asleep(pid: u32) -> bool {
-    std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap().rsplit_once(") ").unwrap().1.starts_with('S')
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat"));
+    stat.is_ok_and(|stat| stat.rsplit_once(") ").unwrap().1.starts_with('S'))
 }
 
 fn signal(pid: u32, signal: Raw) {
@@ -92,6 +98,119 @@ tests! {
         assert_eq!(add(vec![1]), Some(1));
         signal(spare(), Raw::SIGSTOP);
         assert_eq!(add(vec![2]), Some(2));
+    }
+
+    fn what_is_sent_to_a_copy_that_waits_is_for_nobody() {
+        fn pending(_: ()) -> u64 {
+            let status = std::fs::read_to_string("/proc/self/status").unwrap();
+            let pending = |key| u64::from_str_radix(status.lines().find_map(|line| line.strip_prefix(key)).unwrap(), 16).unwrap();
+            pending("SigPnd:\t") | pending("ShdPnd:\t")
+        }
+        let with_blocked = || {
+            let blocked = vec![Signal::USR1, Signal::TERM];
+            pkit::spawn_with(|process| process.signal_mask(blocked), pending, ()).unwrap().wait().unwrap()
+        };
+        assert_eq!(with_blocked(), 0);
+        let waits = spare();
+        [Raw::SIGUSR1, Raw::SIGTERM, Raw::SIGINT, Raw::SIGTSTP].into_iter().for_each(|which| signal(waits, which));
+        assert_eq!(with_blocked(), 0);
+    }
+
+    fn nothing_is_left_of_servers_and_copies_that_are_killed() {
+        use std::sync::atomic::{AtomicU64, Ordering};
+        let (bad, good) = (AtomicU64::new(0), AtomicU64::new(0));
+        std::thread::scope(|scope| {
+            for _ in 0..2 {
+                scope.spawn(|| {
+                    while good.load(Ordering::Relaxed) < 300 {
+                        match pkit::run(move_by, (1, 1)) {
+                            Ok(sum) => {
+                                assert_eq!(sum, 2);
+                                good.fetch_add(1, Ordering::Relaxed);
+                            }
+                            Err(TaskError::Crashed(_) | TaskError::Start(_)) => _ = bad.fetch_add(1, Ordering::Relaxed),
+                            Err(error) => panic!("{error:?}"),
+                        }
+                    }
+                });
+            }
+            for round in 0.. {
+                let (there, before) = (children(), good.load(Ordering::Relaxed));
+                if before >= 300 {
+                    break;
+                }
+                // Who sleeps waits: a copy has told of itself by then, or its server has.
+                if let Some(victim) = there.get(round % there.len().max(1)).filter(|pid| is_asleep(**pid)) {
+                    // It may have ended, and then its number is nobody else's as fast as that.
+                    let _ = kill(Pid::from_raw(*victim as i32), Raw::SIGKILL);
+                }
+                eventually("another call has come to a good end", || good.load(Ordering::Relaxed) > before);
+            }
+        });
+        println!("{bad:?} calls ended otherwise");
+    }
+
+    #[allow(unsafe_code, reason = "it is a plain fork that is in the way")]
+    fn forks_of_the_program_hold_up_no_start() {
+        let forks: Vec<i32> = std::thread::scope(|scope| {
+            let starter = scope.spawn(|| (0..300).for_each(|n| assert_eq!(pkit::run(move_by, (n, 1)).unwrap(), n + 1)));
+            let forks = std::iter::from_fn(|| {
+                // SAFETY: the child calls nothing but pause(2).
+                let pid = unsafe { libc::fork() };
+                if pid == 0 {
+                    loop {
+                        // SAFETY: it takes no argument.
+                        unsafe { libc::pause() };
+                    }
+                }
+                std::thread::yield_now();
+                (!starter.is_finished()).then_some(pid)
+            });
+            forks.take(400).collect()
+        });
+        for fork in forks {
+            signal(fork as u32, Raw::SIGKILL);
+            nix::sys::wait::waitpid(Pid::from_raw(fork), None).unwrap();
+        }
+    }
+
+    fn a_preload_meets_the_program_as_it_is() {
+        fn say_who(_: ()) -> (Option<u32>, u64) {
+            (PRELOADED_BY.get().copied(), nix::sys::resource::getrlimit(nix::sys::resource::Resource::RLIMIT_CORE).unwrap().0)
+        }
+        if role().is_some() {
+            assert_eq!(pkit::run(say_who, ()).unwrap().0, None);
+            signal_server(Raw::SIGKILL);
+            // The server that was killed is another one by then.
+            nix::unistd::setresuid(65534.into(), 65534.into(), 65534.into()).unwrap();
+            pkit::preload(|| {
+                PRELOADED_BY.set(nix::unistd::geteuid().as_raw()).unwrap();
+                nix::sys::resource::setrlimit(nix::sys::resource::Resource::RLIMIT_CORE, 1, 1).unwrap();
+            }).unwrap();
+            say(format!("{:?}", pkit::run(say_who, ()).map_err(|error| error.to_string())));
+            stay();
+        }
+        if !nix::unistd::geteuid().is_root() {
+            return skipped("only root can become somebody else");
+        }
+        let mut program = Program::start("preloads");
+        let said = program.line().unwrap();
+        // A hard limit that was lowered nobody but root can raise, and that is told.
+        assert!(said.contains("limit") || said.starts_with("Ok((Some(65534)"), "{said}");
+        assert!(!said.contains("Some(0)"), "{said}");
+    }
+
+    fn a_function_is_in_the_group_that_the_program_is_in_by_now() {
+        if role().is_some() {
+            let group = |_: ()| nix::unistd::getpgrp().as_raw();
+            let before = pkit::spawn_with(|process| process.group(Group::Inherit), group, ()).unwrap().wait().unwrap();
+            assert_eq!(before, nix::unistd::getpgrp().as_raw());
+            nix::unistd::setpgid(Pid::this(), Pid::from_raw(0)).unwrap();
+            let after = pkit::spawn_with(|process| process.group(Group::Inherit), group, ()).unwrap().wait().unwrap();
+            say(before != after && after == nix::unistd::getpgrp().as_raw());
+            stay();
+        }
+        assert_eq!(Program::start("moves").line().as_deref(), Some("true"));
     }
 
     #[allow(unsafe_code, reason = "the environment and the signals of the test change between two starts")]

@@ -193,7 +193,7 @@ tests! {
         (0..100).for_each(|_| one());
         eventually("no thread is left", || thread_names().len() <= threads);
         eventually("no mapping is left", || maps() == 0);
-        eventually("no descriptor is left", || open_descriptors() == descriptors);
+        eventually("no descriptor is left", || open_descriptors().len() <= descriptors.len());
         pkit::testing::end_fork_server();
         eventually("no process is left", || children().is_empty());
     }

@@ -40,6 +40,24 @@ fn flood((bytes, times): (Vec<u8>, usize)) -> usize {
     (0..times).map(|_| (3..64).filter(|fd| sent(*fd)).count()).sum()
 }
 
+/// Says, in the ring of answers, that the argument of a call that nobody made was taken.
+fn tells_of_nothing(_: ()) {
+    let (start, _) = rings();
+    let memory = File::options().read(true).write(true).open("/proc/self/mem").unwrap();
+    let ring = start + 2 * RING;
+    let mut written = [0; 8];
+    memory.read_exact_at(&mut written, ring).unwrap();
+    let written = u64::from_ne_bytes(written);
+    // (`Outcome::Taken` is the sixth, of call 126.)
+    let message = [12, 0, 0, 0, 126, 5, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0];
+    memory.write_all_at(&message, ring + 4096 + written % (256 * 1024)).unwrap();
+    memory.write_all_at(&(written + 16).to_ne_bytes(), ring).unwrap();
+    // Its own answer would come to the same place.
+    loop {
+        std::thread::park();
+    }
+}
+
 const SOON: std::time::Duration = std::time::Duration::from_millis(20);
 const RING: u64 = 4096 + 256 * 1024;
 
@@ -70,6 +88,14 @@ tests! {
             }
         }
         assert!(seen > 0, "garbage was seen");
+    }
+
+    fn what_is_said_of_a_call_that_nobody_made_ends_the_worker() {
+        let worker = Worker::new().unwrap();
+        worker.invoke(square, 2).unwrap();
+        let error = worker.invoke(tells_of_nothing, ()).unwrap_err();
+        assert!(matches!(&error, TaskError::Codec(why) if why.contains("was stopped")), "{error:?}");
+        assert_eq!(worker.invoke(square, 3).unwrap(), 9);
     }
 
     fn garbage_in_the_channel_is_ignored_or_the_end_of_the_worker() {

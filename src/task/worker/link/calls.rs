@@ -4,7 +4,7 @@ use std::io;
 use std::sync::atomic::Ordering;
 use std::time::Instant;
 
-use super::{FIRST, Link};
+use super::{FIRST, Link, MOST_ANSWERS};
 use crate::forkserver;
 use crate::sys::image::Entry;
 use crate::sys::locked;
@@ -91,12 +91,12 @@ impl Home for Link {
             let is_due = || slot.is_done() || self.is_ending.load(Ordering::SeqCst);
             let (mut spin, mut wakers) = (Spin::new(), Wakers::default());
             loop {
-                self.read(&mut answers, usize::MAX, &mut wakers);
+                let is_all = self.read(&mut answers, MOST_ANSWERS, &mut wakers);
                 // Others are not to wait for what we wait for.
                 if is_due() || is_late() || !wakers.is_empty() {
                     break;
                 }
-                if !spin.goes_on() {
+                if is_all && !spin.goes_on() {
                     answers.wait_for_message(until, is_due);
                 }
             }
