@@ -101,7 +101,8 @@ impl Process {
     /// callback, only for the end of the current run. After the end it returns at once, as often as asked, from any
     /// number of threads.
     ///
-    /// Like std's `wait` it first closes a piped stdin that nobody took.
+    /// Like std's `wait` it first closes a piped stdin that nobody took: that of the run that there is. Who waits for what a restart policy starts
+    /// again takes or closes the stdin of each run ([`stdin`](Process::stdin)).
     ///
     /// # Errors
     ///
@@ -110,7 +111,8 @@ impl Process {
         self.join_until(None).map(|exit| exit.expect("without a limit there is no time-out"))
     }
 
-    /// [`join`](Process::join) with a limit; `None` when it passed.
+    /// [`join`](Process::join) with a limit; `None` when it passed. With a limit of zero it is a look, which leaves a piped stdin alone, as std's
+    /// `try_wait` does.
     ///
     /// # Errors
     ///
@@ -121,7 +123,7 @@ impl Process {
 
     fn join_until(&self, limit: Option<Duration>) -> Result<Option<Exit>> {
         self.inner.check_owner("join")?;
-        let since = self.inner.begin_join();
+        let since = self.inner.begin_join(limit.is_none_or(|limit| !limit.is_zero()));
         let until = limit.and_then(|limit| Instant::now().checked_add(limit));
         self.inner.wait_end(until, |core| self.inner.end(core, since)).transpose()
     }
@@ -147,7 +149,8 @@ impl Process {
     ///
     /// It switches the restart policy off until the next start. With `false` the ladder is only begun, and climbed
     /// without the caller; with `true` this returns when [`join`](Process::join) would. What does not run is left
-    /// alone; a ladder that is being climbed is not begun again. So several are stopped side by side with `false` for
+    /// alone; a ladder that is being climbed is not begun again. Where the leader has ended, and what it left behind is being stopped
+    /// ([`Survivors`](crate::Survivors)), whichever of both ladders comes to SIGKILL earlier goes on. So several are stopped side by side with `false` for
     /// all of them first, then `true` for each: see [the end of your program](crate#the-end-of-your-program).
     ///
     /// # Errors

@@ -126,9 +126,10 @@ impl Inner {
     }
 
     /// A join begins: in which generation. As std's `wait` does, it closes a piped stdin that nobody took.
-    pub(super) fn begin_join(&self) -> u64 {
+    /// The generation in which a wait for the end begins. `waits`: not only a look.
+    pub(super) fn begin_join(&self, waits: bool) -> u64 {
         let mut core = self.lock();
-        let stdin = core.streams.stdin.take();
+        let stdin = if waits { core.streams.stdin.take() } else { None };
         let since = core.machine.generation();
         drop(core);
         drop(stdin);

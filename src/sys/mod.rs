@@ -9,6 +9,7 @@ pub(crate) mod blob;
 #[cfg(feature = "tasks")]
 pub(crate) mod channel;
 pub(crate) mod creator;
+mod dumpable;
 #[cfg(feature = "tasks")]
 pub(crate) mod entry;
 pub(crate) mod event;

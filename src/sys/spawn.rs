@@ -24,15 +24,13 @@ use std::io;
 use std::os::fd::{AsFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::ptr;
 use std::sync::atomic::{AtomicBool, AtomicI32, AtomicPtr, Ordering};
-use std::sync::{Mutex, MutexGuard};
 
 use libc::c_int;
 use nix::errno::Errno;
 
+use super::dumpable::Dumpable;
 use super::event::is_readable;
 use super::latch::Latch;
-use super::locked;
-use super::per_process::PerProcess;
 use super::pidfd::Pidfd;
 use super::process::{block_all_signals, has_executed, pid};
 use super::setup::{Halt, Handlers, Prepared};
@@ -118,56 +116,6 @@ pub(crate) fn spawn(plan: &Plan, creator: Creator<'_>) -> Result<Child, Failure>
 pub(crate) fn reap(pidfd: &Pidfd) {
     // ECHILD is fine: then somebody's waitpid(-1), or SIGCHLD being ignored, was faster.
     let _ = waitid(pidfd.as_fd(), libc::WEXITED | libc::__WALL);
-}
-
-/// Puts back what a child's change of credentials does to the memory that it borrows: the kernel marks it as not
-/// dumpable (`PR_SET_DUMPABLE(2const)`), and ours it stays. From then on this program would leave no core, its
-/// `/proc/self` would be root's, and no debugger of its user could attach.
-///
-/// A program that changes the mark itself meanwhile is overruled: nobody can tell who changed it.
-///
-/// Only once no such child is left in our memory: until then the mark is what keeps the child's new user from attaching to
-/// it, and so to us.
-struct Dumpable;
-
-#[derive(Default)]
-struct Borrowed {
-    by: usize,
-    /// Before the first of them.
-    was_dumpable: bool,
-}
-
-/// Leaf lock. Of one process: a fork could copy it while it is held.
-static BORROWED: PerProcess<Mutex<Borrowed>> = PerProcess::new();
-
-impl Dumpable {
-    fn keep(setup: &Setup) -> Option<Dumpable> {
-        if setup.uid.is_none() && setup.gid.is_none() {
-            return None;
-        }
-        let mut borrowed = Dumpable::lock();
-        if borrowed.by == 0 {
-            // SAFETY: PR_GET_DUMPABLE takes no more. (nix takes the 2, dumpable by root only, for a yes.)
-            borrowed.was_dumpable = unsafe { libc::prctl(libc::PR_GET_DUMPABLE) } == 1;
-        }
-        borrowed.by += 1;
-        Some(Dumpable)
-    }
-
-    fn lock() -> MutexGuard<'static, Borrowed> {
-        locked(BORROWED.get_or_init(Mutex::default))
-    }
-}
-
-impl Drop for Dumpable {
-    fn drop(&mut self) {
-        let mut borrowed = Dumpable::lock();
-        borrowed.by -= 1;
-        if borrowed.by == 0 && borrowed.was_dumpable {
-            // It fails only for a wrong value.
-            let _ = nix::sys::prctl::set_dumpable(true);
-        }
-    }
 }
 
 /// Everything that a child needs and tells. It belongs to who waits for its latch.

@@ -261,6 +261,17 @@ for n in range({lines}): sys.stdout.buffer.write(b'%08d' % n + filler)");
         assert!(process.join().unwrap().success());
     }
 
+    fn a_look_at_the_end_leaves_stdin_open() {
+        let process = Process::builder(Command::new("cat")).stdin(Stdio::piped()).capture(100).build().unwrap();
+        process.start(true).unwrap();
+        assert!(process.join_timeout(Duration::ZERO).unwrap().is_none());
+        let mut stdin = process.stdin().unwrap();
+        stdin.write_all(b"still open").unwrap();
+        drop(stdin);
+        assert!(process.join().unwrap().success());
+        assert_eq!(process.output().stdout_text(), "still open");
+    }
+
     fn stdin_of_a_child_that_is_gone() {
         let process = Process::builder(sh("exec sleep 1000")).stdin(Stdio::piped()).build().unwrap();
         process.start(true).unwrap();

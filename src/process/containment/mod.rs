@@ -45,7 +45,8 @@ pub enum Containment {
     /// Where this program may make a cgroup v2 below its own, the child is put into one before it executes anything.
     /// Elsewhere this program becomes a subreaper (`PR_SET_CHILD_SUBREAPER`), and descendants are found in
     /// `/proc` by parent, group, session and a variable (`PKIT_TREE`) in their environment. That finds less: a
-    /// descendant that daemonised *and* emptied its environment escapes it, and so does one that a
+    /// descendant that daemonised *and* emptied its environment escapes it; one that every few milliseconds starts a successor in a new session,
+    /// and ends, may be missed; and so is one that a
     /// [`Target::fork`](crate::Target::fork) forked and that daemonised without executing anything. [`Status::containment`](crate::Status) says
     /// which it is. Reading an environment can hang (`proc_pid_environ(5)`: it waits for a lock of that process's memory):
     /// whose cannot be read within a second belongs to no run until it can. A signal by hand waits for a walk 100 ms at

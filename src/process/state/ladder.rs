@@ -37,6 +37,17 @@ impl Machine {
         self.stand_on(run, ladder, 0, now, out);
     }
 
+    /// A stop was asked for while what was left behind is stopped: by the stop ladder, if that comes to its end earlier.
+    pub(super) fn hurry(&self, run: &mut Run, now: Instant, out: &mut Vec<Action>) {
+        let Some(Climb { ladder: Ladder::Survivors, step, due }) = run.climb else { return };
+        let rest = self.ladder(Ladder::Survivors).get(step.saturating_add(1)..).unwrap_or_default();
+        let killed = due.and_then(|due| end(due, rest));
+        let sooner = end(now, self.ladder(Ladder::Stop));
+        if sooner.is_some_and(|sooner| killed.is_none_or(|killed| sooner < killed)) {
+            self.begin(run, Ladder::Stop, now, out);
+        }
+    }
+
     /// Takes the next step when that is `due`.
     pub(super) fn climb(&self, run: &mut Run, due: Option<Instant>, now: Instant, out: &mut Vec<Action>) {
         if let Some(Climb { ladder, step, .. }) = run.climb
@@ -63,4 +74,9 @@ impl Machine {
         run.climb = Some(Climb { ladder: Ladder::Stop, step: usize::MAX, due: None });
         out.push(Action::Kill);
     }
+}
+
+/// When SIGKILL comes, of one whose steps are climbed from then on; `None`: never.
+fn end(from: Instant, steps: &[(Signal, Duration)]) -> Option<Instant> {
+    steps.iter().try_fold(from, |at, (_, grace)| at.checked_add(*grace))
 }

@@ -236,7 +236,10 @@ impl Machine {
                 }
                 at.look_later(now);
             }
-            Event::Stop => self.restarting = false,
+            Event::Stop => {
+                self.restarting = false;
+                self.hurry(&mut at.run, now, out);
+            }
             Event::Last | Event::NotLast => self.count_last(event),
             Event::Kill => {
                 self.restarting = false;

@@ -72,13 +72,14 @@ impl World {
             Scene::Live(_) | Scene::Backoff | Scene::Idle | Scene::Failed | Scene::Reporting => {}
         }
         let before = self.scene.clone();
+        let hurries = event == Event::Stop && self.hurries();
         let acted = self.feed(event);
         match before {
             Scene::Spawning { .. } => assert!(!acted, "there is nothing yet"),
             Scene::Live(live) => {
                 let up = live.ended.is_none();
                 let must = match event {
-                    Event::Stop => up && !live.is_climbing(),
+                    Event::Stop => hurries || up && !live.is_climbing(),
                     Event::Kill => !live.draining,
                     _ => false,
                 };

@@ -157,6 +157,27 @@ fn who_comes_to_be_while_the_others_are_killed_is_killed_too() {
 }
 
 #[test]
+fn a_stop_hurries_those_who_stop_survivors_more_slowly() {
+    let patient = Survivors::stop(Stop::signal(Signal::TERM, Duration::MAX));
+    let mut life = Life::running(Rules { survivors: patient.clone(), ..rules(Restart::never()) });
+    life.feed(Event::LeaderExited(ExitReason::Exited(0)));
+    life.feed(Event::Occupied);
+    assert_eq!(life.feed(Event::Stop), [Action::Signal(Signal::INT)], "the first of the stop ladder");
+    assert_eq!(life.feed(Event::Stop), [], "once");
+    // One that is faster goes on.
+    let fast = Survivors::stop(Stop::signal(Signal::TERM, S / 100));
+    let mut life = Life::running(Rules { survivors: fast, ..rules(Restart::never()) });
+    life.feed(Event::LeaderExited(ExitReason::Exited(0)));
+    life.feed(Event::Occupied);
+    assert_eq!(life.feed(Event::Stop), []);
+    // And one that would only kill does so.
+    let mut life = Life::running(Rules { survivors: patient, stop: Stop::kill(), ..rules(Restart::never()) });
+    life.feed(Event::LeaderExited(ExitReason::Exited(0)));
+    life.feed(Event::Occupied);
+    assert_eq!(life.feed(Event::Stop), [Action::Kill]);
+}
+
+#[test]
 fn survivors_may_be_left() {
     let mut life = Life::running(Rules { survivors: Survivors::leave(), ..rules(Restart::never()) });
     life.feed(Event::LeaderExited(ExitReason::Exited(0)));

@@ -89,9 +89,10 @@ pub(super) struct Live {
 
 #[derive(Debug, Clone)]
 struct Ladder {
-    steps: Vec<(Signal, Duration)>,
+    steps: Box<[(Signal, Duration)]>,
     next: usize,
     due: Option<Instant>,
+    of_survivors: bool,
 }
 
 impl World {
@@ -207,12 +208,35 @@ impl World {
                 let overdue = live.gone_by.is_some_and(|by| now >= by);
                 assert!(live.ended.is_some() || live.requested || live.fault.is_some() || overdue, "for no reason");
                 let steps = if live.ended.is_some() { survivors() } else { rules.stop.steps() };
-                none.insert(Ladder { steps: steps.to_vec(), next: 0, due: Some(now) })
+                none.insert(Ladder { steps: steps.into(), next: 0, due: Some(now), of_survivors: live.ended.is_some() })
             }
         };
         let (due, grace) = ladder.take(signal);
         assert!(due.max(unheard).is_some_and(|due| now >= due), "{signal} before the grace has passed");
         ladder.due = now.checked_add(grace);
+    }
+
+    /// A stop is asked for while what was left behind is stopped. True: by the stop ladder from now on, for that kills them sooner.
+    pub(super) fn hurries(&mut self) -> bool {
+        let (now, stop) = (self.now, self.rules.stop.steps().to_vec());
+        let Scene::Live(live) = &mut self.scene else { return false };
+        let Some(ladder) = live.ladder.as_mut().filter(|ladder| ladder.of_survivors) else { return false };
+        if live.draining || live.killed {
+            return false;
+        }
+        let total = |steps: &[(Signal, Duration)]| {
+            steps.iter().try_fold(Duration::ZERO, |sum, (_, grace)| sum.checked_add(*grace))
+        };
+        let killed_at = |from: Option<Instant>, steps| from?.checked_add(total(steps)?);
+        let sooner = match (killed_at(Some(now), &stop), killed_at(ladder.due, &ladder.steps[ladder.next..])) {
+            (Some(sooner), Some(killed)) => sooner < killed,
+            (sooner, None) => sooner.is_some(),
+            (None, Some(_)) => false,
+        };
+        if sooner {
+            *ladder = Ladder { steps: stop.into(), next: 0, due: Some(now), of_survivors: false };
+        }
+        sooner
     }
 
     fn kill(&mut self, cause: Event) {
@@ -233,7 +257,7 @@ impl World {
         let by_hand = cause == Event::Kill || (cause == Event::Spawned && live.kill_wished);
         assert!(live.killed || by_hand || climbed, "SIGKILL before the grace has passed");
         live.killed = true;
-        live.ladder.get_or_insert(Ladder { steps: Vec::new(), next: 0, due: None }).due = None;
+        live.ladder.get_or_insert(Ladder { steps: Box::default(), next: 0, due: None, of_survivors: false }).due = None;
     }
 
     fn look(&mut self) -> Option<Event> {
