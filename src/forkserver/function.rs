@@ -11,7 +11,6 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use super::client;
-use super::decode::decode;
 use super::server::Work;
 use crate::error::{Error, Kind, Result, Who};
 use crate::process::{Make, Target, exit_code};
@@ -186,7 +185,7 @@ fn encode(argument: &impl Serialize) -> Result<Vec<u8>, String> {
 /// # Errors
 /// In words.
 pub(crate) fn decode_argument<A: DeserializeOwned>(bytes: &[u8]) -> Result<A, String> {
-    decode(bytes).map_err(|error| format!("its argument cannot be decoded: {error}"))
+    postcard::from_bytes(bytes).map_err(|error| format!("its argument cannot be decoded: {error}"))
 }
 
 fn decoded<A: DeserializeOwned>(bytes: &[u8]) -> A {

@@ -24,7 +24,6 @@
 //! has made it obsolete, another one is asked for.
 
 mod client;
-mod decode;
 mod function;
 mod order;
 mod serve;
@@ -32,6 +31,5 @@ mod server;
 
 #[cfg(feature = "_testing")]
 pub(crate) use client::{end, pid};
-pub(crate) use decode::decode;
 pub(crate) use function::{Function, captures_nothing, decode_argument, not_started, place_of};
 pub use function::{Run, preload};

@@ -18,8 +18,6 @@ pub(crate) mod fork;
 #[cfg(feature = "tasks")]
 pub(crate) mod image;
 mod latch;
-#[cfg(feature = "tasks")]
-pub(crate) mod memory;
 mod own_pid;
 mod per_process;
 pub(crate) mod pidfd;

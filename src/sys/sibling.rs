@@ -17,7 +17,6 @@ use nix::sys::signal::{SigSet, Signal};
 use nix::unistd::getppid;
 
 use super::image;
-use super::memory::page_size;
 use super::process::{set_environment, thread_id};
 use super::setup::{Halt, Handlers, Prepared, Setup, Step};
 use super::spawn::Failure;
@@ -155,7 +154,8 @@ fn drop_pending_signals() {
 }
 
 fn whole_pages(mut ranges: Vec<Range<usize>>) -> Vec<Range<usize>> {
-    let page = page_size();
+    // SAFETY: sysconf(3) takes a number.
+    let page = unsafe { libc::sysconf(libc::_SC_PAGESIZE) } as usize;
     ranges.iter_mut().for_each(|range| range.start -= range.start % page);
     ranges
 }

@@ -10,7 +10,6 @@ use serde::{Deserialize, Serialize};
 use super::error::TaskError;
 use super::panicking::{Told, caught};
 use crate::callbacks::Callbacks;
-use crate::forkserver;
 use crate::sys::blob::{Growing, Mapped};
 use crate::sys::channel::{Channel, MOST_BYTES, Message};
 
@@ -130,7 +129,7 @@ impl Value {
     }
 
     pub(super) fn decode<R: DeserializeOwned>(&self) -> Result<R, TaskError> {
-        forkserver::decode(self.bytes())
+        postcard::from_bytes(self.bytes())
             .map_err(|error| TaskError::Codec(format!("its value cannot be decoded: {error}")))
     }
 }
