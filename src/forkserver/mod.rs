@@ -12,12 +12,14 @@
 //!    |    (looks up what is       |-- is copied ------------>|
 //!    |     inherited)             |--- Copied, [pidfd] --.   |
 //!    |--- the order, [descriptors], on the channel ------+-->|
-//!    |                                                   |   | (sets itself up)
-//!    |<-- on the channel: Copied, then Settled or Failed-+---|
-//!    |<-- hang-up: both have let go of it                    |--> runs the function
+//!    |<-- on the channel: Copied, from both -------------+---|
+//!    |                                                       | (sets itself up)
+//!    |<-- on the channel: Settled, or Failed ----------------|
+//!    |                                                       |--> runs the function
 //! ```
 //!
-//! The starter sleeps once, until the hang-up. What each of both said is there then, whoever of them has died meanwhile.
+//! What each of both said is there, whoever of them has died meanwhile. A function runs only where its start could be told, so one that is
+//! not heard of has not run.
 //!
 //! One copy is made ahead: with each order goes the `Fork` for the next start, whose copy waits for its order (and ends with this program, or when
 //! its channel does). It has run nothing. So a start does not wait for the copying, and where that copy has ended meanwhile, or a preload
