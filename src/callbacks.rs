@@ -19,7 +19,8 @@ pub(crate) struct Callbacks {
     pool: Pool,
 }
 
-const HABITS: Habits = Habits { name: "pkit-callback", most: usize::MAX, keep: 1, linger: Duration::ZERO };
+const HABITS: Habits =
+    Habits { name: "pkit-callback", most: usize::MAX, keep: 1, linger: Duration::ZERO, processor: None };
 
 static CALLBACKS: sys::PerProcess<Callbacks> = sys::PerProcess::new();
 

@@ -270,8 +270,7 @@ impl Builder {
         self
     }
 
-    /// The cores it may run on, from 0, at least one (`sched_setaffinity(2)`). Default: inherited from the thread that
-    /// creates it (see [`crate`], Threads).
+    /// The cores it may run on, from 0, at least one (`sched_setaffinity(2)`). Default: inherited (see [`crate`], Threads).
     pub fn cores(mut self, cores: impl Into<Vec<usize>>) -> Builder {
         self.config.child.cores = Some(cores.into());
         self

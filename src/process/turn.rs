@@ -112,7 +112,7 @@ impl<'a> Turn<'a> {
             let _ = inner.launch(generation, Creator::Here);
             let_go(inner);
         };
-        match Spawners::get().run(job) {
+        match Spawners::get().restart(job) {
             Ok(()) => None,
             Err(source) => {
                 let errno = source.raw_os_error().unwrap_or(libc::EAGAIN);

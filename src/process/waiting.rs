@@ -100,7 +100,7 @@ impl Inner {
         if unbound || sys::process::is_main_thread() {
             return self.launch(generation, Creator::Here);
         }
-        self.launch(generation, Creator::Elsewhere(&|errand| Spawners::get().run(|| errand.run())))
+        self.launch(generation, Creator::Elsewhere(&|errand| Spawners::get().create(errand)))
     }
 
     /// Waits for something that comes only with or after the end of the current run; `None` when the time passed.

@@ -86,7 +86,7 @@ pub(super) unsafe fn fork(
     let create = |error: io::Error| Failure { step: Step::Create, error, program: None };
     let report = Report::new().map_err(create)?;
     let bell = bell_beside(setup).map_err(create)?;
-    let prepared = Prepared::new(setup, &[bell.as_raw_fd()], pid())?;
+    let prepared = Prepared::new(setup, &[bell.as_raw_fd()], pid())?.made_by(creator);
     let mut copying = Box::new(Copying { prepared, report, bell, body, pid: None });
     let place: *mut Copying<'_> = &raw mut *copying;
     // SAFETY: `Copying::make` may be called on any thread, and touches nothing once it has opened the latch.

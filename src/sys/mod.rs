@@ -4,6 +4,7 @@
 //! `OwnedFd` and `BorrowedFd`, close-on-exec from creation. It holds no policy: what to start, whom to signal and
 //! when to wait is decided above. Nothing here imports from the rest of the crate.
 
+pub(crate) mod affinity;
 #[cfg(feature = "tasks")]
 pub(crate) mod blob;
 #[cfg(feature = "tasks")]

@@ -22,6 +22,8 @@ use std::ptr;
 use libc::c_int;
 
 use self::descriptors::Descriptors;
+use super::affinity::{self, Affinity};
+use super::creator::Creator;
 use super::process::FIRST_OF_LIBRARY;
 use super::syscall::syscall;
 
@@ -129,6 +131,8 @@ pub(super) struct Prepared<'a> {
     descriptors: Descriptors,
     /// The bit mask of `sched_setaffinity`.
     cores: Option<Vec<u64>>,
+    /// Where it may run else, if not where its creating thread may.
+    affinity: Option<Affinity>,
 }
 
 /// More cores than any kernel supports (`NR_CPUS` is at most 8192): keeps a wrong number from costing memory.
@@ -143,7 +147,16 @@ impl<'a> Prepared<'a> {
             parent: parent as usize,
             descriptors: Descriptors::new(&setup.fds, setup.close_others, keep),
             cores,
+            affinity: None,
         })
+    }
+
+    /// The thread that makes the child may be bound to one core; the child is not to be, unless the calling thread is.
+    pub(super) fn made_by(mut self, creator: Creator<'_>) -> Prepared<'a> {
+        if let (Creator::Elsewhere(_), None, Some(_)) = (creator, &self.cores, affinity::here()) {
+            self.affinity = Affinity::of_this_thread();
+        }
+        self
     }
 
     /// Does it all, in the child.
@@ -205,6 +218,9 @@ impl<'a> Prepared<'a> {
             // SAFETY: sched_setaffinity(2) reads as many bytes as the slice has.
             let result = unsafe { syscall!(libc::SYS_sched_setaffinity, 0, size_of_val(mask), mask.as_ptr()) };
             check(Step::Cores, result)?;
+        }
+        if let Some(affinity) = &self.affinity {
+            affinity.restore();
         }
         for &(resource, soft, hard) in &self.setup.limits {
             let limit = libc::rlimit64 { rlim_cur: soft, rlim_max: hard };

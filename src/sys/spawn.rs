@@ -80,7 +80,7 @@ pub(crate) fn spawn(plan: &Plan, creator: Creator<'_>) -> Result<Child, Failure>
     let stack = Stack::take()?;
     let born = Born::default();
     let mut task = Task {
-        prepared: Prepared::new(&plan.setup, &[], pid())?,
+        prepared: Prepared::new(&plan.setup, &[], pid())?.made_by(creator),
         programs: &plan.programs,
         argv: argv.as_ptr(),
         envp: envp.as_ptr(),

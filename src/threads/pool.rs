@@ -32,6 +32,8 @@ pub(crate) struct Habits {
     /// While jobs come soon one after the other, a thread looks for the next one so long before it sleeps: to be woken takes longer
     /// than many a job. Meanwhile it leaves its processor to whoever else wants it.
     pub(crate) linger: Duration,
+    /// The one on which its threads run.
+    pub(crate) processor: Option<usize>,
 }
 
 struct Threads {
@@ -109,7 +111,10 @@ impl Watcher for Threads {
     fn look(self: Arc<Self>) {}
 }
 
-fn work(Habits { name, linger, .. }: Habits, jobs: &Jobs<Job>) {
+fn work(Habits { name, linger, processor, .. }: Habits, jobs: &Jobs<Job>) {
+    if let Some(processor) = processor {
+        sys::affinity::bind(processor);
+    }
     let mut is_busy = false;
     loop {
         let since = Instant::now();

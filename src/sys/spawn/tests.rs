@@ -1,6 +1,7 @@
 //! Programs started for real.
 
 use super::*;
+use crate::sys::affinity;
 use crate::sys::creator::Errand;
 use crate::sys::fd::{is_open, pipe};
 use crate::sys::fork::tests::in_fork;
@@ -232,6 +233,44 @@ fn who_makes_the_child_does_not_wait_for_its_program() {
     };
     let child = super::spawn(&plan, Creator::Elsewhere(&elsewhere)).unwrap();
     assert_eq!(finish(&child).change, Change::Exited(5));
+}
+
+#[test]
+fn a_child_may_run_where_its_caller_may() {
+    let allowed = |status: &str| {
+        let mut lines = status.lines();
+        lines.find_map(|line| line.strip_prefix("Cpus_allowed:")).unwrap().trim().to_owned()
+    };
+    let bound = |errand: Errand| {
+        let thread = std::thread::spawn(|| {
+            affinity::bind(affinity::here().unwrap());
+            errand.run();
+            std::fs::read_to_string("/proc/thread-self/status").unwrap()
+        });
+        let status = thread.join().unwrap();
+        assert_eq!(
+            allowed(&status).chars().filter_map(|digit| digit.to_digit(16)).map(u32::count_ones).sum::<u32>(),
+            1
+        );
+        Ok(())
+    };
+    let seen = |cores: Option<Vec<usize>>| {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        let mut plan = sh("cat /proc/self/status");
+        plan.setup.fds = vec![(file.as_file().as_raw_fd(), 1)];
+        plan.setup.cores = cores;
+        let child = super::spawn(&plan, Creator::Elsewhere(&bound)).unwrap();
+        assert_eq!(finish(&child).change, Change::Exited(0));
+        allowed(&std::fs::read_to_string(file.path()).unwrap())
+    };
+    let ours = || allowed(&std::fs::read_to_string("/proc/thread-self/status").unwrap());
+    assert_eq!(seen(None), ours());
+    // What is asked for is more.
+    let only_first = seen(Some(vec![0]));
+    assert_eq!(only_first.trim_start_matches(['0', ',']), "1");
+    // So it is where the caller itself is restricted.
+    affinity::bind(affinity::here().unwrap());
+    assert_eq!(seen(None), ours());
 }
 
 #[test]

@@ -102,10 +102,10 @@ fn use_up_the_spare_stacks() {
     }
 }
 
-fn works_beside_others() {
-    let process = Process::new(Command::new("true"));
+fn restarts_twice() {
+    let process = Process::builder(Command::new("false")).restart(patient()).build().unwrap();
     process.start(true).unwrap();
-    assert!(process.join().unwrap().success());
+    process.wait_until(LONG, |status| status.state == State::Failed).unwrap();
 }
 
 tests! {
@@ -272,12 +272,12 @@ tests! {
         let process = builder.restart(patient()).build().unwrap();
         process.start(true).unwrap();
         let mut events = process.subscribe();
-        let spawners = || thread_names().iter().filter(|name| *name == "pkit-spawn").count();
+        let restarting = || thread_names().iter().filter(|name| *name == "pkit-restart").count();
         // For std ends a program that starts a thread without memory.
         let cores = std::thread::available_parallelism().unwrap().get();
-        eventually("all the threads that create processes are there", || {
-            std::thread::scope(|scope| (0..2 * cores).for_each(|_| drop(scope.spawn(works_beside_others))));
-            spawners() == cores
+        eventually("all the threads that restart are there", || {
+            std::thread::scope(|scope| (0..2 * cores).for_each(|_| drop(scope.spawn(restarts_twice))));
+            restarting() == cores
         });
         settle();
         use_up_the_spare_stacks();
