@@ -41,11 +41,22 @@ impl Machine {
     pub(super) fn hurry(&self, run: &mut Run, now: Instant, out: &mut Vec<Action>) {
         let Some(Climb { ladder: Ladder::Survivors, step, due }) = run.climb else { return };
         let rest = self.ladder(Ladder::Survivors).get(step.saturating_add(1)..).unwrap_or_default();
-        let killed = due.and_then(|due| end(due, rest));
-        let sooner = end(now, self.ladder(Ladder::Stop));
-        if sooner.is_some_and(|sooner| killed.is_none_or(|killed| sooner < killed)) {
+        if self.stops_before(due.and_then(|due| end(due, rest)), now) {
             self.begin(run, Ladder::Stop, now, out);
         }
+    }
+
+    /// Stops what was left behind. `is_stopped`: a stop was asked for since the leader ended.
+    pub(super) fn clear(&self, run: &mut Run, is_stopped: bool, now: Instant, out: &mut Vec<Action>) {
+        let killed = end(now, self.ladder(Ladder::Survivors));
+        let ladder = if is_stopped && self.stops_before(killed, now) { Ladder::Stop } else { Ladder::Survivors };
+        self.begin(run, ladder, now, out);
+    }
+
+    /// Whether the stop ladder, begun now, comes to SIGKILL before that.
+    fn stops_before(&self, killed: Option<Instant>, now: Instant) -> bool {
+        let sooner = end(now, self.ladder(Ladder::Stop));
+        sooner.is_some_and(|sooner| killed.is_none_or(|killed| sooner < killed))
     }
 
     /// Takes the next step when that is `due`.

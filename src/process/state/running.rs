@@ -48,6 +48,8 @@ pub(super) struct Clearing {
     pause: Duration,
     /// No step of a ladder before that, until there was an answer.
     unheard: Option<Instant>,
+    /// A stop was asked for meanwhile.
+    is_stopped: bool,
 }
 
 /// The run's processes are gone, or left alone; its pipes are not.
@@ -125,7 +127,16 @@ impl Machine {
                 run.stopped_by_us = run.requested || (run.announced_stop && run.climb.is_some());
                 out.push(Action::Look);
                 let unheard = now.checked_add(HEARD_WITHIN);
-                return Phase::Clearing(Clearing { run, reason, ended: now, look: None, pause: FIRST_LOOK, unheard });
+                let pause = FIRST_LOOK;
+                return Phase::Clearing(Clearing {
+                    run,
+                    reason,
+                    ended: now,
+                    look: None,
+                    pause,
+                    unheard,
+                    is_stopped: false,
+                });
             }
             Event::Stop => return self.stop_up(run, now, out),
             Event::Kill => return self.kill_up(run, out),
@@ -232,12 +243,13 @@ impl Machine {
                         return self.drain(at, now, out);
                     }
                     out.push(Action::Announce(Notice::LeftBehind));
-                    self.begin(&mut at.run, Ladder::Survivors, now, out);
+                    self.clear(&mut at.run, at.is_stopped, now, out);
                 }
                 at.look_later(now);
             }
             Event::Stop => {
                 self.restarting = false;
+                at.is_stopped = true;
                 self.hurry(&mut at.run, now, out);
             }
             Event::Last | Event::NotLast => self.count_last(event),

@@ -68,6 +68,7 @@ impl World {
                 *killed |= event == Event::Kill;
             }
             Scene::Live(live) if live.ended.is_none() => live.requested |= asks,
+            Scene::Live(live) if event == Event::Stop => live.stopped_since = true,
             Scene::Backoff if !matches!(event, Event::Start | Event::NotLast) => self.scene = Scene::Idle,
             Scene::Live(_) | Scene::Backoff | Scene::Idle | Scene::Failed | Scene::Reporting => {}
         }

@@ -178,6 +178,26 @@ fn a_stop_hurries_those_who_stop_survivors_more_slowly() {
 }
 
 #[test]
+fn a_stop_before_anybody_is_found_hurries_them_too() {
+    let patient = Survivors::stop(Stop::signal(Signal::TERM, Duration::MAX));
+    let mut life = Life::running(Rules { survivors: patient.clone(), ..rules(Restart::never()) });
+    life.feed(Event::LeaderExited(ExitReason::Exited(0)));
+    assert_eq!(life.feed(Event::Stop), [], "there may be nobody");
+    assert_eq!(life.feed(Event::Occupied), [Action::Announce(Notice::LeftBehind), Action::Signal(Signal::INT)]);
+    // One that is faster is taken.
+    let fast = Survivors::stop(Stop::signal(Signal::TERM, S / 100));
+    let mut life = Life::running(Rules { survivors: fast, ..rules(Restart::never()) });
+    life.feed(Event::LeaderExited(ExitReason::Exited(0)));
+    life.feed(Event::Stop);
+    assert_eq!(life.feed(Event::Occupied), [Action::Announce(Notice::LeftBehind), Action::Signal(Signal::TERM)]);
+    // And who is to be left alone is.
+    let mut life = Life::running(Rules { survivors: Survivors::leave(), ..rules(Restart::never()) });
+    life.feed(Event::LeaderExited(ExitReason::Exited(0)));
+    life.feed(Event::Stop);
+    assert_eq!(life.feed(Event::Occupied), [Action::Drain]);
+}
+
+#[test]
 fn survivors_may_be_left() {
     let mut life = Life::running(Rules { survivors: Survivors::leave(), ..rules(Restart::never()) });
     life.feed(Event::LeaderExited(ExitReason::Exited(0)));

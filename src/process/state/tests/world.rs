@@ -84,7 +84,18 @@ pub(super) struct Live {
     pub(super) killed: bool,
     kill_wished: bool,
     abandoned: bool,
+    /// A stop was asked for since the leader ended.
+    pub(super) stopped_since: bool,
     ladder: Option<Ladder>,
+}
+
+/// When SIGKILL comes; `None`: never.
+fn killed_at(from: Option<Instant>, steps: &[(Signal, Duration)]) -> Option<Instant> {
+    steps.iter().try_fold(from?, |at, (_, grace)| at.checked_add(*grace))
+}
+
+fn is_sooner(stop: Option<Instant>, survivors: Option<Instant>) -> bool {
+    stop.is_some_and(|stop| survivors.is_none_or(|survivors| stop < survivors))
 }
 
 #[derive(Debug, Clone)]
@@ -200,15 +211,16 @@ impl World {
         let live = self.live();
         assert!(!live.draining, "{signal} to nobody");
         assert!(!live.killed, "{signal} after SIGKILL");
-        let unheard = live.unheard();
+        let (unheard, hurries) = (live.unheard(), live.hurries(&rules, now));
         let ladder = match &mut live.ladder {
             Some(ladder) => ladder,
             none => {
                 let survivors = || rules.survivors.ladder().map_or(&[][..], Stop::steps);
+                let of_survivors = live.ended.is_some() && !hurries;
                 let overdue = live.gone_by.is_some_and(|by| now >= by);
                 assert!(live.ended.is_some() || live.requested || live.fault.is_some() || overdue, "for no reason");
-                let steps = if live.ended.is_some() { survivors() } else { rules.stop.steps() };
-                none.insert(Ladder { steps: steps.into(), next: 0, due: Some(now), of_survivors: live.ended.is_some() })
+                let steps = if of_survivors { survivors() } else { rules.stop.steps() };
+                none.insert(Ladder { steps: steps.into(), next: 0, due: Some(now), of_survivors })
             }
         };
         let (due, grace) = ladder.take(signal);
@@ -224,15 +236,7 @@ impl World {
         if live.draining || live.killed {
             return false;
         }
-        let total = |steps: &[(Signal, Duration)]| {
-            steps.iter().try_fold(Duration::ZERO, |sum, (_, grace)| sum.checked_add(*grace))
-        };
-        let killed_at = |from: Option<Instant>, steps| from?.checked_add(total(steps)?);
-        let sooner = match (killed_at(Some(now), &stop), killed_at(ladder.due, &ladder.steps[ladder.next..])) {
-            (Some(sooner), Some(killed)) => sooner < killed,
-            (sooner, None) => sooner.is_some(),
-            (None, Some(_)) => false,
-        };
+        let sooner = is_sooner(killed_at(Some(now), &stop), killed_at(ladder.due, &ladder.steps[ladder.next..]));
         if sooner {
             *ladder = Ladder { steps: stop.into(), next: 0, due: Some(now), of_survivors: false };
         }
@@ -240,10 +244,11 @@ impl World {
     }
 
     fn kill(&mut self, cause: Event) {
-        let (now, stop, survivors) = (self.now, self.rules.stop.clone(), self.rules.survivors.clone());
+        let (now, rules) = (self.now, self.rules.clone());
         let live = self.live();
         assert!(!live.draining, "SIGKILL to nobody");
-        let ladder = if live.ended.is_some() { survivors.ladder() } else { Some(&stop) };
+        let of_survivors = live.ended.is_some() && !live.hurries(&rules, now);
+        let ladder = if of_survivors { rules.survivors.ladder() } else { Some(&rules.stop) };
         let climbed = match &live.ladder {
             Some(ladder) => ladder.is_climbed(now) && live.unheard().is_none_or(|until| now >= until),
             None => ladder.is_some_and(|ladder| ladder.steps().is_empty()),
@@ -389,6 +394,7 @@ impl World {
             killed: false,
             kill_wished,
             abandoned: false,
+            stopped_since: false,
             ladder: None,
         });
     }
@@ -429,6 +435,12 @@ impl World {
 }
 
 impl Live {
+    /// Whether what was left behind is stopped by the stop ladder, for a stop was asked for and that kills sooner.
+    fn hurries(&self, rules: &Rules, now: Instant) -> bool {
+        let survivors = rules.survivors.ladder().map_or(&[][..], Stop::steps);
+        self.stopped_since && is_sooner(killed_at(Some(now), rules.stop.steps()), killed_at(Some(now), survivors))
+    }
+
     pub(super) fn is_climbing(&self) -> bool {
         self.ladder.is_some()
     }
