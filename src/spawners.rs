@@ -42,6 +42,11 @@ impl Spawners {
             .get_or_init(|| Spawners { restarting: pool("pkit-restart", cores(), None), creating: Mutex::default() })
     }
 
+    /// Makes sure that there is a thread for [`restart`](Spawners::restart).
+    pub(crate) fn ensure_restarts(&self) -> io::Result<()> {
+        self.restarting.ensure()
+    }
+
     /// Runs the whole of a restart. It fails only when there is no thread for it and none can be started.
     pub(crate) fn restart(&self, job: impl FnOnce() + Send + 'static) -> io::Result<()> {
         self.restarting.run(job)
@@ -52,16 +57,25 @@ impl Spawners {
         self.near()?.run(|| errand.run())
     }
 
-    /// Those of this processor; any other where it has none and cannot have one.
+    /// Those of this processor. It gets some when those of the others are busy, and if it can: a thread that is not needed would
+    /// take the place of a process where their number is limited.
     fn near(&self) -> io::Result<Arc<Pool>> {
         let processor = sys::affinity::here();
-        let most = if processor.is_some() { 1 } else { cores() };
         let mut creating = locked(&self.creating);
-        let here = creating.entry(processor).or_insert_with(|| Arc::new(pool("pkit-spawn", most, processor)));
-        match here.ensure() {
-            Ok(()) => Ok(Arc::clone(here)),
-            Err(error) => creating.values().find(|pool| pool.ensure().is_ok()).map(Arc::clone).ok_or(error),
+        // Who may not be bound is not to come to those who are, nor the other way round.
+        let mut others = creating.iter().filter(|(other, _)| other.is_some() == processor.is_some());
+        let idle =
+            creating.get(&processor).or_else(|| others.clone().map(|(_, pool)| pool).find(|pool| pool.is_idle()));
+        if let Some(pool) = idle {
+            return Ok(Arc::clone(pool));
         }
+        let new = Arc::new(pool("pkit-spawn", if processor.is_some() { 1 } else { cores() }, processor));
+        match (new.ensure(), others.next()) {
+            (Err(_), Some((_, busy))) => return Ok(Arc::clone(busy)),
+            (ensured, _) => ensured?,
+        }
+        creating.insert(processor, Arc::clone(&new));
+        Ok(new)
     }
 }
 

@@ -23,7 +23,9 @@ use super::turn::Turn;
 use crate::callbacks::Callbacks;
 use crate::error::{End, Error, Kind, Result, Who};
 use crate::exit::Exit;
+use crate::policy::Restart;
 use crate::reaper::{Reaper, Watcher};
+use crate::spawners::Spawners;
 use crate::sys;
 use crate::sys::spawn::Creator;
 
@@ -196,6 +198,10 @@ impl Inner {
         let failed = |source| Refused::new("start the threads that look after it", source);
         Reaper::get().ensure().map_err(failed)?;
         sys::pidfd::ensure_features().map_err(failed)?;
+        if self.config.restart != Restart::never() {
+            // Where there can be no more threads by then, it would be this one that takes the child's place.
+            Spawners::get().ensure_restarts().map_err(failed)?;
+        }
         if self.needs_callbacks() { Callbacks::get().ensure().map_err(failed) } else { Ok(()) }
     }
 }

@@ -7,12 +7,15 @@ use super::syscall::syscall;
 
 /// The processor that this is called on; `None`: nobody is to be bound to it.
 ///
-/// A filter may kill who binds itself, and cannot be asked (systemd's `SystemCallFilter=~@resources` is such a one): where there is
-/// any, nothing here is called but this.
+/// A seccomp filter may kill who binds itself, and cannot be asked (systemd's `SystemCallFilter=~@resources` is such a one): where the
+/// calling thread has any, or that cannot be told, nothing here is called but this. Nor for a real-time thread: another one may keep the
+/// processor from who is bound to it.
 pub(crate) fn here() -> Option<usize> {
-    // SAFETY: PR_GET_SECCOMP takes nothing else. It fails where the kernel knows no filters.
-    let has_filter = unsafe { libc::prctl(libc::PR_GET_SECCOMP) } > 0;
-    if has_filter { None } else { sched_getcpu().ok() }
+    // SAFETY: PR_GET_SECCOMP takes nothing else.
+    let has_no_filter = unsafe { libc::prctl(libc::PR_GET_SECCOMP) } == 0;
+    // SAFETY: sched_getscheduler(2) takes a number; 0 is the calling thread.
+    let is_ordinary = unsafe { libc::sched_getscheduler(0) } == libc::SCHED_OTHER;
+    if has_no_filter && is_ordinary { sched_getcpu().ok() } else { None }
 }
 
 /// Binds the calling thread to a processor, if that is permitted.

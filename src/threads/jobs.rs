@@ -98,6 +98,12 @@ impl<J> Jobs<J> {
         }
     }
 
+    /// Whether a thread has nothing to do, and no job waits for it.
+    pub(crate) fn is_any_idle(&self) -> bool {
+        let queue = self.lock();
+        queue.idle > queue.jobs.len()
+    }
+
     /// Whether a job waits.
     pub(crate) fn is_any(&self) -> bool {
         !self.lock().jobs.is_empty()

@@ -53,12 +53,18 @@ impl Pool {
 
     /// Makes sure that there is a thread.
     pub(crate) fn ensure(&self) -> io::Result<()> {
-        self.0.jobs.ensure(|| self.0.start())
+        self.0.jobs.ensure(|| self.0.start(self.0.habits.processor))
+    }
+
+    /// Whether one of its threads has nothing to do.
+    pub(crate) fn is_idle(&self) -> bool {
+        self.0.jobs.is_any_idle()
     }
 
     /// Runs `job` on one of the threads. It fails, and the job is dropped, when there is none and none can be started.
     pub(crate) fn run(&self, job: impl FnOnce() + Send + 'static) -> io::Result<()> {
-        let waits = self.0.jobs.push(Box::new(job), || self.0.start()).map_err(|(_, error)| error)?;
+        let start = || self.0.start(self.0.habits.processor);
+        let waits = self.0.jobs.push(Box::new(job), start).map_err(|(_, error)| error)?;
         if waits {
             self.0.look_later();
         }
@@ -67,7 +73,7 @@ impl Pool {
 
     /// The same, but where it would fail the job waits for the first thread that there will be.
     pub(crate) fn run_some_time(&self, job: impl FnOnce() + Send + 'static) {
-        match self.0.jobs.push(Box::new(job), || self.0.start()) {
+        match self.0.jobs.push(Box::new(job), || self.0.start(self.0.habits.processor)) {
             Ok(false) => {}
             Ok(true) => self.0.look_later(),
             Err((job, _)) => {
@@ -89,11 +95,11 @@ impl Threads {
         }
     }
 
-    fn start(&self) -> io::Result<()> {
+    fn start(&self, processor: Option<usize>) -> io::Result<()> {
         let (habits, jobs) = (self.habits, Arc::clone(&self.jobs));
         // The program's signal handlers have no business on these threads.
         let _blocked = sys::process::block_program_signals();
-        sys::process::thread(habits.name).spawn(move || work(habits, &jobs))?;
+        sys::process::thread(habits.name).spawn(move || work(Habits { processor, ..habits }, &jobs))?;
         Ok(())
     }
 }
@@ -103,7 +109,8 @@ impl Watcher for Threads {
 
     fn due(self: Arc<Self>, _now: Instant) {
         *locked(&self.relief) = None;
-        if self.jobs.relieve(|| self.start()) {
+        // Not bound: it may be the processor that holds them up.
+        if self.jobs.relieve(|| self.start(None)) {
             self.look_later();
         }
     }

@@ -6,7 +6,7 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use nix::sys::resource::Resource as Limit;
-use pkit::{Backoff, Builder, Command, EventKind, Events, Process, Resource, Restart, State, Stdio};
+use pkit::{Backoff, Builder, Command, EventKind, Events, Process, Resource, Restart, Signal, State, Stdio};
 
 use super::{refused, refused_with, targets, works};
 use crate::forked::{forked, tell};
@@ -219,6 +219,26 @@ tests! {
             (0..20).for_each(|_| refused_with(&process, libc::EAGAIN, text));
             cgroup.set_max("max");
             works(&process);
+        }
+    }
+
+    fn a_restart_needs_no_more_than_the_place_of_the_last_run() {
+        let Some(cgroup) = PidsCgroup::enter() else {
+            return skipped("this program may not make a cgroup that counts processes");
+        };
+        for by_thread in [true, false] {
+            let process = Process::builder(sh("exec sleep 1000")).restart(patient()).build().unwrap();
+            let start = || process.start(true).unwrap();
+            if by_thread {
+                std::thread::scope(|scope| scope.spawn(start).join().unwrap());
+            } else {
+                start();
+            }
+            cgroup.set_max(&cgroup.read("pids.current"));
+            process.signal(Signal::KILL).unwrap();
+            process.wait_until(LONG, |status| status.state == State::Ready && status.restarts == 1).unwrap();
+            cgroup.set_max("max");
+            process.terminate(true).unwrap();
         }
     }
 

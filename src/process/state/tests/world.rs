@@ -41,6 +41,7 @@ pub(super) struct World {
 
 /// What is really there.
 #[derive(Debug, Clone)]
+#[expect(clippy::large_enum_variant, reason = "there is one")]
 pub(super) enum Scene {
     Idle,
     Failed,
