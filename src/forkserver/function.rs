@@ -102,9 +102,17 @@ impl Target {
     /// let numbers = vec![1, 2, 3];
     /// pkit::Target::function(|()| println!("{numbers:?}"), ());
     /// ```
+    ///
+    /// What takes no place is made anew there, if it may leave its thread. So a token that proves something of this process (that a
+    /// library was set up, say) proves nothing in the other; one that belongs to a thread is refused:
+    ///
+    /// ```compile_fail
+    /// let token = std::marker::PhantomData::<*const ()>;
+    /// pkit::Target::function(move |()| drop(token), ());
+    /// ```
     pub fn function<F, A, T>(function: F, argument: A) -> Target
     where
-        F: Fn(A) -> T + Copy,
+        F: Fn(A) -> T + Copy + Send + 'static,
         A: Serialize + DeserializeOwned,
         T: Termination,
     {
@@ -162,7 +170,7 @@ pub(crate) fn captures_nothing<F>(_: F) {
 
 fn function_entry<F, A, T>(argument: &[u8], _: &mut dyn Any) -> i32
 where
-    F: Fn(A) -> T + Copy,
+    F: Fn(A) -> T + Copy + Send + 'static,
     A: DeserializeOwned,
     T: Termination,
 {

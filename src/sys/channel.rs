@@ -96,6 +96,21 @@ impl Channel {
         }
     }
 
+    /// The same as [`send`](Channel::send), and it waits as well while too many descriptors of this user are on their way, which are as many
+    /// as it may have open (ETOOMANYREFS, unix(7)): until the other end takes some, or is gone.
+    pub(crate) fn send_patiently(&self, bytes: &[u8], descriptors: &[RawFd]) -> io::Result<()> {
+        /// Nothing tells when there are fewer.
+        const PAUSE: Duration = Duration::from_millis(5);
+        loop {
+            match self.send(bytes, descriptors) {
+                Err(error) if error.raw_os_error() == Some(libc::ETOOMANYREFS) => {
+                    wait_for(&mut [PollFd::new(self.as_fd(), PollFlags::empty())], PAUSE)?;
+                }
+                sent => return sent,
+            }
+        }
+    }
+
     /// The next message, also without the descriptors that found no place; waits for it. `None`: nothing will come any more.
     ///
     /// # Errors
@@ -165,6 +180,11 @@ impl Channel {
         let [message, end] = [self.as_fd(), process.as_fd()].map(|fd| PollFd::new(fd, PollFlags::POLLIN));
         wait_for(&mut [message, end], limit)
     }
+}
+
+/// Nobody is at the other end.
+pub(crate) fn is_gone(error: &io::Error) -> bool {
+    matches!(error.raw_os_error(), Some(libc::EPIPE | libc::ECONNRESET | libc::ENOTCONN))
 }
 
 /// The other end was closed before it had read all of ours: that is told once, and before what it said itself.

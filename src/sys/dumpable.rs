@@ -38,6 +38,20 @@ impl Dumpable {
         Some(Dumpable)
     }
 
+    /// The mark of this program, whoever borrows its memory.
+    pub(super) fn of_program() -> i32 {
+        let borrowed = Dumpable::lock();
+        if borrowed.by == 0 { Dumpable::mark() } else { borrowed.mark }
+    }
+
+    /// In a fork, which has the mark that somebody had borrowed.
+    pub(super) fn put_back(mark: i32) {
+        if mark == 1 && Dumpable::mark() != 1 {
+            // It fails for what is no mark.
+            let _ = nix::sys::prctl::set_dumpable(true);
+        }
+    }
+
     /// 0: no; 1: yes; 2: by root only, which nix takes for a yes.
     fn mark() -> i32 {
         // SAFETY: PR_GET_DUMPABLE takes no more.

@@ -23,6 +23,7 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::eventfd::{EfdFlags, EventFd};
 
 use super::creator::Creator;
+use super::dumpable::Dumpable;
 use super::latch::Latch;
 use super::pidfd::Pidfd;
 use super::process::{block_all_signals, pid, replace_environment};
@@ -87,7 +88,8 @@ pub(super) unsafe fn fork(
     let report = Report::new().map_err(create)?;
     let bell = bell_beside(setup).map_err(create)?;
     let prepared = Prepared::new(setup, &[bell.as_raw_fd()], pid())?.made_by(creator);
-    let mut copying = Box::new(Copying { prepared, report, bell, body, pid: None });
+    let dumpable = Dumpable::of_program();
+    let mut copying = Box::new(Copying { prepared, report, bell, body, dumpable, pid: None });
     let place: *mut Copying<'_> = &raw mut *copying;
     // SAFETY: `Copying::make` may be called on any thread, and touches nothing once it has opened the latch.
     let made = unsafe { creator.act(Copying::make, place.cast(), &|| false) };
@@ -116,6 +118,7 @@ struct Copying<'a> {
     report: Report,
     bell: OwnedFd,
     body: &'a mut dyn FnMut() -> i32,
+    dumpable: i32,
     pid: Option<Result<libc::pid_t, Errno>>,
 }
 
@@ -142,6 +145,7 @@ impl Copying<'_> {
     /// # Safety
     /// As for [`Prepared::apply`]; the bell is open and of no use to anybody in this process.
     unsafe fn enter(&mut self) -> ! {
+        Dumpable::put_back(self.dumpable);
         // SAFETY: the caller's promise.
         let result = unsafe { self.prepared.apply(Handlers::OfProgram) };
         self.report.tell(result);

@@ -138,7 +138,7 @@ impl Value {
 pub(super) fn report<R: Serialize>(to: &Channel, call: impl FnOnce() -> Result<R, String>) -> bool {
     let sent = match answer(head, call) {
         Ok(Encoded::Here(message)) => to.send(&message, &[]),
-        Ok(Encoded::File(file)) => to.send(&head(&Outcome::ValueInFile), &[file.as_raw_fd()]),
+        Ok(Encoded::File(file)) => to.send_patiently(&head(&Outcome::ValueInFile), &[file.as_raw_fd()]),
         Err(outcome) => {
             // Nobody may want to know any more.
             _ = to.send(&head(&outcome), &[]);

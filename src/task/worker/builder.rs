@@ -79,7 +79,7 @@ impl WorkerBuilder {
     /// and the next call tries again.
     pub fn setup<F, A, R>(mut self, function: F, argument: A) -> WorkerBuilder
     where
-        F: Fn(A) -> R + Copy,
+        F: Fn(A) -> R + Copy + Send + 'static,
         A: Serialize + DeserializeOwned + Send + Sync + 'static,
         R: Termination,
     {
@@ -160,7 +160,7 @@ impl Options {
 /// What it returns is told as by `main`.
 fn setup_entry<F, A, R>(argument: &[u8], call: &mut dyn Any) -> i32
 where
-    F: Fn(A) -> R + Copy,
+    F: Fn(A) -> R + Copy + Send + 'static,
     A: DeserializeOwned,
     R: Termination,
 {

@@ -181,9 +181,12 @@ impl Worker {
         };
         // Files and answers in files come in the same order.
         let mut answers = locked(&self.answers);
-        if let Some(file) = file {
-            let _ = self.channel.send(&Signal::File.bytes(), &[file.as_raw_fd()]);
-        }
+        let sent = file.map(|file| self.channel.send_patiently(&Signal::File.bytes(), &[file.as_raw_fd()]));
+        let message = match sent {
+            // Without its file it would be given that of the next.
+            Some(Err(error)) => host::head(id, &Outcome::Codec { why: format!("its value was lost: {error}") }),
+            None | Some(Ok(())) => message,
+        };
         loop {
             match answers.write(&[&message]) {
                 Ok(Some(wake)) => return Signal::tell(&self.channel, wake),

@@ -60,6 +60,8 @@ pub(super) struct Link {
     files: Mutex<VecDeque<Option<OwnedFd>>>,
     /// With the reaper. Leaf lock.
     watched: Mutex<Option<Token>>,
+    /// When the reaper comes back. Before its timers.
+    deadline: Mutex<Option<Instant>>,
     next_id: AtomicU64,
     /// The first call is the setup: without it there are no others.
     has_setup: bool,
@@ -103,6 +105,7 @@ impl Link {
             is_mad: AtomicBool::new(false),
             is_wanted: AtomicBool::new(false),
             watched: Mutex::default(),
+            deadline: Mutex::default(),
             next_id: AtomicU64::new(FIRST),
             has_setup,
             is_ending: AtomicBool::new(false),
@@ -146,6 +149,8 @@ impl Link {
         let pumped = locked(lane).pump(&self.channel);
         match pumped {
             Ok(Pumped::Well) => {}
+            // Nobody takes it any more; what waits holds descriptors.
+            Ok(Pumped::AgainLater) if self.board.is_over() => locked(lane).forget(),
             Ok(Pumped::AgainLater) => self.look_at(Instant::now() + AGAIN),
             Err(Garbage) => self.garbage().wake_elsewhere(),
         }
@@ -153,8 +158,11 @@ impl Link {
 
     /// The reaper comes back at that time.
     fn look_at(&self, at: Instant) {
-        if let Some(me) = self.me.upgrade() {
-            Reaper::get().set_timer(self.id, None, Some(at), &me);
+        let Some(me) = self.me.upgrade() else { return };
+        let mut deadline = locked(&self.deadline);
+        if deadline.is_none_or(|earlier| at < earlier) {
+            Reaper::get().set_timer(self.id, *deadline, Some(at), &me);
+            *deadline = Some(at);
         }
     }
 
@@ -307,6 +315,7 @@ impl Link {
             Err(error) => TaskError::Start(error),
         };
         wakers.add(self.board.end(&error));
+        self.lanes.iter().for_each(|lane| locked(lane).forget());
         self.let_successor_go();
         wakers.wake();
     }
@@ -343,6 +352,7 @@ impl Watcher for Link {
     }
 
     fn due(self: Arc<Self>, _now: Instant) {
+        *locked(&self.deadline) = None;
         self.ready(0);
     }
 

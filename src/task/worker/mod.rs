@@ -140,7 +140,7 @@ impl Worker {
     /// [`TaskError`] tells them apart.
     pub fn invoke<F, A, R>(&self, function: F, argument: A) -> Result<R, TaskError>
     where
-        F: Fn(A) -> R + Copy,
+        F: Fn(A) -> R + Copy + Send + 'static,
         A: Serialize + DeserializeOwned,
         R: Serialize + DeserializeOwned,
     {
@@ -156,7 +156,7 @@ impl Worker {
     /// - [`TaskError::Codec`]: the argument cannot be encoded.
     pub fn schedule<F, A, R>(&self, function: F, argument: A) -> Result<Task<R>, TaskError>
     where
-        F: Fn(A) -> R + Copy,
+        F: Fn(A) -> R + Copy + Send + 'static,
         A: Serialize + DeserializeOwned,
         R: Serialize + DeserializeOwned,
     {
@@ -169,7 +169,7 @@ impl Worker {
     /// As for [`schedule`](Worker::schedule).
     pub fn concurrent<F, A, R>(&self, function: F, argument: A) -> Result<Task<R>, TaskError>
     where
-        F: Fn(A) -> R + Copy,
+        F: Fn(A) -> R + Copy + Send + 'static,
         A: Serialize + DeserializeOwned,
         R: Serialize + DeserializeOwned,
     {
@@ -182,7 +182,7 @@ impl Worker {
     /// As for [`invoke`](Worker::invoke).
     pub fn hold<F, A, T>(&self, function: F, argument: A) -> Result<Remote<T>, TaskError>
     where
-        F: Fn(A) -> T + Copy,
+        F: Fn(A) -> T + Copy + Send + 'static,
         A: Serialize + DeserializeOwned,
         T: Send + 'static,
     {
@@ -372,7 +372,7 @@ impl fmt::Debug for Worker {
 
 fn call_entry<F, A, R>(argument: &[u8], call: &mut dyn Any) -> i32
 where
-    F: Fn(A) -> R + Copy,
+    F: Fn(A) -> R + Copy + Send + 'static,
     A: DeserializeOwned,
     R: Serialize,
 {
@@ -381,7 +381,7 @@ where
 
 fn hold_entry<F, A, T>(argument: &[u8], call: &mut dyn Any) -> i32
 where
-    F: Fn(A) -> T + Copy,
+    F: Fn(A) -> T + Copy + Send + 'static,
     A: DeserializeOwned,
     T: Send + 'static,
 {

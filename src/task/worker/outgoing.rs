@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 use std::os::fd::{AsRawFd, OwnedFd};
 
 use super::wire::{self, Lane, Request, Signal};
-use crate::sys::channel::Channel;
+use crate::sys::channel::{Channel, is_gone};
 use crate::sys::ring::{Garbage, Writer};
 
 /// So many large arguments are on their way at once: each takes a descriptor there until it is taken.
@@ -74,6 +74,11 @@ impl Outgoing {
         true
     }
 
+    /// Nobody will take what waits.
+    pub(super) fn forget(&mut self) {
+        self.waiting.clear();
+    }
+
     /// The argument of that call is in a file that was sent, and was not taken yet.
     pub(super) fn has_sent_file(&self, id: u64) -> bool {
         self.files.contains(&id)
@@ -98,8 +103,13 @@ impl Outgoing {
                 if self.files.len() >= MOST_FILES {
                     return Ok(Pumped::Well);
                 }
-                if channel.send_at_once(&Signal::file_for(self.lane).bytes(), &[file.as_raw_fd()]).is_err() {
-                    return Ok(Pumped::AgainLater);
+                match channel.send_at_once(&Signal::file_for(self.lane).bytes(), &[file.as_raw_fd()]) {
+                    Ok(()) => {}
+                    Err(error) if is_gone(&error) => {
+                        self.forget();
+                        return Ok(Pumped::Well);
+                    }
+                    Err(_) => return Ok(Pumped::AgainLater),
                 }
                 self.files.push(letter.id);
                 letter.file = None;

@@ -143,7 +143,7 @@ impl<T: Send + 'static> Remote<T> {
     /// [`TaskError::Crashed`]: the worker has ended ([`TaskError::Cancelled`]: it was stopped, or it was a thread). The others are those of [`Worker::invoke`](crate::Worker::invoke).
     pub fn with<F, A, R>(&self, function: F, argument: A) -> Result<R, TaskError>
     where
-        F: Fn(&mut T, A) -> R + Copy,
+        F: Fn(&mut T, A) -> R + Copy + Send + 'static,
         A: Serialize + DeserializeOwned,
         R: Serialize + DeserializeOwned,
     {
@@ -202,7 +202,7 @@ fn find<T: Send + 'static>(host: &Host, id: u64) -> Result<Arc<Mutex<T>>, String
 
 fn with_entry<F, T, A, R>(argument: &[u8], call: &mut dyn Any) -> i32
 where
-    F: Fn(&mut T, A) -> R + Copy,
+    F: Fn(&mut T, A) -> R + Copy + Send + 'static,
     T: Send + 'static,
     A: DeserializeOwned,
     R: Serialize,

@@ -4,6 +4,7 @@ use nix::unistd::{User, getgrouplist};
 use pkit::{Command, Process};
 
 use super::{both_read, both_refused, field};
+use crate::forked::forked;
 use crate::support::{eventually, is_root, skipped, tests};
 
 fn quadruple(id: u32) -> String {
@@ -58,6 +59,12 @@ tests! {
                 })
             })
             .collect();
+        // Nor a closure, forked while they start.
+        let closure = Process::new(forked(|| std::process::ExitCode::from(u8::from(!nix::sys::prctl::get_dumpable().unwrap()))));
+        while !threads.iter().all(std::thread::JoinHandle::is_finished) {
+            closure.start(true).unwrap();
+            assert!(closure.join().unwrap().success());
+        }
         threads.into_iter().for_each(|thread| thread.join().unwrap());
         assert!(dumpable());
     }

@@ -56,6 +56,27 @@ tests! {
         }
     }
 
+    fn killed_with_large_arguments_before_it_nothing_stays() {
+        fn length(bytes: serde_bytes::ByteBuf) -> usize {
+            bytes.len()
+        }
+        let rings = || std::fs::read_to_string("/proc/self/maps").unwrap().matches("pkit-ring").count();
+        for _ in 0..5 {
+            let worker = Worker::builder().task_limit(2).build().unwrap();
+            let busy = [0, 1].map(|_| worker.schedule(gate, ()).unwrap());
+            // The next process waits for the end of that one, and these for it.
+            let large = || serde_bytes::ByteBuf::from(vec![1; 100_000]);
+            let waiting = [worker.schedule(length, large()).unwrap(), worker.concurrent(length, large()).unwrap()];
+            kill(Pid::from_raw(worker.pid().unwrap() as i32), Raw::SIGKILL).unwrap();
+            for task in waiting {
+                assert!(matches!(task.wait(), Err(TaskError::Crashed(_))));
+            }
+            drop(busy);
+            worker.terminate();
+        }
+        eventually("nothing of them is mapped", || rings() == 0);
+    }
+
     fn closed_it_finishes_what_is_queued() {
         for worker in both() {
             let tasks: Vec<Task<u64>> = (0..1_000).map(|n| worker.schedule(square, n).unwrap()).collect();

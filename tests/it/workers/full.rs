@@ -1,14 +1,19 @@
 //! Where there is no room: for descriptors, for files on their way, for whoever has to wait.
 
-use std::sync::mpsc;
+use std::io::IoSlice;
+use std::os::fd::AsRawFd;
+use std::os::unix::net::UnixStream;
+use std::sync::{Mutex, mpsc};
 use std::time::Duration;
 
+use nix::errno::Errno;
 use nix::sys::resource::{Resource, setrlimit};
+use nix::sys::socket::{ControlMessage, MsgFlags, sendmsg};
 use pkit::{Process, Task, TaskError, Worker};
 use serde_bytes::ByteBuf;
 
 use super::{gate, open, square, until_cancelled};
-use crate::support::{LONG, children, eventually, is_alive, limited, sh, tests};
+use crate::support::{LONG, children, eventually, is_alive, is_root, limited, sh, skipped, tests};
 
 const LARGE: usize = 100_000;
 
@@ -29,6 +34,29 @@ fn use_up(_: ()) {
 fn free(_: ()) {
     let all = nix::sys::resource::getrlimit(Resource::RLIMIT_NOFILE).unwrap().1;
     setrlimit(Resource::RLIMIT_NOFILE, all, all).unwrap();
+}
+
+static CROWD: Mutex<Option<(UnixStream, UnixStream)>> = Mutex::new(None);
+
+/// As many descriptors of this user are on their way as may be, until `disperse` was called.
+fn crowd(_: ()) {
+    let ends = UnixStream::pair().unwrap();
+    let many = [ends.0.as_raw_fd(); 10];
+    let send = || {
+        sendmsg::<()>(
+            ends.0.as_raw_fd(),
+            &[IoSlice::new(b"x")],
+            &[ControlMessage::ScmRights(&many)],
+            MsgFlags::MSG_DONTWAIT,
+            None,
+        )
+    };
+    while send().inspect_err(|error| assert_eq!(*error, Errno::ETOOMANYREFS)).is_ok() {}
+    *CROWD.lock().unwrap() = Some(ends);
+}
+
+fn disperse(_: ()) {
+    CROWD.lock().unwrap().take();
 }
 
 fn until_cancelled_with(_: ByteBuf) {
@@ -203,8 +231,25 @@ tests! {
         drop((cleans, busy));
     }
 
+    fn a_value_waits_until_it_can_be_sent() {
+        if !is_root() {
+            skipped("only root may become another user");
+            return;
+        }
+        let user = 2_000_000 + std::process::id();
+        let options = |process: pkit::Builder| process.uid(user).gid(user).rlimit(pkit::Resource::OpenFiles, 30, 30);
+        let worker = Worker::builder().process(options).build().unwrap();
+        worker.invoke(crowd, ()).unwrap();
+        let [mut one, two] = [1, 2].map(|byte| worker.schedule(fill, byte).unwrap());
+        let there = worker.concurrent(fill, 3).unwrap();
+        assert!(matches!(one.wait_timeout(Duration::from_millis(20)), Err(TaskError::TimedOut)));
+        let dispersed = worker.concurrent(disperse, ()).unwrap();
+        assert_eq!([one, two, there].map(|task| task.wait().unwrap()[0]), [1, 2, 3]);
+        dispersed.wait().unwrap();
+    }
+
     fn a_waker_that_blocks_holds_up_nobody_else() {
-        struct Blocks(mpsc::SyncSender<()>, std::sync::Mutex<mpsc::Receiver<()>>);
+        struct Blocks(mpsc::SyncSender<()>, Mutex<mpsc::Receiver<()>>);
         impl std::task::Wake for Blocks {
             fn wake(self: std::sync::Arc<Self>) {
                 self.0.send(()).unwrap();
