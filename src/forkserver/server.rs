@@ -8,7 +8,7 @@ use std::sync::{Mutex, MutexGuard};
 use std::time::Duration;
 
 use super::order::{self, Answer, Order, Request, VARIABLE};
-use crate::process::{Command, Group, Process};
+use crate::process::{Command, Group, Process, Stdio};
 use crate::sys;
 use crate::sys::channel::{Channel, Message};
 use crate::sys::image::Image;
@@ -68,6 +68,13 @@ impl Server {
         let name = std::env::args_os().next().unwrap_or_else(|| "pkit".into());
         let mut command = Command::new("/proc/self/exe");
         command.arg0(name).env(VARIABLE, NUMBER.to_string()).hand_over(theirs, NUMBER);
+        // Else it would get the numbers for what it is sent, and a preload would print there.
+        if !sys::fd::is_inherited(1) {
+            command.stdout(Stdio::null());
+        }
+        if !sys::fd::is_inherited(2) {
+            command.stderr(Stdio::null());
+        }
         // In our group: a child that is to be there as well is so from the beginning, and none is met by what is for the server.
         let process = Process::builder(command).name("fork server").group(Group::Inherit);
         let process = process.build().and_then(|process| {
@@ -217,10 +224,13 @@ impl Server {
             descriptors.len() - 1
         };
         let mut setup = setup.clone();
-        let inherited =
-            (0..3).filter(|fd| !setup.fds.iter().any(|(_, target)| target == fd)).filter(|fd| sys::fd::is_open(*fd));
-        let inherited: Vec<(RawFd, i32)> = inherited.map(|fd| (fd, fd)).collect();
-        setup.fds.extend(inherited);
+        for stream in 0..3 {
+            // What an exec would close is somebody's own descriptor. The number stays nobody else's: what is printed goes there.
+            if !setup.fds.iter().any(|(_, target)| *target == stream) {
+                let is_inherited = sys::fd::is_inherited(stream);
+                setup.fds.push((if is_inherited { stream } else { sys::fd::null()?.as_raw_fd() }, stream));
+            }
+        }
         setup.fds.iter_mut().for_each(|(source, _)| *source = place(*source) as RawFd);
         setup.cgroup = setup.cgroup.map(|fd| place(fd) as RawFd);
         let channel = work.channel.map(&mut place);

@@ -54,10 +54,18 @@ pub(crate) fn pipe_size(fd: BorrowedFd<'_>) -> io::Result<usize> {
 }
 
 /// Whether the number is in use in this process.
-#[cfg(any(test, feature = "tasks"))]
+#[cfg(test)]
 pub(crate) fn is_open(fd: std::os::fd::RawFd) -> bool {
     // SAFETY: F_GETFD takes numbers only and changes nothing.
     unsafe { libc::fcntl(fd, libc::F_GETFD) != -1 }
+}
+
+/// Whether a program that this process executes would have it: it is open, and not close-on-exec.
+#[cfg(feature = "tasks")]
+pub(crate) fn is_inherited(fd: std::os::fd::RawFd) -> bool {
+    // SAFETY: F_GETFD takes numbers only and changes nothing.
+    let flags = unsafe { libc::fcntl(fd, libc::F_GETFD) };
+    flags != -1 && flags & libc::FD_CLOEXEC == 0
 }
 
 #[cfg(test)]

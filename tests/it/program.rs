@@ -18,7 +18,11 @@ pub(crate) fn role() -> Option<String> {
 
 /// Says a line to the test.
 pub(crate) fn say(text: impl std::fmt::Display) {
-    let mut out = std::io::stdout().lock();
+    say_to(std::io::stdout().lock(), text);
+}
+
+/// The same, by what was its stdout.
+pub(crate) fn say_to(mut out: impl Write, text: impl std::fmt::Display) {
     // After the newline, because the harness leaves its own line unfinished.
     writeln!(out, "\n{MARK}{text}").unwrap();
     out.flush().unwrap();

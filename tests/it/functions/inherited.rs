@@ -1,6 +1,7 @@
 //! What a function has of this program: what is so at the moment of its start.
 
 use std::env;
+use std::os::fd::AsFd;
 use std::path::Path;
 
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
@@ -9,7 +10,8 @@ use nix::sys::stat::{Mode, umask};
 use pkit::{Process, Target};
 
 use super::printed;
-use crate::support::{is_root, tests};
+use crate::program::{Program, role, say_to, stay};
+use crate::support::{is_root, open_descriptors, tests};
 
 fn surroundings(_: ()) {
     let mask = umask(Mode::empty());
@@ -34,7 +36,50 @@ fn ignore(handler: SigHandler) {
     }
 }
 
+/// Prints what could be an answer. What its streams are.
+fn loud(n: u32) -> (u32, Vec<String>) {
+    use std::io::Write;
+    std::io::stdout().write_all(&[0, 42, b'\n']).unwrap();
+    println!("hello");
+    eprintln!("hello");
+    let streams = open_descriptors().into_iter().filter(|(number, _)| *number < 3);
+    (n, streams.map(|(_, target)| target).collect())
+}
+
 tests! {
+    #[allow(unsafe_code, reason = "the program has no streams")]
+    fn a_program_without_streams_gives_none_of_its_own_descriptors() {
+        if role().is_some() {
+            let out = std::io::stdout().as_fd().try_clone_to_owned().unwrap();
+            // SAFETY: what prints from here on fails.
+            (0..3).for_each(|fd| _ = unsafe { libc::close(fd) });
+            let mut results: Vec<_> = (0..3).map(|n| pkit::run(loud, n)).collect();
+            pkit::preload(|| _ = loud(0)).unwrap();
+            let worker = pkit::Worker::new().unwrap();
+            results.extend((3..6).map(|n| worker.invoke(loud, n)));
+            say_to(std::fs::File::from(out), format!("{results:?}"));
+            stay();
+        }
+        let null = || vec!["/dev/null".to_owned(); 3];
+        let expected: Vec<_> = (0..6).map(|n| Ok::<_, ()>((n, null()))).collect();
+        assert_eq!(Program::start("closes its streams").line(), Some(format!("{expected:?}")));
+    }
+
+    #[allow(unsafe_code, reason = "the program loses its streams")]
+    fn a_stream_that_was_closed_since_is_not_there() {
+        if role().is_some() {
+            let before = pkit::run(loud, 1).unwrap();
+            let out = std::io::stdout().as_fd().try_clone_to_owned().unwrap();
+            // SAFETY: what prints from here on fails.
+            (0..3).for_each(|fd| _ = unsafe { libc::close(fd) });
+            let after = pkit::run(loud, 2).unwrap();
+            say_to(std::fs::File::from(out), format!("{} {:?}", before.1[1].starts_with("pipe:"), after.1));
+            stay();
+        }
+        let said = Program::start("loses its streams").line().unwrap();
+        assert_eq!(said, format!("true {:?}", vec!["/dev/null"; 3]));
+    }
+
     fn surroundings_are_those_of_the_moment() {
         let (_, hard) = getrlimit(Resource::RLIMIT_CORE).unwrap();
         let no_variable = "Err(NotPresent)";
