@@ -1,8 +1,9 @@
 //! What a process has that its children inherit, and that is not told by options: looked up where it matters that it may have changed.
 
-use std::fs::File;
+use std::fs::{self, File, Metadata};
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::io::{self, Read};
+use std::os::unix::fs::MetadataExt;
 
 use libc::c_int;
 use nix::unistd::getpgrp;
@@ -13,7 +14,7 @@ pub(crate) struct Standing {
     pub(crate) umask: u32,
     /// Bit n-1: signal n is ignored.
     pub(crate) ignored: u64,
-    /// Of users, groups, capabilities and seccomp filters: what a process cannot give to another.
+    /// Of users, groups, capabilities, seccomp filters and the root directory: what a process cannot give to another.
     pub(crate) rights: u64,
     /// Its process group.
     pub(crate) group: i32,
@@ -43,6 +44,8 @@ impl Standing {
         }
         // (None of them can be given to another, and nor can the session.)
         super::process::session().hash(&mut rights);
+        let root = root()?;
+        (root.dev(), root.ino()).hash(&mut rights);
         standing.rights = rights.finish();
         Ok(standing)
     }
@@ -53,6 +56,12 @@ fn read(path: &str) -> io::Result<String> {
     let mut text = String::with_capacity(4096);
     File::open(path)?.read_to_string(&mut text)?;
     Ok(text)
+}
+
+/// After a chroot it is another one.
+fn root() -> io::Result<Metadata> {
+    // A main thread that has ended has none any more.
+    fs::metadata("/proc/self/root").or_else(|_| fs::metadata("/"))
 }
 
 fn umask(line: &str) -> Option<u32> {

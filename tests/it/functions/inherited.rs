@@ -125,6 +125,33 @@ tests! {
         nix::unistd::setresuid(0.into(), 0.into(), 0.into()).unwrap();
     }
 
+    fn a_root_directory_that_was_changed_holds() {
+        fn is_in_jail(_: ()) -> bool {
+            Path::new("/it is the jail").exists()
+        }
+        if role().is_some() {
+            let jail = env::var("PKIT_JAIL").unwrap();
+            let before = pkit::run(is_in_jail, ()).unwrap();
+            nix::unistd::chroot(&*jail).unwrap();
+            env::set_current_dir("/").unwrap();
+            let after = [(); 2].map(|()| pkit::run(is_in_jail, ()).map_err(|error| error.to_string()));
+            crate::program::say(format!("{before} {after:?}"));
+            stay();
+        }
+        // All that a program needs, in a root directory of its own.
+        const MAKE: &str = "for d in proc dev usr lib lib64; do [ -d /$d ] || continue; \
+            mkdir $PKIT_JAIL/$d && mount --rbind /$d $PKIT_JAIL/$d || exit 1; done; exec \"$@\"";
+        let made = std::process::Command::new("unshare").args(["-m", "mount", "-t", "tmpfs", "none", "/tmp"]).status();
+        if !made.is_ok_and(|status| status.success()) {
+            return crate::support::skipped("there is no right to mount");
+        }
+        let jail = tempfile::tempdir().unwrap();
+        std::fs::write(jail.path().join("it is the jail"), "").unwrap();
+        let variable = format!("PKIT_JAIL={}", jail.path().display());
+        let by = ["env", &variable, "unshare", "-m", "sh", "-c", MAKE, "sh"];
+        assert_eq!(Program::start_by(&by, "enters a jail").line().as_deref(), Some("false [Ok(true), Ok(true)]"));
+    }
+
     fn what_a_function_changes_is_its_own() {
         fn change(_: ()) {
             env::set_current_dir("/").unwrap();
