@@ -32,41 +32,43 @@ const ATTEMPTS: usize = 3;
 
 /// Has the server make a child that is set up as told, and runs. The entries of the environment each end in NUL.
 pub(super) fn start(setup: &Setup, environment: &[u8], work: &Work<'_>) -> Result<Child, Failure> {
-    for _ in 0..ATTEMPTS {
-        let server = Current::get().server().map_err(unasked)?;
-        match server.start(setup, environment, work) {
-            Ok(child) => return Ok(child),
-            Err(Trouble::Failed(failure)) => return Err(failure),
-            Err(Trouble::Replace) => Current::get().discard(&server),
-        }
-    }
-    Err(unasked(ended_again_and_again()))
+    let current = Current::get();
+    attempt(|| {
+        let server = current.server()?;
+        server.start(setup, environment, work).inspect_err(|trouble| {
+            if let Trouble::Replace = trouble {
+                current.discard(&server);
+            }
+        })
+    })
 }
 
 /// Has the server run a function now, and each that comes after it.
 pub(super) fn preload(entry: u64) -> io::Result<()> {
     let current = Current::get();
-    for _ in 0..ATTEMPTS {
+    let preloaded = attempt(|| {
         let server = current.server()?;
         let taken = current.take();
-        match server.preload(entry) {
-            Ok(()) => {
-                taken.current.lock().preloads.push(entry);
-                return Ok(());
-            }
-            Err(Trouble::Replace) => current.discard(&server),
-            Err(Trouble::Failed(failure)) => {
-                // What it has half done, it keeps.
-                current.discard(&server);
-                return Err(failure.error);
-            }
-        }
-    }
-    Err(ended_again_and_again())
+        // What it has half done, it keeps.
+        server.preload(entry).inspect_err(|_| current.discard(&server))?;
+        taken.current.lock().preloads.push(entry);
+        Ok(())
+    });
+    preloaded.map_err(|failure| failure.error)
 }
 
-fn ended_again_and_again() -> io::Error {
-    io::Error::other(format!("{ATTEMPTS} of them ended before they had done it"))
+/// With another server where that may do it.
+fn attempt<T>(mut once: impl FnMut() -> Result<T, Trouble>) -> Result<T, Failure> {
+    let mut why = io::Error::other(format!("{ATTEMPTS} of them ended before they had done it"));
+    for _ in 0..ATTEMPTS {
+        match once() {
+            Ok(done) => return Ok(done),
+            Err(Trouble::Failed(failure)) => return Err(failure),
+            Err(Trouble::Unready(error)) => why = error,
+            Err(Trouble::Replace) => {}
+        }
+    }
+    Err(unasked(why))
 }
 
 /// The pid of the server.
@@ -105,7 +107,7 @@ impl Current {
     }
 
     /// The server, which is started if there is none.
-    fn server(&'static self) -> io::Result<Arc<Server>> {
+    fn server(&'static self) -> Result<Arc<Server>, Trouble> {
         let state = self.lock();
         if let Some(server) = state.server.as_ref().filter(|_| !state.is_taken) {
             return Ok(Arc::clone(server));
@@ -121,8 +123,8 @@ impl Current {
         }
         let server = Arc::new(Server::new()?);
         preloads.into_iter().try_for_each(|entry| server.preload(entry)).map_err(|trouble| match trouble {
-            Trouble::Failed(failure) => failure.error,
-            Trouble::Replace => io::Error::other("it ended before it had run what is preloaded"),
+            Trouble::Replace => Trouble::Unready(io::Error::other("it ended before it had run what is preloaded")),
+            trouble => trouble,
         })?;
         taken.current.lock().server = Some(Arc::clone(&server));
         Ok(server)

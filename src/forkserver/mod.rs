@@ -28,6 +28,7 @@
 mod client;
 mod function;
 mod order;
+mod said;
 mod serve;
 mod server;
 

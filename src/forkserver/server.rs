@@ -8,12 +8,12 @@ use std::sync::{Mutex, MutexGuard};
 use std::time::Duration;
 
 use super::order::{self, Answer, Order, Request, VARIABLE};
+use super::said::Said;
 use crate::process::{Command, Group, Process, Stdio};
 use crate::sys;
-use crate::sys::channel::{Channel, Message};
+use crate::sys::channel::Channel;
 use crate::sys::image::Image;
 use crate::sys::locked;
-use crate::sys::pidfd::Pidfd;
 use crate::sys::spawn::{Child, Failure, Setup, Step, reap};
 use crate::sys::standing::Standing;
 
@@ -46,6 +46,8 @@ pub(super) struct Server {
 pub(super) enum Trouble {
     /// The server ended, or is not what this program is by now: another one may do it.
     Replace,
+    /// It ended before it was ready, and so may have been killed: as above, and this is what is told if none is ready.
+    Unready(io::Error),
     Failed(Failure),
 }
 
@@ -60,7 +62,7 @@ pub(super) fn unasked(error: io::Error) -> Failure {
 }
 
 impl Server {
-    pub(super) fn new() -> io::Result<Server> {
+    pub(super) fn new() -> Result<Server, Trouble> {
         let standing = Standing::now()?;
         let (requests, theirs) = Channel::pair()?;
         /// Free in a process that has nothing but its streams.
@@ -84,16 +86,16 @@ impl Server {
         let process = process.map_err(cause)?;
         let ready = match requests.wait_for_message(2 * PATIENCE) {
             Ok(true) => requests.receive()?,
-            Ok(false) => return Err(late("be ready")),
-            Err(error) => return Err(error),
+            Ok(false) => return Err(late("be ready").into()),
+            Err(error) => return Err(error.into()),
         };
         let Some(ready) = ready else {
             let end = process.join().map_or_else(|error| error.to_string(), |exit| exit.to_string());
-            return Err(io::Error::other(format!("it ended before it was ready: {end}")));
+            return Err(Trouble::Unready(io::Error::other(format!("it ended before it was ready: {end}"))));
         };
         match order::decode(&ready)? {
             Answer::Ready { identity } if identity == Image::get().identity()? => {}
-            _ => return Err(io::Error::other("what was started is another program than this one")),
+            _ => return Err(io::Error::other("what was started is another program than this one").into()),
         }
         Ok(Server {
             process,
@@ -310,68 +312,6 @@ struct Born {
     child: Child,
     /// Else it has ended before it ran anything.
     is_settled: bool,
-}
-
-/// What server and child have said of a start.
-#[derive(Default)]
-struct Said {
-    child: Option<Child>,
-    /// Its number, which it told itself.
-    pid: Option<u32>,
-    is_settled: bool,
-    failure: Option<Failure>,
-}
-
-impl Said {
-    /// There is nothing more to come that matters.
-    fn is_all(&self) -> bool {
-        self.child.is_some() && (self.is_settled || self.failure.is_some())
-    }
-
-    fn is_nothing(&self) -> bool {
-        self.child.is_none() && self.failure.is_none()
-    }
-
-    fn has_ended(&self) -> bool {
-        self.child.as_ref().is_some_and(|child| child.pidfd.has_ended())
-    }
-
-    /// The server was killed before it could tell, or there was no place for the pidfd. It is our child: so the number is its own until we
-    /// take its status.
-    fn find(&mut self) -> io::Result<()> {
-        if let (None, Some(pid)) = (&self.child, self.pid) {
-            let pidfd = Pidfd::open(pid).inspect_err(|error| sys::fork::abandon(pid, error))?;
-            self.child = Some(Child { pid, pidfd });
-        }
-        Ok(())
-    }
-
-    /// All that is there by now.
-    fn hear(&mut self, answers: &Channel) -> io::Result<()> {
-        while let Some(message) = answers.receive_at_once()? {
-            self.add(message)?;
-        }
-        Ok(())
-    }
-
-    fn add(&mut self, mut message: Message) -> io::Result<()> {
-        let answer = order::decode(&message)?;
-        match answer {
-            Answer::Copied { pid } | Answer::Settled { pid } => {
-                self.pid = Some(pid);
-                self.is_settled |= matches!(answer, Answer::Settled { .. });
-                if let Some(pidfd) = message.descriptors.pop() {
-                    self.child = Some(Child { pid, pidfd: Pidfd::from(pidfd) });
-                }
-            }
-            Answer::Failed { step, errno } => {
-                let error = io::Error::from_raw_os_error(errno);
-                self.failure = Some(Failure { step, error, program: None });
-            }
-            Answer::Done | Answer::Ready { .. } | Answer::Refused { .. } => {}
-        }
-        Ok(())
-    }
 }
 
 /// Nobody is at the other end.

@@ -10,6 +10,24 @@ use super::{park, printed, sum};
 use crate::program::{Program, role, say, stay};
 use crate::support::{LONG, children, eventually, is_alive, skipped, tests};
 
+/// A file with a byte for each server that is to end before it is ready.
+const DYING: &str = "PKIT_TEST_DYING";
+
+/// Before `main`, and before that of pkit: those are called in the order of their names.
+#[used]
+#[allow(unsafe_code, reason = "the linker has to be told where it goes")]
+#[unsafe(link_section = ".init_array.00999")]
+static DIE: extern "C" fn() = die;
+
+extern "C" fn die() {
+    let Some(file) = std::env::var_os(DYING).filter(|_| std::env::var_os("PKIT_FORK_SERVER").is_some()) else { return };
+    let left = std::fs::read(&file).unwrap();
+    if let Some(rest) = left.get(1..) {
+        std::fs::write(&file, rest).unwrap();
+        nix::sys::signal::raise(Raw::SIGKILL).unwrap();
+    }
+}
+
 static PRELOADED_BY: OnceLock<u32> = OnceLock::new();
 static TABLE: OnceLock<Vec<u64>> = OnceLock::new();
 
@@ -243,6 +261,24 @@ tests! {
         let server = signal_server(Raw::SIGKILL);
         eventually("it is gone", || !is_alive(server));
         assert_eq!(print(), "Some(49)", "the next server has it, too");
+    }
+
+    #[allow(unsafe_code, reason = "the servers of this test have a variable more")]
+    fn a_server_that_is_killed_before_it_is_ready_is_replaced() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        // SAFETY: no other thread of this process uses the environment.
+        unsafe { std::env::set_var(DYING, file.path()) };
+        let dying = |count| std::fs::write(file.path(), vec![0_u8; count]).unwrap();
+        dying(2);
+        assert_eq!(add(vec![1, 2]), Some(3));
+        pkit::testing::end_fork_server();
+        dying(2);
+        pkit::preload(build_table).unwrap();
+        pkit::testing::end_fork_server();
+        dying(3);
+        let error = Process::new(Target::function(sum, vec![1])).start(true).unwrap_err().to_string();
+        assert!(error.contains("it ended before it was ready") && error.contains("SIGKILL"), "{error}");
+        assert_eq!(add(vec![1, 2]), Some(3));
     }
 
     fn a_preload_that_fails_is_told() {
