@@ -44,8 +44,10 @@ pub(super) enum Answer {
 /// What a child is to be.
 #[derive(Debug, Serialize, Deserialize)]
 pub(super) struct Order {
-    /// In place of descriptors it has their places among those that come with the order; the first is the current directory.
+    /// In place of descriptors it has their places among those that come with the order.
     pub(super) setup: Setup,
+    /// The place of the one that it begins in; none where the setup has it go elsewhere, wherever it begins.
+    pub(super) directory: Option<usize>,
     /// So many bytes of it come behind this, and then the argument.
     pub(super) environment: usize,
     /// Bit n-1: signal n is ignored.

@@ -143,13 +143,13 @@ fn settle(
     let order = &received.order;
     let channel = order.channel.and_then(|place| descriptors.get_mut(place)?.take());
     let channel = channel.map(|fd| setup.beside(fd)).transpose().map_err(failed)?;
+    let directory = order.directory.and_then(|place| descriptors.get_mut(place)?.take());
     let number = |place: RawFd| {
         let fd = usize::try_from(place).ok().and_then(|place| descriptors.get(place)?.as_ref());
         fd.map_or(-1, AsRawFd::as_raw_fd)
     };
     setup.cgroup = setup.cgroup.map(number);
     setup.fds.iter_mut().for_each(|(source, _)| *source = number(*source));
-    let directory = number(0);
     let settling = Settling {
         setup: &setup,
         environment: received.payload.environment(),
@@ -160,6 +160,6 @@ fn settle(
     };
     // From here on they are not ours to close: they are closed, or where they belong.
     descriptors.into_iter().flatten().for_each(|fd| _ = fd.into_raw_fd());
-    copied.settle(&settling)?;
+    copied.settle(settling)?;
     Ok(channel)
 }

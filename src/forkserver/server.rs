@@ -12,6 +12,7 @@ use super::said::Said;
 use crate::process::{Command, Group, Process, Stdio};
 use crate::sys;
 use crate::sys::channel::Channel;
+use crate::sys::directory::Directory;
 use crate::sys::image::Image;
 use crate::sys::locked;
 use crate::sys::spawn::{Child, Failure, Setup, Step, reap};
@@ -34,6 +35,8 @@ pub(super) struct Server {
     requests: Channel,
     /// That of this program when it was started: the server has it still.
     standing: Standing,
+    /// And where this program was: see [`Directory::identity`].
+    directory: Option<(u64, u64)>,
     /// Where a copy waits for its order, which the server was asked for before anybody needed it: the next start saves the time that
     /// copying takes. Leaf lock.
     spare: Mutex<Option<Channel>>,
@@ -64,6 +67,7 @@ pub(super) fn unasked(error: io::Error) -> Failure {
 impl Server {
     pub(super) fn new() -> Result<Server, Trouble> {
         let standing = Standing::now()?;
+        let directory = Directory::current().and_then(|directory| directory.identity()).ok();
         let (requests, theirs) = Channel::pair()?;
         /// Free in a process that has nothing but its streams.
         const NUMBER: RawFd = 3;
@@ -101,6 +105,7 @@ impl Server {
             process,
             requests,
             standing,
+            directory,
             spare: Mutex::default(),
             is_preloading: AtomicBool::default(),
             has_preloaded: AtomicBool::default(),
@@ -219,8 +224,8 @@ impl Server {
         if now.rights != self.standing.rights {
             return Err(Trouble::Replace);
         }
-        let directory = sys::process::directory()?;
-        let mut descriptors = vec![directory.as_raw_fd()];
+        let directory = self.directory_for(setup)?;
+        let mut descriptors = Vec::new();
         let mut place = |fd: RawFd| {
             descriptors.push(fd);
             descriptors.len() - 1
@@ -244,12 +249,34 @@ impl Server {
         if !setup.session && now.group != self.standing.group {
             setup.group.get_or_insert(now.group);
         }
-        let order = Order { setup, environment: environment.len(), ignored: now.ignored, entry: work.entry, channel };
+        let directory_place = directory.as_ref().map(|directory| place(directory.fd.as_raw_fd()));
+        let order = Order {
+            setup,
+            directory: directory_place,
+            environment: environment.len(),
+            ignored: now.ignored,
+            entry: work.entry,
+            channel,
+        };
         match order.send(to, environment, work.argument, descriptors) {
             // It was killed.
             Err(error) if is_gone(&error) => Ok(()),
             sent => Ok(sent?),
         }
+    }
+
+    /// Where a copy is to begin.
+    fn directory_for(&self, setup: &Setup) -> Result<Option<Directory>, Trouble> {
+        if setup.directory.as_ref().is_some_and(|directory| directory.as_bytes().starts_with(b"/")) {
+            return Ok(None);
+        }
+        let failed = |error| Trouble::Failed(Failure { step: Step::Directory, error, program: None });
+        let directory = Directory::current().map_err(failed)?;
+        // One that is started here is here.
+        if !directory.may_be_entered && self.directory != Some(directory.identity().map_err(failed)?) {
+            return Err(Trouble::Replace);
+        }
+        Ok(Some(directory))
     }
 
     /// What is said until it is all, or nobody is there to say more.

@@ -59,10 +59,10 @@ fn describe(config: &Config, setup: &Setup, failure: &Failure, programs: &[CStri
         },
         Step::CloseDescriptors => "close the other descriptors".into(),
         Step::Umask => "set the umask".into(),
-        Step::Directory => {
-            let directory = config.directory().unwrap_or(Path::new(""));
-            format!("change directory to `{}`", directory.display())
-        }
+        Step::Directory => match config.directory() {
+            Some(directory) => format!("change directory to `{}`", directory.display()),
+            None => "enter this program's directory".into(),
+        },
         Step::Nice => format!("set the nice value {}", child.nice.unwrap_or_default()),
         Step::Cores => format!("bind to cores {:?}", child.cores.as_deref().unwrap_or_default()),
         Step::Limit(raw) => match Resource::from_raw(raw) {

@@ -10,6 +10,8 @@ pub(crate) mod blob;
 #[cfg(feature = "tasks")]
 pub(crate) mod channel;
 pub(crate) mod creator;
+#[cfg(feature = "tasks")]
+pub(crate) mod directory;
 mod dumpable;
 #[cfg(feature = "tasks")]
 pub(crate) mod entry;

@@ -193,13 +193,6 @@ pub(crate) fn take_name_of_executable() {
     }
 }
 
-/// The directory that this process is in, to be given away.
-#[cfg(feature = "tasks")]
-pub(crate) fn directory() -> io::Result<std::os::fd::OwnedFd> {
-    use nix::fcntl::{OFlag, open};
-    Ok(open(".", OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC, nix::sys::stat::Mode::empty())?)
-}
-
 /// Whether this is the thread that lives as long as the process. In a forked child it is the one that forked.
 pub(crate) fn is_main_thread() -> bool {
     thread_id() == pid()

@@ -8,7 +8,7 @@ use std::ffi::{c_int, c_long, c_void};
 use std::io;
 use std::marker::PhantomData;
 use std::ops::Range;
-use std::os::fd::{FromRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, FromRawFd, OwnedFd, RawFd};
 use std::ptr;
 
 use nix::errno::Errno;
@@ -16,6 +16,7 @@ use nix::sys::prctl::set_pdeathsig;
 use nix::sys::signal::{SigSet, Signal};
 use nix::unistd::getppid;
 
+use super::directory;
 use super::image;
 use super::process::{set_environment, thread_id};
 use super::setup::{Halt, Handlers, Prepared, Setup, Step};
@@ -54,8 +55,8 @@ pub(crate) struct Settling<'a> {
     pub(crate) setup: &'a Setup,
     /// Entries that each end in NUL, which it uses from now on.
     pub(crate) environment: &'static [u8],
-    /// Where it begins; the directory of the setup is seen from there.
-    pub(crate) directory: RawFd,
+    /// Where it begins, if that matters: a relative directory of the setup is seen from there.
+    pub(crate) directory: Option<OwnedFd>,
     /// Bit n-1: signal n is ignored; before and now.
     pub(crate) ignored: (u64, u64),
     /// Something of the program may have set some.
@@ -66,12 +67,12 @@ pub(crate) struct Settling<'a> {
 
 impl Copied {
     /// Makes it that: its environment, its signals, and all that the setup says. All signals are blocked before.
-    pub(crate) fn settle(self, settling: &Settling<'_>) -> Result<(), Failure> {
+    pub(crate) fn settle(self, settling: Settling<'_>) -> Result<(), Failure> {
         // What was sent to it while it waited was for nobody: it was nothing yet.
         drop_pending_signals();
-        // SAFETY: fchdir(2) takes a number.
-        let moved = Errno::result(unsafe { libc::fchdir(settling.directory) });
-        moved.map_err(|error| Halt { step: Step::Directory, errno: error as i32 })?;
+        if let Some(directory) = settling.directory {
+            directory::enter(directory.as_fd()).map_err(|error| Halt { step: Step::Directory, errno: error as i32 })?;
+        }
         // SAFETY: this is the only thread.
         unsafe { set_environment(settling.environment) };
         standing::ignore(settling.ignored.0, settling.ignored.1);

@@ -2,7 +2,8 @@
 
 use std::env;
 use std::os::fd::AsFd;
-use std::path::Path;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
 
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::sys::signal::{SigHandler, Signal as Raw, signal};
@@ -123,6 +124,47 @@ tests! {
         assert_eq!(print(), "65534");
         assert_ne!(pkit::testing::fork_server(), server);
         nix::unistd::setresuid(0.into(), 0.into(), 0.into()).unwrap();
+    }
+
+    fn a_directory_that_may_not_be_entered_is_no_obstacle() {
+        fn here(_: ()) -> PathBuf {
+            std::fs::read_link("/proc/self/cwd").unwrap()
+        }
+        if role().is_some() {
+            if is_root() {
+                nix::unistd::setresuid(65534.into(), 65534.into(), 65534.into()).unwrap();
+            }
+            env::set_current_dir("/").unwrap();
+            let mut seen = vec![pkit::run(here, ())];
+            let server = pkit::testing::fork_server();
+            let directory = tempfile::tempdir().unwrap();
+            env::set_current_dir(directory.path()).unwrap();
+            let path = env::current_dir().unwrap();
+            std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o000)).unwrap();
+            seen.push(pkit::spawn_with(|process| process.current_dir("/"), here, ()).and_then(pkit::Task::wait));
+            let worker = pkit::Worker::builder().process(|process| process.current_dir("/")).build().unwrap();
+            seen.push(worker.invoke(here, ()));
+            let mut servers = vec![pkit::testing::fork_server() == server];
+            seen.extend([pkit::run(here, ()), pkit::run(here, ())]);
+            let other = pkit::testing::fork_server();
+            seen.extend([pkit::run(here, ()), pkit::Worker::new().and_then(|worker| worker.invoke(here, ()))]);
+            servers.extend([other == server, pkit::testing::fork_server() == other]);
+            pkit::preload(|| env::set_current_dir("/").unwrap()).unwrap();
+            seen.push(pkit::run(here, ()));
+            std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o700)).unwrap();
+            let seen = seen.into_iter().map(|seen| match seen {
+                Ok(seen) if seen == path => "here".into(),
+                Ok(seen) => seen.display().to_string(),
+                Err(error) => error.to_string(),
+            });
+            crate::program::say(format!("{:?} {servers:?}", seen.collect::<Vec<_>>()));
+            drop(directory);
+            stay();
+        }
+        let mut program = Program::start("is where it may not go");
+        let refused = "cannot start `here`: enter this program's directory: Permission denied (os error 13)";
+        let expected = ["/", "/", "/", "here", "here", "here", "here", refused];
+        assert_eq!(program.line(), Some(format!("{expected:?} {:?}", [true, false, true])));
     }
 
     fn a_root_directory_that_was_changed_holds() {
