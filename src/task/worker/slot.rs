@@ -9,7 +9,7 @@ use crate::panics::guarded;
 use crate::sys::locked;
 use crate::task::handle::Ended;
 
-/// Foreign code, which may do anything.
+/// Foreign code, which may do anything: take its time, or a lock. So it runs on no thread that waits for something else.
 #[derive(Default)]
 #[must_use = "somebody waits"]
 pub(super) struct Wakers(Vec<Waker>);
@@ -28,7 +28,7 @@ impl Wakers {
         self.0.into_iter().for_each(|waker| guarded(|| waker.wake(), || ()));
     }
 
-    /// The same on a thread that has time for it.
+    /// The same on a thread that has time for it, whatever locks are held here.
     pub(super) fn wake_elsewhere(self) {
         if !self.0.is_empty() {
             Callbacks::get().run(move || self.wake());

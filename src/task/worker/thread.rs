@@ -10,6 +10,7 @@ use super::home::Home;
 use super::host::{Begun, Host};
 use super::slot::Slot;
 use super::wire::{self, Answer, Lane};
+use crate::callbacks::Callbacks;
 use crate::error::Result as Started;
 use crate::forkserver;
 use crate::reaper::Reaper;
@@ -44,6 +45,9 @@ enum Order {
 
 impl Thread {
     pub(super) fn start(name: &str) -> Started<Arc<Thread>> {
+        let failed = |error| forkserver::not_started(name, error);
+        // For the wakers of those who wait.
+        Callbacks::get().ensure().map_err(failed)?;
         let (queue, orders) = channel();
         let inside = Arc::new(Inside {
             board: Board::default(),
@@ -53,7 +57,7 @@ impl Thread {
         });
         let worker = Arc::clone(&inside);
         let thread = sys::process::thread("pkit-worker").spawn(move || worker.live(orders));
-        thread.map_err(|error| forkserver::not_started(name, error))?;
+        thread.map_err(failed)?;
         let (id, next_id) = (Reaper::get().new_id(), AtomicU64::new(1));
         Ok(Arc::new(Thread { id, name: name.to_owned(), inside, queue: Mutex::new(Some(queue)), next_id }))
     }
@@ -77,7 +81,7 @@ impl Inside {
         }
         self.host.wait_for_asides(0);
         self.host.drop_all();
-        self.board.end(&TaskError::Cancelled).wake();
+        self.board.end(&TaskError::Cancelled).wake_elsewhere();
         *locked(&self.has_ended) = true;
         self.ends.notify_all();
     }
@@ -91,7 +95,8 @@ impl Inside {
             },
         };
         if let Some(wakers) = self.board.finish(id, told(answer)) {
-            wakers.wake();
+            // Who is called next is not to wait for them.
+            wakers.wake_elsewhere();
         }
     }
 }
@@ -156,7 +161,7 @@ impl Home for Thread {
     fn cancel(&self, id: u64, lane: Lane) {
         if let Some(wakers) = self.inside.board.give_up(id) {
             self.inside.host.cancel(id, lane);
-            wakers.wake();
+            wakers.wake_elsewhere();
         }
     }
 
@@ -184,7 +189,7 @@ impl Home for Thread {
         let wakers = self.inside.board.end(&TaskError::Cancelled);
         self.inside.host.stop();
         self.close();
-        wakers.wake();
+        wakers.wake_elsewhere();
     }
 
     fn join(&self) {

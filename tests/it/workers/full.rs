@@ -3,7 +3,9 @@
 use std::io::IoSlice;
 use std::os::fd::AsRawFd;
 use std::os::unix::net::UnixStream;
-use std::sync::{Mutex, mpsc};
+use std::pin::Pin;
+use std::sync::{Arc, Mutex, mpsc};
+use std::task::{Context, Wake};
 use std::time::Duration;
 
 use nix::errno::Errno;
@@ -12,7 +14,7 @@ use nix::sys::socket::{ControlMessage, MsgFlags, sendmsg};
 use pkit::{Process, Task, TaskError, Worker};
 use serde_bytes::ByteBuf;
 
-use super::{gate, open, square, until_cancelled};
+use super::{OPEN, both, gate, open, square, until_cancelled};
 use crate::support::{LONG, children, eventually, is_alive, is_root, limited, sh, skipped, tests};
 
 const LARGE: usize = 100_000;
@@ -57,6 +59,21 @@ fn crowd(_: ()) {
 
 fn disperse(_: ()) {
     CROWD.lock().unwrap().take();
+}
+
+/// Polls a task with a waker that holds up its thread until the sender was used; the receiver gets to know whether it was.
+fn poll_with_one_that_waits(task: &mut Task<()>) -> (mpsc::Sender<()>, mpsc::Receiver<bool>) {
+    struct Waits(mpsc::Sender<bool>, Mutex<mpsc::Receiver<()>>);
+    impl Wake for Waits {
+        fn wake(self: Arc<Self>) {
+            let is_free = self.1.lock().unwrap().recv_timeout(LONG).is_ok();
+            let _ = self.0.send(is_free);
+        }
+    }
+    let ((told, is_told), (free, is_free)) = (mpsc::channel(), mpsc::channel());
+    let waker = Arc::new(Waits(told, is_free.into())).into();
+    assert!(Pin::new(task).poll(&mut Context::from_waker(&waker)).is_pending());
+    (free, is_told)
 }
 
 fn until_cancelled_with(_: ByteBuf) {
@@ -250,8 +267,8 @@ tests! {
 
     fn a_waker_that_blocks_holds_up_nobody_else() {
         struct Blocks(mpsc::SyncSender<()>, Mutex<mpsc::Receiver<()>>);
-        impl std::task::Wake for Blocks {
-            fn wake(self: std::sync::Arc<Self>) {
+        impl Wake for Blocks {
+            fn wake(self: Arc<Self>) {
                 self.0.send(()).unwrap();
                 let _ = self.1.lock().unwrap().recv();
             }
@@ -259,8 +276,8 @@ tests! {
         let worker = Worker::new().unwrap();
         let mut waits = worker.schedule(gate, ()).unwrap();
         let ((woken, is_woken), (end, ends)) = (mpsc::sync_channel(1), mpsc::channel());
-        let waker = std::sync::Arc::new(Blocks(woken, ends.into())).into();
-        let polled = Future::poll(std::pin::Pin::new(&mut waits), &mut std::task::Context::from_waker(&waker));
+        let waker = Arc::new(Blocks(woken, ends.into())).into();
+        let polled = Pin::new(&mut waits).poll(&mut Context::from_waker(&waker));
         assert!(polled.is_pending());
         drop(worker.concurrent(open, ()).unwrap());
         is_woken.recv_timeout(LONG).unwrap();
@@ -269,5 +286,31 @@ tests! {
         assert_eq!(other.join_timeout(LONG).unwrap().unwrap().code(), Some(3));
         assert_eq!(worker.invoke(square, 2).unwrap(), 4);
         drop(end);
+    }
+
+    fn a_waker_that_wants_what_somebody_has_does_not_run_on_his_thread() {
+        for worker in both() {
+            let mut waits = worker.schedule(gate, ()).unwrap();
+            let (free, is_told) = poll_with_one_that_waits(&mut waits);
+            let opened = worker.concurrent(open, ()).unwrap();
+            assert_eq!(worker.invoke(square, 2).unwrap(), 4, "it comes after that one");
+            opened.wait().unwrap();
+            free.send(()).unwrap();
+            assert!(is_told.recv_timeout(LONG).unwrap(), "who waited was held up");
+            OPEN.store(false, std::sync::atomic::Ordering::Release);
+
+            let mut cancelled = worker.schedule(until_cancelled, ()).unwrap();
+            let (free, is_told) = poll_with_one_that_waits(&mut cancelled);
+            cancelled.cancel();
+            assert_eq!(worker.invoke(square, 3).unwrap(), 9);
+            free.send(()).unwrap();
+            assert!(is_told.recv_timeout(LONG).unwrap(), "who cancelled was held up");
+
+            let mut stopped = worker.schedule(until_cancelled, ()).unwrap();
+            let (free, is_told) = poll_with_one_that_waits(&mut stopped);
+            worker.terminate();
+            free.send(()).unwrap();
+            assert!(is_told.recv_timeout(LONG).unwrap(), "who stopped it was held up");
+        }
     }
 }

@@ -71,7 +71,7 @@ impl Home for Link {
             locked(aside).add_first(&Request::Cancel { id, lane });
             self.pump(aside);
         }
-        wakers.wake();
+        wakers.wake_elsewhere();
     }
 
     fn drop_object(&self, id: u64) {
@@ -101,7 +101,8 @@ impl Home for Link {
                 }
             }
             self.leave(answers, &mut wakers);
-            wakers.wake();
+            // Whose they are waits for something else; here there is a limit, and perhaps a lock that they want.
+            wakers.wake_elsewhere();
             if self.is_ending.load(Ordering::SeqCst) {
                 // Who knows how it ended fills it.
                 slot.wait(until);
@@ -130,7 +131,7 @@ impl Home for Link {
             self.nudge.nudge();
             // It may have ended.
             let _ = self.process.terminate(false);
-            wakers.wake();
+            wakers.wake_elsewhere();
         }
     }
 
