@@ -7,6 +7,7 @@ use std::task::{Context, Poll};
 use std::time::Instant;
 
 use super::board::Pending;
+use super::host::Host;
 use super::remote::Object;
 use super::slot::Slot;
 use super::wire::Lane;
@@ -20,6 +21,8 @@ pub(super) trait Home: Send + Sync {
     fn id(&self) -> u64;
     fn name(&self) -> String;
     fn pid(&self) -> Option<u32>;
+    /// Its inside, if that is in this process.
+    fn host(&self) -> Option<&Arc<Host>>;
     /// Asks for a call; its number. It ends, whatever happens.
     fn call(&self, lane: Lane, entry: Entry, argument: Encoded, pending: Pending) -> u64;
     /// Who waits for it is told at once.

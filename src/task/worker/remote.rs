@@ -134,10 +134,18 @@ impl<T: Send + 'static> Remote<T> {
         Remote { place: Place::Away { object: Arc::new(Object { home, id }), kind: PhantomData } }
     }
 
+    /// The object, for who is in its worker; else who can ask for it.
+    fn get(&self) -> Result<Arc<Mutex<T>>, &Arc<Object>> {
+        match &self.place {
+            Place::Here(object) => Ok(Arc::clone(object)),
+            Place::Away { object, .. } => object.if_here().ok_or(object),
+        }
+    }
+
     /// Calls a function with the object, and waits for its value. It runs in the worker, after what was queued before.
     ///
-    /// `function` is a function item, or a closure that captures nothing; it has the object to itself while it runs. Called in the worker itself, it is called
-    /// directly, and waits for nobody but who has the object at the moment.
+    /// `function` is a function item, or a closure that captures nothing; it has the object to itself while it runs. Called in the worker itself
+    /// (on a thread that it runs functions on), it is called directly, and waits for nobody but who has the object at the moment: who has it himself waits for ever.
     ///
     /// # Errors
     /// [`TaskError::Crashed`]: the worker has ended ([`TaskError::Cancelled`]: it was stopped, or it was a thread). The others are those of [`Worker::invoke`](crate::Worker::invoke).
@@ -148,9 +156,9 @@ impl<T: Send + 'static> Remote<T> {
         R: Serialize + DeserializeOwned,
     {
         captures_nothing(function);
-        match &self.place {
-            Place::Here(object) => Ok(function(&mut locked(object), argument)),
-            Place::Away { object, .. } => object.call(with_entry::<F, T, A, R>, &argument)?.decode(),
+        match self.get() {
+            Ok(object) => Ok(function(&mut locked(&object), argument)),
+            Err(object) => object.call(with_entry::<F, T, A, R>, &argument)?.decode(),
         }
     }
 
@@ -175,24 +183,38 @@ impl<T: Send + 'static> Remote<T> {
     where
         T: Serialize + DeserializeOwned,
     {
-        match &self.place {
-            Place::Here(object) => {
-                let encoded = postcard::to_stdvec(&*locked(object));
+        match self.get() {
+            Ok(object) => {
+                let encoded = postcard::to_stdvec(&*locked(&object));
                 encoded
                     .and_then(|bytes| postcard::from_bytes(&bytes))
                     .map_err(|error| TaskError::Codec(error.to_string()))
             }
-            Place::Away { object, .. } => object.call(fetch_entry::<T>, &())?.decode(),
+            Err(object) => object.call(fetch_entry::<T>, &())?.decode(),
         }
     }
 }
 
 impl Object {
+    /// On a thread that is its worker: what a static there has, for one, was never decoded, and would wait behind who asks.
+    fn if_here<T: Send + 'static>(&self) -> Option<Arc<Mutex<T>>> {
+        let host = current_host().filter(|host| self.home.host().is_some_and(|its| Arc::ptr_eq(its, host)))?;
+        find(&host, self.id).ok()
+    }
+
     fn call(self: &Arc<Self>, entry: crate::sys::image::Entry, argument: &impl Serialize) -> Ended {
         let (argument, mut kept) = encode(&*self.home, &(self.id, argument))?;
         kept.push(Arc::clone(self));
         Queued::new(&self.home, Lane::Ordered, entry, argument, kept).end()
     }
+}
+
+/// The inside of the worker that this thread is of.
+fn current_host() -> Option<Arc<Host>> {
+    CONTEXT.with_borrow(|context| match context {
+        Context::Within(host) => Some(Arc::clone(host)),
+        Context::Nowhere | Context::Sent { .. } => None,
+    })
 }
 
 fn find<T: Send + 'static>(host: &Host, id: u64) -> Result<Arc<Mutex<T>>, String> {
@@ -263,12 +285,8 @@ impl<T> Serialize for Remote<T> {
 impl<'de, T: Send + 'static> Deserialize<'de> for Remote<T> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Remote<T>, D::Error> {
         let id = u64::deserialize(deserializer)?;
-        let host = CONTEXT.with_borrow(|context| match context {
-            Context::Within(host) => Some(Arc::clone(host)),
-            Context::Nowhere | Context::Sent { .. } => None,
-        });
-        let host =
-            host.ok_or_else(|| D::Error::custom("a remote object can only be got in the worker that it is in"))?;
+        let nowhere = || D::Error::custom("a remote object can only be got in the worker that it is in");
+        let host = current_host().ok_or_else(nowhere)?;
         let object = find(&host, id).map_err(D::Error::custom)?;
         Ok(Remote { place: Place::Here(object) })
     }

@@ -8,6 +8,7 @@ use std::time::Instant;
 use super::board::{Board, Pending};
 use super::home::Home;
 use super::host::{Begun, Host};
+use super::remote;
 use super::slot::Slot;
 use super::wire::{self, Answer, Lane};
 use crate::callbacks::Callbacks;
@@ -56,7 +57,8 @@ impl Thread {
             ends: Condvar::new(),
         });
         let worker = Arc::clone(&inside);
-        let thread = sys::process::thread("pkit-worker").spawn(move || worker.live(orders));
+        let thread =
+            sys::process::thread("pkit-worker").spawn(move || remote::within(&worker.host, || worker.live(orders)));
         thread.map_err(failed)?;
         let (id, next_id) = (Reaper::get().new_id(), AtomicU64::new(1));
         Ok(Arc::new(Thread { id, name: name.to_owned(), inside, queue: Mutex::new(Some(queue)), next_id }))
@@ -70,7 +72,7 @@ impl Thread {
 }
 
 impl Inside {
-    fn live(self: Arc<Self>, orders: Receiver<Order>) {
+    fn live(&self, orders: Receiver<Order>) {
         for order in orders {
             match order {
                 Order::Call { id, entry, argument } => {
@@ -124,6 +126,10 @@ impl Home for Thread {
 
     fn pid(&self) -> Option<u32> {
         None
+    }
+
+    fn host(&self) -> Option<&Arc<Host>> {
+        Some(&self.inside.host)
     }
 
     fn call(&self, lane: Lane, entry: Entry, argument: Encoded, pending: Pending) -> u64 {

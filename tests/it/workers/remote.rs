@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::path::PathBuf;
+use std::sync::{Mutex, mpsc};
 
 use nix::sys::signal::{Signal as Raw, kill};
 use nix::unistd::Pid;
@@ -9,7 +10,7 @@ use pkit::{Remote, TaskError, Worker};
 use serde::{Deserialize, Serialize};
 
 use super::both;
-use crate::support::{eventually, tests};
+use crate::support::{LONG, eventually, tests};
 
 /// Neither copied nor sent.
 struct Marked {
@@ -139,5 +140,37 @@ tests! {
             assert!(matches!(panicked, Err(TaskError::Panicked { .. })));
             assert_eq!(table.into_inner().unwrap(), [0, 1, 2, 3]);
         }
+    }
+
+    fn on_its_own_thread_it_is_at_hand_however_it_came_there() {
+        static TABLE: Mutex<Option<Remote<Vec<u64>>>> = Mutex::new(None);
+        fn table() -> Remote<Vec<u64>> {
+            TABLE.lock().unwrap().clone().unwrap()
+        }
+        fn length(_: ()) -> (usize, usize) {
+            (table().with(|table, ()| table.len(), ()).unwrap(), table().into_inner().unwrap().len())
+        }
+        /// Asks for the table when it is dropped.
+        struct Asks(mpsc::Sender<usize>);
+        impl Drop for Asks {
+            fn drop(&mut self) {
+                self.0.send(length(()).0).unwrap();
+            }
+        }
+        static SENDER: Mutex<Option<mpsc::Sender<usize>>> = Mutex::new(None);
+        let (sender, dropped) = mpsc::channel();
+        *SENDER.lock().unwrap() = Some(sender);
+
+        let worker = Worker::thread().unwrap();
+        *TABLE.lock().unwrap() = Some(worker.hold(numbers, 5).unwrap());
+        let other = Worker::thread().unwrap();
+        let asks = worker.hold(|()| Asks(SENDER.lock().unwrap().take().unwrap()), ()).unwrap();
+        let mut inside = worker.schedule(length, ()).unwrap();
+        assert_eq!(inside.wait_timeout(LONG).unwrap(), (5, 5), "it would wait behind itself");
+        assert_eq!(worker.concurrent(length, ()).unwrap().wait().unwrap(), (5, 5));
+        assert_eq!(other.invoke(length, ()).unwrap(), (5, 5), "on another it is asked for");
+        drop(asks);
+        assert_eq!(dropped.recv_timeout(LONG).unwrap(), 5, "an object that is dropped is there, too");
+        TABLE.lock().unwrap().take();
     }
 }

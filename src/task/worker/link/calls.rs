@@ -1,6 +1,7 @@
 //! What is asked of a worker's process.
 
 use std::io;
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Instant;
 
@@ -13,6 +14,7 @@ use crate::task::outcome::Encoded;
 use crate::task::spin::Spin;
 use crate::task::worker::board::Pending;
 use crate::task::worker::home::Home;
+use crate::task::worker::host::Host;
 use crate::task::worker::slot::{Slot, Wakers};
 use crate::task::worker::wire::{self, Lane, Request};
 
@@ -27,6 +29,10 @@ impl Home for Link {
 
     fn pid(&self) -> Option<u32> {
         self.process.pid()
+    }
+
+    fn host(&self) -> Option<&Arc<Host>> {
+        None
     }
 
     fn call(&self, lane: Lane, entry: Entry, argument: Encoded, pending: Pending) -> u64 {
