@@ -12,6 +12,7 @@ use serde::de::DeserializeOwned;
 use super::background;
 use super::error::TaskError;
 use super::outcome::Value;
+use super::panicking::caught;
 
 /// The end of a task: its encoded value, or why there is none.
 pub(super) type Ended = Result<Value, TaskError>;
@@ -70,10 +71,13 @@ impl<R: DeserializeOwned> Task<R> {
         ended?.decode()
     }
 
-    /// Calls `then` with its value or its error, when it is done, on a thread of the crate's.
+    /// Calls `then` with its value or its error, when it is done, on a thread of the crate's. A value that panics when it is decoded is a
+    /// [`TaskError::Panicked`] (who [waits](Task::wait) for it, or polls it, panics instead).
     pub fn on_done(mut self, then: impl FnOnce(Result<R, TaskError>) + Send + 'static) {
         if let Some(work) = self.work.take() {
-            background::at_end(work, move |ended| then(ended.and_then(|value| value.decode())));
+            // Decoding is the user's code. Nobody is here to whom its panic could go, and `then` is to be called.
+            let decoded = |value: Value| caught(|| value.decode()).unwrap_or_else(|told| Err(told.into_error()));
+            background::at_end(work, move |ended| then(ended.and_then(decoded)));
         }
     }
 }

@@ -202,9 +202,7 @@ impl Outcome {
                     unread(&error)
                 })
             }
-            Outcome::Panicked(Told { message, location, backtrace }) => {
-                Err(TaskError::Panicked { message, location, backtrace })
-            }
+            Outcome::Panicked(told) => Err(told.into_error()),
             Outcome::Codec { why } => Err(TaskError::Codec(why)),
             Outcome::Skipped | Outcome::Taken => Err(TaskError::Cancelled),
         }

@@ -8,12 +8,21 @@ use std::sync::Once;
 
 use serde::{Deserialize, Serialize};
 
+use super::error::TaskError;
+
 /// A panic, told.
 #[derive(Debug, Serialize, Deserialize)]
 pub(super) struct Told {
     pub(super) message: String,
     pub(super) location: Option<String>,
     pub(super) backtrace: Option<String>,
+}
+
+impl Told {
+    pub(super) fn into_error(self) -> TaskError {
+        let Told { message, location, backtrace } = self;
+        TaskError::Panicked { message, location, backtrace }
+    }
 }
 
 thread_local! {

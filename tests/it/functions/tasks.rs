@@ -7,7 +7,7 @@ use std::time::Duration;
 use nix::sys::resource::{Resource, setrlimit};
 use nix::sys::signal::{Signal as Raw, kill};
 use nix::unistd::Pid;
-use pkit::{ExitReason, Signal, Task, TaskError};
+use pkit::{ExitReason, Signal, Task, TaskError, Worker};
 use serde::{Deserialize, Serialize};
 use serde_bytes::ByteBuf;
 
@@ -197,6 +197,26 @@ tests! {
         let sender = sender.clone();
         failed.on_done(move |value| sender.send(u64::from(matches!(value, Err(TaskError::Panicked { .. })))).unwrap());
         assert_eq!(receiver.recv_timeout(LONG).unwrap(), 1);
+    }
+
+    fn what_is_to_be_done_at_the_end_is_done_with_a_value_that_panics_as_well() {
+        #[derive(Debug, Serialize)]
+        struct Explodes;
+        impl<'de> Deserialize<'de> for Explodes {
+            fn deserialize<D: serde::Deserializer<'de>>(_: D) -> Result<Explodes, D::Error> {
+                panic!("no value")
+            }
+        }
+        let [process, thread] = [Worker::new(), Worker::thread()].map(Result::unwrap);
+        let tasks = [pkit::spawn(|()| Explodes, ()), process.schedule(|()| Explodes, ()), thread.schedule(|()| Explodes, ())];
+        for task in tasks {
+            let (sender, receiver) = mpsc::channel();
+            task.unwrap().on_done(move |value| sender.send(value.unwrap_err()).unwrap());
+            let error = receiver.recv_timeout(LONG).unwrap();
+            let TaskError::Panicked { message, location, .. } = error else { panic!("{error:?}") };
+            assert_eq!(message, "no value");
+            assert!(location.unwrap().starts_with(file!()));
+        }
     }
 
     fn a_dropped_task_goes_on() {
