@@ -149,11 +149,12 @@ impl Worker {
 
     /// Queues a call, which runs after those before it.
     ///
-    /// It does not wait, however many are queued: they are kept in memory.
+    /// It does not wait, however many are queued: they are kept in memory. An argument of more than 64 KiB is a file in memory: until it is sent, which
+    /// may be when the calls before it are done, it takes one of this program's descriptors as well (none for a [`thread`](Worker::thread)).
     ///
     /// # Errors
     /// - [`TaskError::Start`]: the worker was closed, or had to be started and was not.
-    /// - [`TaskError::Codec`]: the argument cannot be encoded.
+    /// - [`TaskError::Codec`]: the argument cannot be encoded; one of more than 64 KiB, too, when there is no descriptor left for it.
     pub fn schedule<F, A, R>(&self, function: F, argument: A) -> Result<Task<R>, TaskError>
     where
         F: Fn(A) -> R + Copy + Send + 'static,

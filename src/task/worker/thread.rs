@@ -1,5 +1,6 @@
 //! A worker that is a thread of this program: the same as in a process, without the process.
 
+use std::os::fd::AsFd;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
@@ -39,8 +40,11 @@ struct Inside {
     ends: Condvar,
 }
 
+/// Without a descriptor: many of them may wait. Or why it is not there.
+type Argument = Result<Value, String>;
+
 enum Order {
-    Call { id: u64, entry: Entry, argument: Encoded },
+    Call { id: u64, entry: Entry, argument: Argument },
     Drop { object: u64 },
 }
 
@@ -76,7 +80,7 @@ impl Inside {
         for order in orders {
             match order {
                 Order::Call { id, entry, argument } => {
-                    self.run(id, self.host.begin(id, Lane::Ordered), entry, &argument);
+                    self.run(id, self.host.begin(id, Lane::Ordered), entry, argument);
                 }
                 Order::Drop { object } => self.host.drop_object(object),
             }
@@ -88,17 +92,25 @@ impl Inside {
         self.ends.notify_all();
     }
 
-    fn run(&self, id: u64, begun: Option<Begun>, entry: Entry, argument: &Encoded) {
-        let answer = match argument {
-            Encoded::Here(bytes) => self.host.run(begun, |call| Some(entry(bytes, call))),
-            Encoded::File(file) => match Mapped::new(std::os::fd::AsFd::as_fd(file)) {
-                Ok(mapped) => self.host.run(begun, |call| Some(entry(&mapped, call))),
-                Err(error) => Err(Outcome::Codec { why: format!("its argument was lost: {error}") }),
-            },
+    fn run(&self, id: u64, begun: Option<Begun>, entry: Entry, argument: Argument) {
+        let answer = match &argument {
+            Ok(argument) => self.host.run(begun, |call| Some(entry(argument.bytes(), call))),
+            Err(why) => Err(Outcome::Codec { why: why.clone() }),
         };
         if let Some(wakers) = self.board.finish(id, told(answer)) {
             // Who is called next is not to wait for them.
             wakers.wake_elsewhere();
+        }
+        // Nobody waits while a large one is given back.
+        drop(argument);
+    }
+}
+
+fn mapped(argument: Encoded) -> Argument {
+    match argument {
+        Encoded::Here(bytes) => Ok(Value::Bytes { all: bytes, from: 0 }),
+        Encoded::File(file) => {
+            Mapped::new(file.as_fd()).map(Value::File).map_err(|error| format!("its argument was lost: {error}"))
         }
     }
 }
@@ -133,6 +145,7 @@ impl Home for Thread {
     }
 
     fn call(&self, lane: Lane, entry: Entry, argument: Encoded, pending: Pending) -> u64 {
+        let argument = mapped(argument);
         let queue = locked(&self.queue);
         // Under the lock of the queue: in it they rise.
         let id = self.next_id.fetch_add(1, Ordering::Relaxed);
@@ -154,7 +167,7 @@ impl Home for Thread {
         };
         let (inside, begun) = (Arc::clone(&self.inside), self.inside.host.begin(id, Lane::Aside));
         let thread = sys::process::thread("pkit-task").spawn(move || {
-            inside.run(id, begun, entry, &argument);
+            inside.run(id, begun, entry, argument);
             drop(guard);
         });
         if let Err(error) = thread {

@@ -313,4 +313,29 @@ tests! {
             assert!(is_told.recv_timeout(LONG).unwrap(), "who stopped it was held up");
         }
     }
+
+    fn large_arguments_that_wait_take_descriptors_of_a_process_alone() {
+        for worker in both() {
+            let waits = worker.schedule(gate, ()).unwrap();
+            worker.concurrent(first, fill(1)).unwrap().wait().unwrap();
+            let used = std::fs::read_dir("/proc/self/fd").unwrap().count() as u64;
+            let queued = limited(Resource::RLIMIT_NOFILE, used + 20, || {
+                (0..100).map(|byte| worker.schedule(first, fill(byte))).collect::<Vec<_>>()
+            });
+            assert!(queued.iter().flatten().all(|task| !task.is_done()));
+            worker.concurrent(open, ()).unwrap().wait().unwrap();
+            waits.wait().unwrap();
+            let ends: Vec<_> = queued.into_iter().map(|task| task.and_then(Task::wait)).collect();
+            match worker.pid() {
+                None => assert_eq!(ends.into_iter().map(Result::unwrap).collect::<Vec<_>>(), (0..100).collect::<Vec<_>>()),
+                Some(_) => {
+                    let values = ends.iter().flatten().count();
+                    assert!(ends.iter().take(values).enumerate().all(|(n, end)| *end.as_ref().unwrap() as usize == n));
+                    assert!(ends.iter().skip(values).all(|end| matches!(end, Err(TaskError::Codec(why)) if why.contains("open files"))));
+                    assert!(values >= 19, "{values}");
+                }
+            }
+            OPEN.store(false, std::sync::atomic::Ordering::Release);
+        }
+    }
 }
