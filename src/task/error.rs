@@ -7,7 +7,8 @@ use crate::exit::Exit;
 #[derive(Debug, Clone, thiserror::Error)]
 #[non_exhaustive]
 pub enum TaskError {
-    /// It panicked; or its argument did when that was decoded, or its value when it was encoded (for [`Task::on_done`](crate::Task::on_done), or decoded). Nothing of that is on its standard error: it is all here.
+    /// It panicked; or its argument did when that was decoded, or its value when it was encoded (for
+    /// [`Task::on_done`](crate::Task::on_done), or decoded). Nothing of that is on its standard error: it is all here.
     #[error("it panicked{}: {message}", at(location.as_deref()))]
     Panicked {
         /// What it panicked with, if that was text.

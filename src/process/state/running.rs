@@ -63,6 +63,12 @@ pub(super) struct Draining {
 }
 
 impl Clearing {
+    /// The leader has ended, just now.
+    fn new(run: Run, reason: ExitReason, now: Instant) -> Clearing {
+        let unheard = now.checked_add(HEARD_WITHIN);
+        Clearing { run, reason, ended: now, look: None, pause: FIRST_LOOK, unheard, is_stopped: false }
+    }
+
     fn look_later(&mut self, now: Instant) {
         self.look = Some(now + self.pause);
         self.pause = (self.pause * 2).min(if self.run.forced { SLOW_LOOK } else { LAST_LOOK });
@@ -126,17 +132,7 @@ impl Machine {
             Event::LeaderExited(reason) => {
                 run.stopped_by_us = run.requested || (run.announced_stop && run.climb.is_some());
                 out.push(Action::Look);
-                let unheard = now.checked_add(HEARD_WITHIN);
-                let pause = FIRST_LOOK;
-                return Phase::Clearing(Clearing {
-                    run,
-                    reason,
-                    ended: now,
-                    look: None,
-                    pause,
-                    unheard,
-                    is_stopped: false,
-                });
+                return Phase::Clearing(Clearing::new(run, reason, now));
             }
             Event::Stop => return self.stop_up(run, now, out),
             Event::Kill => return self.kill_up(run, out),

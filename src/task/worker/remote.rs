@@ -145,7 +145,8 @@ impl<T: Send + 'static> Remote<T> {
     /// Calls a function with the object, and waits for its value. It runs in the worker, after what was queued before.
     ///
     /// `function` is a function item, or a closure that captures nothing; it has the object to itself while it runs. Called in the worker itself
-    /// (on a thread that it runs functions on), it is called directly, and waits for nobody but who has the object at the moment: who has it himself waits for ever.
+    /// (on a thread that it runs functions on), it is called directly, and waits for nobody but who has the object at the moment: who
+    /// has it himself waits for ever.
     ///
     /// # Errors
     /// [`TaskError::Crashed`]: the worker has ended ([`TaskError::Cancelled`]: it was stopped, or it was a thread). The others are those of [`Worker::invoke`](crate::Worker::invoke).
