@@ -309,16 +309,19 @@ tests! {
     }
 
     fn starts_beside_a_server_that_is_killed_again_and_again() {
-        let done = std::sync::atomic::AtomicBool::new(false);
+        use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+        let (done, ran) = (AtomicBool::new(false), AtomicU32::new(0));
         std::thread::scope(|scope| {
             let killer = scope.spawn(|| {
                 let mut killed = 0;
-                while !done.load(std::sync::atomic::Ordering::Relaxed) {
+                while !done.load(Ordering::Relaxed) {
                     if let Some(server) = pkit::testing::fork_server() {
+                        let before = ran.load(Ordering::Relaxed);
                         let _ = kill(Pid::from_raw(server as i32), Raw::SIGKILL);
                         killed += 1;
-                        eventually("another", || {
-                            pkit::testing::fork_server() != Some(server) || done.load(std::sync::atomic::Ordering::Relaxed)
+                        // Else the next may be killed before it has done anything, again and again.
+                        eventually("another has made one that ran", || {
+                            pkit::testing::fork_server() != Some(server) && ran.load(Ordering::Relaxed) > before || done.load(Ordering::Relaxed)
                         });
                     }
                     std::thread::yield_now();
@@ -333,6 +336,7 @@ tests! {
                         Ok(_) => {
                             assert_eq!(process.join().unwrap().code(), Some(9));
                             good += 1;
+                            ran.fetch_add(1, Ordering::Relaxed);
                         }
                         Err(error) => {
                             assert!(error.to_string().contains("fork server"), "{error}");
@@ -343,7 +347,7 @@ tests! {
                 (good, bad)
             })).collect();
             let counts: Vec<(u32, u32)> = starters.into_iter().map(|starter| starter.join().unwrap()).collect();
-            done.store(true, std::sync::atomic::Ordering::Relaxed);
+            done.store(true, Ordering::Relaxed);
             assert!(killer.join().unwrap() > 0);
             assert!(counts.iter().all(|(good, bad)| good + bad == 50 && *good > 0), "{counts:?}");
         });
