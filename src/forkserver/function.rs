@@ -103,16 +103,11 @@ impl Target {
     /// pkit::Target::function(|()| println!("{numbers:?}"), ());
     /// ```
     ///
-    /// What takes no place is made anew there, if it may leave its thread. So a token that proves something of this process (that a
-    /// library was set up, say) proves nothing in the other; one that belongs to a thread is refused:
-    ///
-    /// ```compile_fail
-    /// let token = std::marker::PhantomData::<*const ()>;
-    /// pkit::Target::function(move |()| drop(token), ());
-    /// ```
+    /// (What takes no place is made anew there: a token that proves something of this process, or of a thread of it, proves nothing
+    /// in the other.)
     pub fn function<F, A, T>(function: F, argument: A) -> Target
     where
-        F: Fn(A) -> T + Copy + Send + 'static,
+        F: Fn(A) -> T + Copy,
         A: Serialize + DeserializeOwned,
         T: Termination,
     {
@@ -170,7 +165,7 @@ pub(crate) fn captures_nothing<F>(_: F) {
 
 fn function_entry<F, A, T>(argument: &[u8], _: &mut dyn Any) -> i32
 where
-    F: Fn(A) -> T + Copy + Send + 'static,
+    F: Fn(A) -> T + Copy,
     A: DeserializeOwned,
     T: Termination,
 {

@@ -46,7 +46,7 @@ pub use worker::{Remote, Worker, WorkerBuilder};
 /// ```
 pub fn run<F, A, R>(function: F, argument: A) -> Result<R, TaskError>
 where
-    F: Fn(A) -> R + Copy + Send + 'static,
+    F: Fn(A) -> R + Copy,
     A: Serialize + DeserializeOwned,
     R: Serialize + DeserializeOwned,
 {
@@ -72,7 +72,7 @@ where
 /// ```
 pub fn spawn<F, A, R>(function: F, argument: A) -> Result<Task<R>, TaskError>
 where
-    F: Fn(A) -> R + Copy + Send + 'static,
+    F: Fn(A) -> R + Copy,
     A: Serialize + DeserializeOwned,
     R: Serialize + DeserializeOwned,
 {
@@ -104,7 +104,7 @@ pub fn spawn_with<F, A, R>(
     argument: A,
 ) -> Result<Task<R>, TaskError>
 where
-    F: Fn(A) -> R + Copy + Send + 'static,
+    F: Fn(A) -> R + Copy,
     A: Serialize + DeserializeOwned,
     R: Serialize + DeserializeOwned,
 {
@@ -119,7 +119,7 @@ where
 
 fn entry<F, A, R>(argument: &[u8], channel: &mut dyn Any) -> i32
 where
-    F: Fn(A) -> R + Copy + Send + 'static,
+    F: Fn(A) -> R + Copy,
     A: DeserializeOwned,
     R: Serialize,
 {
