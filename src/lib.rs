@@ -37,14 +37,15 @@
 //! # Threads
 //!
 //! One thread, `pkit-reaper`, looks after all children; it starts with the first. Threads `pkit-spawn`, one for each core on
-//! which they are needed, create processes for threads that may end. Threads `pkit-restart`, at most one for each core, and more only
-//! while each of those is held up (a dead file system, say, or a FIFO that nobody writes to), do the automatic restarts.
+//! which they are needed, create processes for threads that may end. Threads `pkit-restart`, at most one for each core, do the automatic
+//! restarts. There are more of both only while they are held up (a dead file system, say, or a FIFO that nobody writes to), and none
+//! of them ends.
 //! Threads `pkit-callback` run callbacks, on demand; one idle is kept.
 //!
 //! A child has the nice value, capabilities, seccomp filters and namespaces of the thread that creates it,
 //! unless an option sets them: of the main thread for a start from there (and of the caller for a child that outlives
 //! this program), else of `pkit-spawn` or `pkit-restart`, which have those of the thread that first needed them. Its affinity is its
-//! caller's; after an automatic restart, that of `pkit-restart`.
+//! caller's (if no seccomp filter might forbid that); after an automatic restart, that of `pkit-restart`.
 //!
 //! # The end of your program
 //!

@@ -5,17 +5,19 @@ use nix::unistd::Pid;
 
 use super::syscall::syscall;
 
-/// The processor that this is called on; `None`: nobody is to be bound to it.
-///
-/// A seccomp filter may kill who binds itself, and cannot be asked (systemd's `SystemCallFilter=~@resources` is such a one): where the
-/// calling thread has any, or that cannot be told, nothing here is called but this. Nor for a real-time thread: another one may keep the
-/// processor from who is bound to it.
-pub(crate) fn here() -> Option<usize> {
+/// Whether the calling thread, and what it creates, may say where it runs: a seccomp filter may kill who does, and cannot be asked
+/// (systemd's `SystemCallFilter=~@resources` is such a one). So not where it has any, or that cannot be told.
+pub(super) fn may_be_set() -> bool {
     // SAFETY: PR_GET_SECCOMP takes nothing else.
-    let has_no_filter = unsafe { libc::prctl(libc::PR_GET_SECCOMP) } == 0;
+    unsafe { libc::prctl(libc::PR_GET_SECCOMP) == 0 }
+}
+
+/// The processor that this is called on; `None`: nobody is to be bound to it. Only an ordinary thread has one: where another is for
+/// real time, a third may keep the processor from who is bound to it.
+pub(crate) fn here() -> Option<usize> {
     // SAFETY: sched_getscheduler(2) takes a number; 0 is the calling thread.
     let is_ordinary = unsafe { libc::sched_getscheduler(0) } == libc::SCHED_OTHER;
-    if has_no_filter && is_ordinary { sched_getcpu().ok() } else { None }
+    if is_ordinary && may_be_set() { sched_getcpu().ok() } else { None }
 }
 
 /// Binds the calling thread to a processor, if that is permitted.
@@ -66,21 +68,33 @@ fn set(mask: &Mask) -> Result<(), i32> {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
     use crate::sys::fork::tests::in_fork;
+
+    /// The calling thread has a filter from now on, which kills who sets an affinity.
+    pub(in crate::sys) fn forbid() {
+        let instruction = |code: u32, jf, k| libc::sock_filter { code: code as u16, jt: 0, jf, k };
+        let end = |what| instruction(libc::BPF_RET | libc::BPF_K, 0, what);
+        let mut filter = [
+            // The number of the call.
+            instruction(libc::BPF_LD | libc::BPF_W | libc::BPF_ABS, 0, 0),
+            instruction(libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K, 1, libc::SYS_sched_setaffinity as u32),
+            end(libc::SECCOMP_RET_KILL_PROCESS),
+            end(libc::SECCOMP_RET_ALLOW),
+        ];
+        let program = libc::sock_fprog { len: filter.len() as u16, filter: filter.as_mut_ptr() };
+        nix::sys::prctl::set_no_new_privs().unwrap();
+        // SAFETY: PR_SET_SECCOMP reads one program, of as many instructions as it says.
+        let set = unsafe { libc::prctl(libc::PR_SET_SECCOMP, libc::SECCOMP_MODE_FILTER, &raw const program) };
+        assert_eq!(set, 0);
+    }
 
     #[test]
     fn who_has_a_filter_binds_nobody() {
         in_fork(|| {
             assert!(here().is_some());
-            let allow = libc::BPF_RET as u16 | libc::BPF_K as u16;
-            let mut all = libc::sock_filter { code: allow, jt: 0, jf: 0, k: libc::SECCOMP_RET_ALLOW };
-            let filter = libc::sock_fprog { len: 1, filter: &raw mut all };
-            nix::sys::prctl::set_no_new_privs().unwrap();
-            // SAFETY: PR_SET_SECCOMP reads one program of one instruction.
-            let set = unsafe { libc::prctl(libc::PR_SET_SECCOMP, libc::SECCOMP_MODE_FILTER, &raw const filter) };
-            assert_eq!(set, 0);
+            forbid();
             assert_eq!(here(), None);
         });
     }

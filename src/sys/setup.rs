@@ -153,10 +153,15 @@ impl<'a> Prepared<'a> {
 
     /// The thread that makes the child may be bound to one core; the child is not to be, unless the calling thread is.
     pub(super) fn made_by(mut self, creator: Creator<'_>) -> Prepared<'a> {
-        if let (Creator::Elsewhere(_), None, Some(_)) = (creator, &self.cores, affinity::here()) {
+        if matches!(creator, Creator::Elsewhere(_)) && self.cores.is_none() && affinity::may_be_set() {
             self.affinity = Affinity::of_this_thread();
         }
         self
+    }
+
+    /// On the thread that makes the child, which gets that one's seccomp filter.
+    pub(super) fn is_made_here(&mut self) {
+        self.affinity.take_if(|_| !affinity::may_be_set());
     }
 
     /// Does it all, in the child.

@@ -274,6 +274,19 @@ fn a_child_may_run_where_its_caller_may() {
 }
 
 #[test]
+fn a_child_is_not_killed_for_what_a_filter_of_its_creator_forbids() {
+    let elsewhere = |errand: Errand| {
+        let thread = std::thread::spawn(|| {
+            affinity::tests::forbid();
+            errand.run();
+        });
+        thread.join().map_err(|_| io::Error::other("it panicked"))
+    };
+    let child = super::spawn(&sh("exit 5"), Creator::Elsewhere(&elsewhere)).unwrap();
+    assert_eq!(finish(&child).change, Change::Exited(5));
+}
+
+#[test]
 fn whether_a_child_has_left_is_seen_without_its_word() {
     assert!(!Born::default().has_left());
     let born = |child: &Child| Born {
