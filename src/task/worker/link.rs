@@ -60,8 +60,8 @@ pub(super) struct Link {
     files: Mutex<VecDeque<Option<OwnedFd>>>,
     /// With the reaper. Leaf lock.
     watched: Mutex<Option<Token>>,
-    /// When the reaper comes back. Before its timers.
-    deadline: Mutex<Option<Instant>>,
+    /// When the reaper comes back to send what could not be sent. Before its timers.
+    again: Mutex<Option<Instant>>,
     next_id: AtomicU64,
     /// The first call is the setup: without it there are no others.
     has_setup: bool,
@@ -105,7 +105,7 @@ impl Link {
             is_mad: AtomicBool::new(false),
             is_wanted: AtomicBool::new(false),
             watched: Mutex::default(),
-            deadline: Mutex::default(),
+            again: Mutex::default(),
             next_id: AtomicU64::new(FIRST),
             has_setup,
             is_ending: AtomicBool::new(false),
@@ -151,19 +151,26 @@ impl Link {
             Ok(Pumped::Well) => {}
             // Nobody takes it any more; what waits holds descriptors.
             Ok(Pumped::AgainLater) if self.board.is_over() => locked(lane).forget(),
-            Ok(Pumped::AgainLater) => self.look_at(Instant::now() + AGAIN),
+            Ok(Pumped::AgainLater) => self.look_again(),
             Err(Garbage) => self.garbage().wake_elsewhere(),
         }
     }
 
-    /// The reaper comes back at that time.
-    fn look_at(&self, at: Instant) {
-        let Some(me) = self.me.upgrade() else { return };
-        let mut deadline = locked(&self.deadline);
-        if deadline.is_none_or(|earlier| at < earlier) {
-            Reaper::get().set_timer(self.id, *deadline, Some(at), &me);
-            *deadline = Some(at);
+    /// The reaper comes back, whatever it is about to do.
+    fn look_at_once(&self) {
+        if let Some(me) = self.me.upgrade() {
+            Reaper::get().set_timer(self.id, None, Some(Instant::now()), &me);
         }
+    }
+
+    /// The reaper comes back in a while, once however often this is called until then.
+    fn look_again(&self) {
+        let Some(me) = self.me.upgrade() else { return };
+        locked(&self.again).get_or_insert_with(|| {
+            let at = Instant::now() + AGAIN;
+            Reaper::get().set_timer(self.id, None, Some(at), &me);
+            at
+        });
     }
 
     fn send(&self, lane: Lane, request: &Request) {
@@ -283,7 +290,9 @@ impl Link {
             while !self.board.is_over() && !answers.go_away() {
                 answers.come_back();
                 if !self.read(&mut answers, MOST_ANSWERS, wakers) {
-                    return self.look_at(Instant::now());
+                    // Else the reaper finds somebody who reads, and goes away again.
+                    drop(answers);
+                    return self.look_at_once();
                 }
             }
             drop(answers);
@@ -345,14 +354,15 @@ impl Watcher for Link {
                 }
             } else {
                 drop(answers);
-                self.look_at(Instant::now());
+                self.look_at_once();
             }
         }
         wakers.wake_elsewhere();
     }
 
-    fn due(self: Arc<Self>, _now: Instant) {
-        *locked(&self.deadline) = None;
+    fn due(self: Arc<Self>, now: Instant) {
+        // Before it is tried: who cannot send after that is to find none.
+        locked(&self.again).take_if(|at| *at <= now);
         self.ready(0);
     }
 

@@ -265,6 +265,17 @@ tests! {
         dispersed.wait().unwrap();
     }
 
+    fn all_end_when_nobody_waits_any_more() {
+        const CALLS: usize = 20_000;
+        let worker = Worker::new().unwrap();
+        for round in 0..6 {
+            let mut tasks: Vec<_> = (0..CALLS).map(|n| worker.schedule(square, n as u64).unwrap()).collect();
+            // Who waits reads for the others, and leaves in the middle.
+            tasks.swap_remove(round * 7919 % CALLS).wait().unwrap();
+            eventually("all have ended", || tasks.iter().all(Task::is_done));
+        }
+    }
+
     fn a_waker_that_blocks_holds_up_nobody_else() {
         struct Blocks(mpsc::SyncSender<()>, Mutex<mpsc::Receiver<()>>);
         impl Wake for Blocks {
