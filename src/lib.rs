@@ -37,7 +37,7 @@
 //! # Threads
 //!
 //! One thread, `pkit-reaper`, looks after all children; it starts with the first. Threads `pkit-spawn`, one for each core on
-//! which they are needed, create processes for threads that may end. Threads `pkit-restart`, at most one for each core, do the automatic
+//! which they are needed, create processes for threads that may end. A thread `pkit-restart` does the automatic
 //! restarts. There are more of both only while they are held up (a dead file system, say, or a FIFO that nobody writes to), and none
 //! of them ends.
 //! Threads `pkit-callback` run callbacks, on demand; one idle is kept.

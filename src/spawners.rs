@@ -9,7 +9,7 @@
 //! each processor on which there are callers, bound to it; the child runs where its caller may.
 //!
 //! Automatic restarts are done as a whole, by threads of their own: an `execve` that hangs on a dead file system holds up one of those,
-//! never the reaper or a caller. There is at most one per core, and more only while all are held up.
+//! never the reaper or a caller. There is one, and more only while all are held up.
 //!
 //! What a child inherits from its creating *thread* (nice value, capabilities, seccomp filters, namespaces, and in a restart affinity)
 //! it inherits from here unless an option sets it.
@@ -38,8 +38,7 @@ static SPAWNERS: sys::PerProcess<Spawners> = sys::PerProcess::new();
 
 impl Spawners {
     pub(crate) fn get() -> &'static Spawners {
-        SPAWNERS
-            .get_or_init(|| Spawners { restarting: pool("pkit-restart", cores(), None), creating: Mutex::default() })
+        SPAWNERS.get_or_init(|| Spawners { restarting: pool("pkit-restart", 1, None), creating: Mutex::default() })
     }
 
     /// Makes sure that there is a thread for [`restart`](Spawners::restart).

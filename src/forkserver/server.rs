@@ -11,7 +11,7 @@ use super::order::{self, Answer, Order, Request, VARIABLE};
 use super::said::Said;
 use crate::process::{Command, Group, Process, Stdio};
 use crate::sys;
-use crate::sys::channel::Channel;
+use crate::sys::channel::{Channel, is_gone};
 use crate::sys::directory::Directory;
 use crate::sys::image::Image;
 use crate::sys::locked;
@@ -339,11 +339,6 @@ struct Born {
     child: Child,
     /// Else it has ended before it ran anything.
     is_settled: bool,
-}
-
-/// Nobody is at the other end.
-fn is_gone(error: &io::Error) -> bool {
-    matches!(error.raw_os_error(), Some(libc::EPIPE | libc::ECONNRESET | libc::ENOTCONN))
 }
 
 fn late(what: &str) -> io::Error {

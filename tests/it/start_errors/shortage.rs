@@ -11,8 +11,7 @@ use pkit::{Backoff, Builder, Command, EventKind, Events, Process, Resource, Rest
 use super::{refused, refused_with, targets, works};
 use crate::forked::{forked, tell};
 use crate::support::{
-    LONG, children, eventually, is_root, limited, settle, sh, skipped, tests, thread_names, wait_for,
-    without_descriptors,
+    LONG, children, eventually, is_root, limited, settle, sh, skipped, tests, wait_for, without_descriptors,
 };
 
 type Options = fn(Builder) -> Builder;
@@ -100,12 +99,6 @@ fn use_up_the_spare_stacks() {
     for _ in 0..4 {
         assert_eq!(without_descriptors(|| refused(&process)).raw_os_error(), Some(libc::EMFILE));
     }
-}
-
-fn restarts_twice() {
-    let process = Process::builder(Command::new("false")).restart(patient()).build().unwrap();
-    process.start(true).unwrap();
-    process.wait_until(LONG, |status| status.state == State::Failed).unwrap();
 }
 
 tests! {
@@ -292,13 +285,6 @@ tests! {
         let process = builder.restart(patient()).build().unwrap();
         process.start(true).unwrap();
         let mut events = process.subscribe();
-        let restarting = || thread_names().iter().filter(|name| *name == "pkit-restart").count();
-        // For std ends a program that starts a thread without memory.
-        let cores = std::thread::available_parallelism().unwrap().get();
-        eventually("all the threads that restart are there", || {
-            std::thread::scope(|scope| (0..2 * cores).for_each(|_| drop(scope.spawn(restarts_twice))));
-            restarting() == cores
-        });
         settle();
         use_up_the_spare_stacks();
         limited(Limit::RLIMIT_AS, 1 << 20, || {
