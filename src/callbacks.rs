@@ -2,7 +2,8 @@
 //!
 //! Callbacks run here, never on the reaper. A thread starts when there is work and none is idle,
 //! and ends when another is idle already: a callback that blocks for ever costs one thread and
-//! stops nobody else. The order of one process's callbacks is kept by its own queue
+//! stops nobody else. Many that are due at once, and brief, share some threads; where those are all held up there is one more,
+//! as long as they are. The order of one process's callbacks is kept by its own queue
 //! (`process/calls.rs`), which puts itself here once while it has work.
 
 use std::collections::VecDeque;
@@ -19,8 +20,10 @@ pub(crate) struct Callbacks {
     pool: Pool,
 }
 
-const HABITS: Habits =
-    Habits { name: "pkit-callback", most: usize::MAX, keep: 1, linger: Duration::ZERO, processor: None };
+/// That many callbacks may block before another one waits for a while.
+const MOST: usize = 32;
+
+const HABITS: Habits = Habits { name: "pkit-callback", most: MOST, keep: 1, linger: Duration::ZERO, processor: None };
 
 static CALLBACKS: sys::PerProcess<Callbacks> = sys::PerProcess::new();
 

@@ -20,6 +20,15 @@ where
     Arc::new(AtEnd(Mutex::new(Some((future, then))))).wake();
 }
 
+/// The same, but what is there already is told right here.
+pub(super) fn now_or_at_end<F, T>(future: F, then: T)
+where
+    F: Future + Unpin + Send + 'static,
+    T: FnOnce(F::Output) + Send + 'static,
+{
+    Arc::new(AtEnd(Mutex::new(Some((future, then))))).look();
+}
+
 impl<F, T> Wake for AtEnd<F, T>
 where
     F: Future + Unpin + Send + 'static,

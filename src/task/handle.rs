@@ -13,6 +13,7 @@ use super::background;
 use super::error::TaskError;
 use super::outcome::Value;
 use super::panicking::caught;
+use crate::callbacks::Callbacks;
 
 /// The end of a task: its encoded value, or why there is none.
 pub(super) type Ended = Result<Value, TaskError>;
@@ -124,9 +125,12 @@ impl<R> Drop for Task<R> {
     fn drop(&mut self) {
         if let Some(work) = self.work.take() {
             let name = work.name();
-            background::at_end(work, move |ended| match ended {
+            // Most have ended well by now, and need no thread.
+            background::now_or_at_end(work, move |ended| match ended {
                 Ok(_) | Err(TaskError::Cancelled) => {}
-                Err(error) => log::error!("pkit: `{name}`, whose task was dropped: {error}"),
+                Err(error) => {
+                    Callbacks::get().run(move || log::error!("pkit: `{name}`, whose task was dropped: {error}"))
+                }
             });
         }
     }

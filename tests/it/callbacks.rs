@@ -209,6 +209,35 @@ tests! {
         }
     }
 
+    fn nor_do_many_that_block() {
+        // More than the threads that come at once.
+        const MANY: usize = 40;
+        let (release, gate) = mpsc::channel::<()>();
+        let (entered, inside) = mpsc::channel();
+        let gate = Arc::new(Mutex::new(gate));
+        let blocked: Vec<Process> = (0..MANY)
+            .map(|_| {
+                let (entered, gate) = (entered.clone(), Arc::clone(&gate));
+                let builder = Process::builder(sh("exit 3")).on_start(move |_| {
+                    entered.send(()).unwrap();
+                    let _ = gate.lock().unwrap().recv();
+                });
+                builder.build().unwrap()
+            })
+            .collect();
+        for process in &blocked {
+            process.start(true).unwrap();
+        }
+        (0..MANY).for_each(|_| inside.recv_timeout(LONG).unwrap());
+        let (builder, journal) = journal(sh("exit 4"), |_| ());
+        let free = builder.build().unwrap();
+        free.start(true).unwrap();
+        free.join_timeout(LONG).unwrap().unwrap();
+        assert_eq!(entries(&journal), ["start", "ready", "exit 4"]);
+        drop(release);
+        assert!(blocked.iter().all(|process| process.join().unwrap().code() == Some(3)));
+    }
+
     fn one_that_blocks_stops_no_other_process() {
         for at in ALL {
             let (release, gate) = mpsc::channel::<()>();

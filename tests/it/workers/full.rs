@@ -15,7 +15,7 @@ use pkit::{Process, Task, TaskError, Worker};
 use serde_bytes::ByteBuf;
 
 use super::{OPEN, both, gate, open, square, until_cancelled};
-use crate::support::{LONG, children, eventually, is_alive, is_root, limited, sh, skipped, tests};
+use crate::support::{LONG, children, eventually, is_alive, is_root, limited, sh, skipped, tests, thread_names};
 
 const LARGE: usize = 100_000;
 
@@ -277,6 +277,25 @@ tests! {
                 tasks.is_empty()
             });
         }
+    }
+
+    fn many_ends_at_once_share_some_threads() {
+        const CALLS: u64 = 2_000;
+        let worker = Worker::new().unwrap();
+        worker.schedule(gate, ()).unwrap().on_done(drop);
+        let (sender, threads) = mpsc::channel();
+        for n in 0..CALLS {
+            let sender = sender.clone();
+            worker.schedule(square, n).unwrap().on_done(move |value| {
+                assert_eq!(value.unwrap(), n * n);
+                let count = || thread_names().iter().filter(|name| *name == "pkit-callback").count();
+                sender.send((n % 50 == 0).then(count)).unwrap();
+            });
+        }
+        worker.concurrent(open, ()).unwrap().wait().unwrap();
+        let most = (0..CALLS).filter_map(|_| threads.recv_timeout(LONG).unwrap()).max();
+        // One more for each 100 ms in which all of them are held up.
+        assert!(most.is_some_and(|most| most <= 64), "{most:?} threads");
     }
 
     fn a_waker_that_blocks_holds_up_nobody_else() {
