@@ -1,9 +1,8 @@
 //! The threads that run what the user wrote.
 //!
-//! Callbacks run here, never on the reaper. A thread starts when there is work and none is idle,
-//! and ends when another is idle already: a callback that blocks for ever costs one thread and
-//! stops nobody else. Many that are due at once, and brief, share some threads; where those are all held up there is one more,
-//! as long as they are. The order of one process's callbacks is kept by its own queue
+//! Callbacks run here, never on the reaper. A thread starts when there is work, none is idle and there are fewer than 32; when all of those
+//! have been held up for 100 ms there is one more, and so on: callbacks that block delay others by that much at most. A thread ends
+//! when another is idle already. The order of one process's callbacks is kept by its own queue
 //! (`process/calls.rs`), which puts itself here once while it has work.
 
 use std::collections::VecDeque;
@@ -20,7 +19,7 @@ pub(crate) struct Callbacks {
     pool: Pool,
 }
 
-/// That many callbacks may block before another one waits for a while.
+/// There are more threads only while all of these are held up.
 const MOST: usize = 32;
 
 const HABITS: Habits = Habits { name: "pkit-callback", most: MOST, keep: 1, linger: Duration::ZERO, processor: None };

@@ -6,7 +6,8 @@
 //!
 //! For a caller all but that one call is done on its own thread, which then sleeps until the child has executed. The call is made on the
 //! processor that the caller leaves: another one would first have to be woken, which takes longer. So there is one of these threads for
-//! each processor on which there are callers, bound to it; the child runs where its caller may.
+//! a processor, bound to it; the child runs where its caller may. A processor gets its own when those of the others are busy: one that
+//! is not needed could take the last place under a limit of processes.
 //!
 //! Automatic restarts are done as a whole, by threads of their own: an `execve` that hangs on a dead file system holds up one of those,
 //! never the reaper or a caller. There is one, and more only while all are held up.
@@ -30,15 +31,21 @@ const LINGER: Duration = Duration::from_micros(100);
 
 pub(crate) struct Spawners {
     restarting: Pool,
-    /// By the processor; those of `None` are not bound. A leaf lock, but for that of each of them.
-    creating: Mutex<BTreeMap<Option<usize>, Arc<Pool>>>,
+    /// For callers whose threads may not be bound.
+    unbound: Pool,
+    /// By the processor to which they are bound. A leaf lock, but for that of each of them.
+    bound: Mutex<BTreeMap<usize, Arc<Pool>>>,
 }
 
 static SPAWNERS: sys::PerProcess<Spawners> = sys::PerProcess::new();
 
 impl Spawners {
     pub(crate) fn get() -> &'static Spawners {
-        SPAWNERS.get_or_init(|| Spawners { restarting: pool("pkit-restart", 1, None), creating: Mutex::default() })
+        SPAWNERS.get_or_init(|| Spawners {
+            restarting: pool("pkit-restart", 1, None),
+            unbound: pool("pkit-spawn", thread::available_parallelism().map_or(1, usize::from), None),
+            bound: Mutex::default(),
+        })
     }
 
     /// Makes sure that there is a thread for [`restart`](Spawners::restart).
@@ -53,33 +60,25 @@ impl Spawners {
 
     /// Has the errand run while the caller sleeps. It fails only when there is no thread for it and none can be started.
     pub(crate) fn create(&self, errand: Errand) -> io::Result<()> {
-        self.near()?.run(|| errand.run())
+        match sys::affinity::to_bind_to() {
+            None => self.unbound.run(|| errand.run()),
+            Some(processor) => self.bound_to(processor)?.run(|| errand.run()),
+        }
     }
 
-    /// Those of this processor. It gets some when those of the others are busy, and if it can: a thread that is not needed would
-    /// take the place of a process where their number is limited.
-    fn near(&self) -> io::Result<Arc<Pool>> {
-        let processor = sys::affinity::here();
-        let mut creating = locked(&self.creating);
-        // Who may not be bound is not to come to those who are, nor the other way round.
-        let mut others = creating.iter().filter(|(other, _)| other.is_some() == processor.is_some());
-        let idle =
-            creating.get(&processor).or_else(|| others.clone().map(|(_, pool)| pool).find(|pool| pool.is_idle()));
-        if let Some(pool) = idle {
+    /// Those of this processor, or of another one: see above.
+    fn bound_to(&self, processor: usize) -> io::Result<Arc<Pool>> {
+        let mut bound = locked(&self.bound);
+        if let Some(pool) = bound.get(&processor).or_else(|| bound.values().find(|other| other.is_idle())) {
             return Ok(Arc::clone(pool));
         }
-        let new = Arc::new(pool("pkit-spawn", if processor.is_some() { 1 } else { cores() }, processor));
-        match (new.ensure(), others.next()) {
-            (Err(_), Some((_, busy))) => return Ok(Arc::clone(busy)),
-            (ensured, _) => ensured?,
+        let new = Arc::new(pool("pkit-spawn", 1, Some(processor)));
+        if let Err(error) = new.ensure() {
+            return bound.values().next().cloned().ok_or(error);
         }
-        creating.insert(processor, Arc::clone(&new));
+        bound.insert(processor, Arc::clone(&new));
         Ok(new)
     }
-}
-
-fn cores() -> usize {
-    thread::available_parallelism().map_or(1, usize::from)
 }
 
 /// All of its threads stay: the end of one would kill the children that it created.

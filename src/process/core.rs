@@ -199,7 +199,7 @@ impl Inner {
         Reaper::get().ensure().map_err(failed)?;
         sys::pidfd::ensure_features().map_err(failed)?;
         if self.config.restart != Restart::never() {
-            // Where there can be no more threads by then, it would be this one that takes the child's place.
+            // Now: under a limit of processes a restart has only the place of the run before it, and a new thread would take that.
             Spawners::get().ensure_restarts().map_err(failed)?;
         }
         if self.needs_callbacks() { Callbacks::get().ensure().map_err(failed) } else { Ok(()) }

@@ -48,7 +48,7 @@ impl Future for Exited {
             return Poll::Ready(Err(error));
         }
         let (inner, id) = (Arc::clone(self.inner()), self.id);
-        let since = *self.since.get_or_insert_with(|| inner.begin_join(true));
+        let since = *self.since.get_or_insert_with(|| inner.begin_join());
         inner.core.poll(id, context.waker(), |core| inner.end(core, since))
     }
 }

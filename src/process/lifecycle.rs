@@ -101,8 +101,8 @@ impl Process {
     /// callback, only for the end of the current run. After the end it returns at once, as often as asked, from any
     /// number of threads.
     ///
-    /// Like std's `wait` it first closes a piped stdin that nobody took: that of the run that there is. Who waits for what a restart policy starts
-    /// again takes or closes the stdin of each run ([`stdin`](Process::stdin)).
+    /// Like std's `wait` it first closes a piped stdin that nobody took, that of the current run: each run that a restart policy starts has one of
+    /// its own, to be taken or closed by [`stdin`](Process::stdin).
     ///
     /// # Errors
     ///
@@ -123,7 +123,8 @@ impl Process {
 
     fn join_until(&self, limit: Option<Duration>) -> Result<Option<Exit>> {
         self.inner.check_owner("join")?;
-        let since = self.inner.begin_join(limit.is_none_or(|limit| !limit.is_zero()));
+        let is_look = limit.is_some_and(|limit| limit.is_zero());
+        let since = if is_look { self.inner.lock().machine.generation() } else { self.inner.begin_join() };
         let until = limit.and_then(|limit| Instant::now().checked_add(limit));
         self.inner.wait_end(until, |core| self.inner.end(core, since)).transpose()
     }
@@ -149,9 +150,10 @@ impl Process {
     ///
     /// It switches the restart policy off until the next start. With `false` the ladder is only begun, and climbed
     /// without the caller; with `true` this returns when [`join`](Process::join) would. What does not run is left
-    /// alone; a ladder that is being climbed is not begun again. Where the leader has ended, and what it left behind is being stopped
-    /// ([`Survivors`](crate::Survivors)), whichever of both ladders comes to SIGKILL earlier goes on. So several are stopped side by side with `false` for
+    /// alone; a ladder that is being climbed is not begun again. So several are stopped side by side with `false` for
     /// all of them first, then `true` for each: see [the end of your program](crate#the-end-of-your-program).
+    /// Where the leader has ended, and those whom it left behind are being stopped ([`Survivors`](crate::Survivors)), the ladder goes on that
+    /// comes to SIGKILL earlier.
     ///
     /// # Errors
     ///

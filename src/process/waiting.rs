@@ -126,10 +126,9 @@ impl Inner {
     }
 
     /// A join begins: in which generation. As std's `wait` does, it closes a piped stdin that nobody took.
-    /// The generation in which a wait for the end begins. `waits`: not only a look.
-    pub(super) fn begin_join(&self, waits: bool) -> u64 {
+    pub(super) fn begin_join(&self) -> u64 {
         let mut core = self.lock();
-        let stdin = if waits { core.streams.stdin.take() } else { None };
+        let stdin = core.streams.stdin.take();
         let since = core.machine.generation();
         drop(core);
         drop(stdin);

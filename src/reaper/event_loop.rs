@@ -103,7 +103,7 @@ impl Reaper {
         }
     }
 
-    /// Moves the one deadline of watcher `id` from `old` to `new`.
+    /// Moves a deadline of watcher `id` from `old` to `new`; without `old` it is one more.
     pub(crate) fn set_timer(
         &self,
         id: u64,

@@ -1,50 +1,44 @@
 //! On which processors threads and children may run.
-
-use nix::sched::{CpuSet, sched_getcpu, sched_setaffinity};
-use nix::unistd::Pid;
+//!
+//! A thread that makes children for others may be bound to one processor, so that a caller hands over to it without waking another one
+//! (`spawners`). A child has the affinity of its creating thread, so it gives itself that of its caller, unless it was asked for another.
+//! Both are left alone where the calling or the creating thread has a seccomp filter: one may kill who sets an affinity, and it
+//! cannot be asked (systemd's `SystemCallFilter=~@resources` is such a one).
 
 use super::syscall::syscall;
-
-/// Whether the calling thread, and what it creates, may say where it runs: a seccomp filter may kill who does, and cannot be asked
-/// (systemd's `SystemCallFilter=~@resources` is such a one). So not where it has any, or that cannot be told.
-pub(super) fn may_be_set() -> bool {
-    // SAFETY: PR_GET_SECCOMP takes nothing else.
-    unsafe { libc::prctl(libc::PR_GET_SECCOMP) == 0 }
-}
-
-/// The processor that this is called on; `None`: nobody is to be bound to it. Only an ordinary thread has one: where another is for
-/// real time, a third may keep the processor from who is bound to it.
-pub(crate) fn here() -> Option<usize> {
-    // SAFETY: sched_getscheduler(2) takes a number; 0 is the calling thread.
-    let is_ordinary = unsafe { libc::sched_getscheduler(0) } == libc::SCHED_OTHER;
-    if is_ordinary && may_be_set() { sched_getcpu().ok() } else { None }
-}
-
-/// Binds the calling thread to a processor, if that is permitted.
-pub(crate) fn bind(processor: usize) {
-    let mut only = CpuSet::new();
-    // More processors than the set has room for, or one that has gone: then it runs anywhere, as well but slower.
-    let _ = only.set(processor).and_then(|()| sched_setaffinity(Pid::from_raw(0), &only));
-}
 
 /// The most that any kernel supports (`NR_CPUS`).
 const PROCESSORS: usize = 8192;
 
-/// Where a thread may run.
+/// A set of processors, as `sched_setaffinity(2)` takes it.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) struct Affinity(Box<Mask>);
+pub(super) struct Cores(Box<Mask>);
 
 type Mask = [u64; PROCESSORS / 64];
 
 static ALL: Mask = [!0; PROCESSORS / 64];
 
-impl Affinity {
-    pub(super) fn of_this_thread() -> Option<Affinity> {
+impl Cores {
+    /// `None`: there is none of such a number.
+    pub(super) fn of(numbers: &[usize]) -> Option<Cores> {
         let mut mask = Box::new([0; PROCESSORS / 64]);
-        get(&mut mask).ok().map(|()| Affinity(mask))
+        for number in numbers {
+            *mask.get_mut(number / 64)? |= 1 << (number % 64);
+        }
+        Some(Cores(mask))
     }
 
-    /// Gives it to the calling child, whose creating thread has another one. Allocates nothing, and leaves errno alone.
+    pub(super) fn of_this_thread() -> Option<Cores> {
+        let mut mask = Box::new([0; PROCESSORS / 64]);
+        get(&mut mask).ok().map(|()| Cores(mask))
+    }
+
+    /// Binds the calling thread to them, with errno where it fails. Allocates nothing.
+    pub(super) fn bind(&self) -> Result<(), i32> {
+        set(&self.0)
+    }
+
+    /// Gives them back to the calling child, whose creating thread has others. Allocates nothing.
     ///
     /// Who was not restricted is not to be restricted to the processors that there are today: the kernel keeps what was asked for,
     /// and gives what there is of it (`cpuset(7)`). What fails leaves a child that runs well, if slower, and so fails no start.
@@ -52,9 +46,32 @@ impl Affinity {
         let is_free = set(&ALL).is_ok();
         let mut now = [0; PROCESSORS / 64];
         if !(is_free && get(&mut now).is_ok() && now == *self.0) {
-            let _ = set(&self.0);
+            let _ = self.bind();
         }
     }
+}
+
+/// Whether the calling thread, and what it creates, may say where it runs. Not where it has any filter, or that cannot be told.
+pub(super) fn may_be_set() -> bool {
+    // SAFETY: PR_GET_SECCOMP takes nothing else.
+    unsafe { libc::prctl(libc::PR_GET_SECCOMP) == 0 }
+}
+
+/// The caller's processor, if a thread that works for it may be bound there; `None`: that may be forbidden, or the caller is not
+/// `SCHED_OTHER`. (Beside one for real time, who is bound to its processor may starve.)
+pub(crate) fn to_bind_to() -> Option<usize> {
+    // SAFETY: sched_getscheduler(2) takes a number; 0 is the calling thread.
+    let is_ordinary = unsafe { libc::sched_getscheduler(0) } == libc::SCHED_OTHER;
+    if !is_ordinary || !may_be_set() {
+        return None;
+    }
+    // SAFETY: sched_getcpu(3) takes nothing.
+    usize::try_from(unsafe { libc::sched_getcpu() }).ok()
+}
+
+/// Binds the calling thread to a processor, if that is permitted. (Else it runs anywhere, as well but slower.)
+pub(crate) fn bind(processor: usize) {
+    let _ = Cores::of(&[processor]).map(|only| only.bind());
 }
 
 fn get(mask: &mut Mask) -> Result<(), i32> {
@@ -91,30 +108,38 @@ pub(super) mod tests {
     }
 
     #[test]
+    fn they_are_told_by_their_numbers() {
+        let cores = Cores::of(&[0, 65, 3]).unwrap();
+        assert_eq!(cores.0[..3], [0b1001, 0b10, 0]);
+        assert_eq!(Cores::of(&[PROCESSORS]), None);
+        assert_eq!(Cores::of(&[0, usize::MAX]), None);
+    }
+
+    #[test]
     fn who_has_a_filter_binds_nobody() {
         in_fork(|| {
-            assert!(here().is_some());
+            assert!(to_bind_to().is_some());
             forbid();
-            assert_eq!(here(), None);
+            assert_eq!(to_bind_to(), None);
         });
     }
 
     #[test]
     fn who_was_bound_runs_where_the_other_may() {
         in_fork(|| {
-            let before = Affinity::of_this_thread().unwrap();
-            let processor = here().unwrap();
+            let before = Cores::of_this_thread().unwrap();
+            let processor = to_bind_to().unwrap();
             bind(processor);
-            let bound = Affinity::of_this_thread().unwrap();
+            let bound = Cores::of_this_thread().unwrap();
             assert_eq!(bound.0.iter().map(|word| word.count_ones()).sum::<u32>(), 1);
             before.restore();
-            assert_eq!(Affinity::of_this_thread(), Some(before));
+            assert_eq!(Cores::of_this_thread(), Some(before));
             bound.restore();
-            assert_eq!(Affinity::of_this_thread(), Some(bound));
+            assert_eq!(Cores::of_this_thread(), Some(bound));
             // One that does not exist changes nothing.
             bind(PROCESSORS - 1);
             bind(usize::MAX);
-            assert_eq!(here(), Some(processor));
+            assert_eq!(to_bind_to(), Some(processor));
         });
     }
 }

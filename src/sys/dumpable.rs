@@ -47,7 +47,7 @@ impl Dumpable {
     /// In a fork, which has the mark that somebody had borrowed.
     pub(super) fn put_back(mark: i32) {
         if mark == 1 && Dumpable::mark() != 1 {
-            // It fails for what is no mark.
+            // 1 is always permitted.
             let _ = nix::sys::prctl::set_dumpable(true);
         }
     }

@@ -129,7 +129,7 @@ impl Copying<'_> {
         // SAFETY: the caller's promise.
         let copying = unsafe { &mut *copying.cast::<Copying<'_>>() };
         let _blocked = block_all_signals();
-        copying.prepared.is_made_here();
+        copying.prepared.heed_filter();
         // SAFETY: what the child does until the body is fit for a forked copy; for the body `fork`'s caller promises it.
         let pid = Errno::result(unsafe { libc::fork() });
         copying.pid = Some(pid);

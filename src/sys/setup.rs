@@ -22,7 +22,7 @@ use std::ptr;
 use libc::c_int;
 
 use self::descriptors::Descriptors;
-use super::affinity::{self, Affinity};
+use super::affinity::{self, Cores};
 use super::creator::Creator;
 use super::process::FIRST_OF_LIBRARY;
 use super::syscall::syscall;
@@ -129,39 +129,43 @@ pub(super) struct Prepared<'a> {
     /// As the child will see it in getppid().
     parent: usize,
     descriptors: Descriptors,
-    /// The bit mask of `sched_setaffinity`.
-    cores: Option<Vec<u64>>,
-    /// Where it may run else, if not where its creating thread may.
-    affinity: Option<Affinity>,
+    cores: Option<Run>,
 }
 
-/// More cores than any kernel supports (`NR_CPUS` is at most 8192): keeps a wrong number from costing memory.
-const MAX_CORES: usize = 1 << 16;
+/// Where a child runs, if not where its creating thread does.
+#[derive(Debug)]
+enum Run {
+    On(Cores),
+    /// As its caller.
+    LikeCaller(Cores),
+}
 
 impl<'a> Prepared<'a> {
     /// Allocates for `setup`; `keep` are descriptors that `close_others` leaves open, for the caller's own use; `parent` is the child's.
     pub(super) fn new(setup: &'a Setup, keep: &[RawFd], parent: u32) -> Result<Prepared<'a>, Halt> {
-        let cores = setup.cores.as_deref().map(core_mask).transpose()?;
+        let cores = match &setup.cores {
+            Some(cores) => Some(Run::On(Cores::of(cores).ok_or(Halt { step: Step::Cores, errno: libc::EINVAL })?)),
+            None => None,
+        };
         Ok(Prepared {
             setup,
             parent: parent as usize,
             descriptors: Descriptors::new(&setup.fds, setup.close_others, keep),
             cores,
-            affinity: None,
         })
     }
 
-    /// The thread that makes the child may be bound to one core; the child is not to be, unless the calling thread is.
+    /// The thread that makes the child may be bound to one processor; the child is not to be, unless the calling thread is.
     pub(super) fn made_by(mut self, creator: Creator<'_>) -> Prepared<'a> {
         if matches!(creator, Creator::Elsewhere(_)) && self.cores.is_none() && affinity::may_be_set() {
-            self.affinity = Affinity::of_this_thread();
+            self.cores = Cores::of_this_thread().map(Run::LikeCaller);
         }
         self
     }
 
-    /// On the thread that makes the child, which gets that one's seccomp filter.
-    pub(super) fn is_made_here(&mut self) {
-        self.affinity.take_if(|_| !affinity::may_be_set());
+    /// Called on the thread that makes the child: that gets its seccomp filter as well.
+    pub(super) fn heed_filter(&mut self) {
+        self.cores.take_if(|run| matches!(run, Run::LikeCaller(_)) && !affinity::may_be_set());
     }
 
     /// Does it all, in the child.
@@ -218,14 +222,10 @@ impl<'a> Prepared<'a> {
             // SAFETY: setpriority(2) takes numbers only; 0 means this process.
             check(Step::Nice, unsafe { syscall!(libc::SYS_setpriority, libc::PRIO_PROCESS, 0, nice) })?;
         }
-        if let Some(cores) = &self.cores {
-            let mask = cores.as_slice();
-            // SAFETY: sched_setaffinity(2) reads as many bytes as the slice has.
-            let result = unsafe { syscall!(libc::SYS_sched_setaffinity, 0, size_of_val(mask), mask.as_ptr()) };
-            check(Step::Cores, result)?;
-        }
-        if let Some(affinity) = &self.affinity {
-            affinity.restore();
+        match &self.cores {
+            Some(Run::On(cores)) => check(Step::Cores, cores.bind())?,
+            Some(Run::LikeCaller(cores)) => cores.restore(),
+            None => {}
         }
         for &(resource, soft, hard) in &self.setup.limits {
             let limit = libc::rlimit64 { rlim_cur: soft, rlim_max: hard };
@@ -349,20 +349,8 @@ impl KernelAction {
 }
 
 /// A syscall's result, or the step with errno.
-pub(super) fn check(step: Step, result: Result<usize, i32>) -> Result<usize, Halt> {
+pub(super) fn check<T>(step: Step, result: Result<T, i32>) -> Result<T, Halt> {
     result.map_err(|errno| Halt { step, errno })
-}
-
-fn core_mask(cores: &[usize]) -> Result<Vec<u64>, Halt> {
-    let last = cores.iter().copied().max().unwrap_or(0);
-    if last >= MAX_CORES {
-        return Err(Halt { step: Step::Cores, errno: libc::EINVAL });
-    }
-    let mut mask = vec![0; last / 64 + 1];
-    for core in cores {
-        mask[core / 64] |= 1 << (core % 64);
-    }
-    Ok(mask)
 }
 
 mod descriptors;

@@ -178,7 +178,7 @@ unsafe fn make(task: *mut c_void, latch: *const Latch) {
     let place = task.cast::<Task<'_>>();
     let _blocked = block_all_signals();
     // SAFETY: the caller's promise.
-    unsafe { &mut *place }.prepared.is_made_here();
+    unsafe { &mut *place }.prepared.heed_filter();
     if !NO_CLONE3.load(Ordering::Relaxed) {
         // SAFETY: the caller's promise.
         let args = unsafe { &*place }.clone_args(latch);

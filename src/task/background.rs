@@ -17,10 +17,10 @@ where
     F: Future + Unpin + Send + 'static,
     T: FnOnce(F::Output) + Send + 'static,
 {
-    Arc::new(AtEnd(Mutex::new(Some((future, then))))).wake();
+    Callbacks::get().run(move || now_or_at_end(future, then));
 }
 
-/// The same, but what is there already is told right here.
+/// The same, but what is there already is told right here, and the future polled.
 pub(super) fn now_or_at_end<F, T>(future: F, then: T)
 where
     F: Future + Unpin + Send + 'static,

@@ -3,6 +3,7 @@
 use std::fmt;
 use std::future::Future;
 use std::marker::PhantomData;
+use std::mem;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
@@ -14,6 +15,7 @@ use super::error::TaskError;
 use super::outcome::Value;
 use super::panicking::caught;
 use crate::callbacks::Callbacks;
+use crate::sys;
 
 /// The end of a task: its encoded value, or why there is none.
 pub(super) type Ended = Result<Value, TaskError>;
@@ -35,12 +37,15 @@ pub(super) trait Work: Future<Output = Ended> + Unpin + Send + Sync {
 pub struct Task<R> {
     /// Until its end was told.
     work: Option<Box<dyn Work>>,
+    /// Of this program: in a fork of it somebody may have locked for ever what is about its end.
+    incarnation: u32,
     value: PhantomData<fn() -> R>,
 }
 
 impl<R> Task<R> {
     pub(super) fn new(work: impl Work + 'static) -> Task<R> {
-        Task { work: Some(Box::new(work)), value: PhantomData }
+        let incarnation = sys::process::incarnation();
+        Task { work: Some(Box::new(work)), incarnation, value: PhantomData }
     }
 }
 
@@ -63,11 +68,7 @@ impl<R: DeserializeOwned> Task<R> {
     /// When its value, or its error, was already told.
     pub fn wait_timeout(&mut self, limit: Duration) -> Result<R, TaskError> {
         let work = self.work.as_ref().expect("its end is told once");
-        let ended = match Instant::now().checked_add(limit) {
-            None => work.wait(None),
-            until => work.wait(until),
-        };
-        let ended = ended.ok_or(TaskError::TimedOut)?;
+        let ended = work.wait(Instant::now().checked_add(limit)).ok_or(TaskError::TimedOut)?;
         self.work = None;
         ended?.decode()
     }
@@ -124,6 +125,9 @@ impl<R: DeserializeOwned> Future for Task<R> {
 impl<R> Drop for Task<R> {
     fn drop(&mut self) {
         if let Some(work) = self.work.take() {
+            if self.incarnation != sys::process::incarnation() {
+                return mem::forget(work);
+            }
             let name = work.name();
             // Most have ended well by now, and need no thread.
             background::now_or_at_end(work, move |ended| match ended {

@@ -32,7 +32,7 @@ pub(crate) struct Habits {
     /// While jobs come soon one after the other, a thread looks for the next one so long before it sleeps: to be woken takes longer
     /// than many a job. Meanwhile it leaves its processor to whoever else wants it.
     pub(crate) linger: Duration,
-    /// The one on which its threads run.
+    /// To which its threads are bound, but those that relieve the others; `None`: none is.
     pub(crate) processor: Option<usize>,
 }
 
@@ -53,7 +53,7 @@ impl Pool {
 
     /// Makes sure that there is a thread.
     pub(crate) fn ensure(&self) -> io::Result<()> {
-        self.0.jobs.ensure(|| self.0.start(self.0.habits.processor))
+        self.0.jobs.ensure(|| self.0.start())
     }
 
     /// Whether one of its threads has nothing to do.
@@ -63,8 +63,7 @@ impl Pool {
 
     /// Runs `job` on one of the threads. It fails, and the job is dropped, when there is none and none can be started.
     pub(crate) fn run(&self, job: impl FnOnce() + Send + 'static) -> io::Result<()> {
-        let start = || self.0.start(self.0.habits.processor);
-        let waits = self.0.jobs.push(Box::new(job), start).map_err(|(_, error)| error)?;
+        let waits = self.0.jobs.push(Box::new(job), || self.0.start()).map_err(|(_, error)| error)?;
         if waits {
             self.0.look_later();
         }
@@ -73,7 +72,7 @@ impl Pool {
 
     /// The same, but where it would fail the job waits for the first thread that there will be.
     pub(crate) fn run_some_time(&self, job: impl FnOnce() + Send + 'static) {
-        match self.0.jobs.push(Box::new(job), || self.0.start(self.0.habits.processor)) {
+        match self.0.jobs.push(Box::new(job), || self.0.start()) {
             Ok(false) => {}
             Ok(true) => self.0.look_later(),
             Err((job, _)) => {
@@ -95,11 +94,20 @@ impl Threads {
         }
     }
 
-    fn start(&self, processor: Option<usize>) -> io::Result<()> {
-        let (habits, jobs) = (self.habits, Arc::clone(&self.jobs));
+    fn start(&self) -> io::Result<()> {
+        self.start_on(self.habits.processor)
+    }
+
+    fn start_on(&self, processor: Option<usize>) -> io::Result<()> {
+        let (Habits { name, linger, .. }, jobs) = (self.habits, Arc::clone(&self.jobs));
         // The program's signal handlers have no business on these threads.
         let _blocked = sys::process::block_program_signals();
-        sys::process::thread(habits.name).spawn(move || work(Habits { processor, ..habits }, &jobs))?;
+        sys::process::thread(name).spawn(move || {
+            if let Some(processor) = processor {
+                sys::affinity::bind(processor);
+            }
+            work(name, linger, &jobs);
+        })?;
         Ok(())
     }
 }
@@ -110,7 +118,7 @@ impl Watcher for Threads {
     fn due(self: Arc<Self>, _now: Instant) {
         *locked(&self.relief) = None;
         // Not bound: it may be the processor that holds them up.
-        if self.jobs.relieve(|| self.start(None)) {
+        if self.jobs.relieve(|| self.start_on(None)) {
             self.look_later();
         }
     }
@@ -118,10 +126,7 @@ impl Watcher for Threads {
     fn look(self: Arc<Self>) {}
 }
 
-fn work(Habits { name, linger, processor, .. }: Habits, jobs: &Jobs<Job>) {
-    if let Some(processor) = processor {
-        sys::affinity::bind(processor);
-    }
+fn work(name: &str, linger: Duration, jobs: &Jobs<Job>) {
     let mut is_busy = false;
     loop {
         let since = Instant::now();

@@ -209,7 +209,7 @@ tests! {
         }
     }
 
-    fn nor_do_many_that_block() {
+    fn many_that_block_stop_no_other_process() {
         // More than the threads that come at once.
         const MANY: usize = 40;
         let (release, gate) = mpsc::channel::<()>();

@@ -41,21 +41,22 @@ impl Machine {
     pub(super) fn hurry(&self, run: &mut Run, now: Instant, out: &mut Vec<Action>) {
         let Some(Climb { ladder: Ladder::Survivors, step, due }) = run.climb else { return };
         let rest = self.ladder(Ladder::Survivors).get(step.saturating_add(1)..).unwrap_or_default();
-        if self.stops_before(due.and_then(|due| end(due, rest)), now) {
+        if self.stop_kills_before(due.and_then(|due| killed_at(due, rest)), now) {
             self.begin(run, Ladder::Stop, now, out);
         }
     }
 
-    /// Stops what was left behind. `is_stopped`: a stop was asked for since the leader ended.
-    pub(super) fn clear(&self, run: &mut Run, is_stopped: bool, now: Instant, out: &mut Vec<Action>) {
-        let killed = end(now, self.ladder(Ladder::Survivors));
-        let ladder = if is_stopped && self.stops_before(killed, now) { Ladder::Stop } else { Ladder::Survivors };
+    /// Stops what was left behind. `stop_requested`: since the leader ended.
+    pub(super) fn stop_survivors(&self, run: &mut Run, stop_requested: bool, now: Instant, out: &mut Vec<Action>) {
+        let killed = killed_at(now, self.ladder(Ladder::Survivors));
+        let ladder =
+            if stop_requested && self.stop_kills_before(killed, now) { Ladder::Stop } else { Ladder::Survivors };
         self.begin(run, ladder, now, out);
     }
 
     /// Whether the stop ladder, begun now, comes to SIGKILL before that.
-    fn stops_before(&self, killed: Option<Instant>, now: Instant) -> bool {
-        let sooner = end(now, self.ladder(Ladder::Stop));
+    fn stop_kills_before(&self, killed: Option<Instant>, now: Instant) -> bool {
+        let sooner = killed_at(now, self.ladder(Ladder::Stop));
         sooner.is_some_and(|sooner| killed.is_none_or(|killed| sooner < killed))
     }
 
@@ -88,6 +89,6 @@ impl Machine {
 }
 
 /// When SIGKILL comes, of one whose steps are climbed from then on; `None`: never.
-fn end(from: Instant, steps: &[(Signal, Duration)]) -> Option<Instant> {
+fn killed_at(from: Instant, steps: &[(Signal, Duration)]) -> Option<Instant> {
     steps.iter().try_fold(from, |at, (_, grace)| at.checked_add(*grace))
 }

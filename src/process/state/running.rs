@@ -48,8 +48,8 @@ pub(super) struct Clearing {
     pause: Duration,
     /// No step of a ladder before that, until there was an answer.
     unheard: Option<Instant>,
-    /// A stop was asked for meanwhile.
-    is_stopped: bool,
+    /// Since the leader ended.
+    stop_requested: bool,
 }
 
 /// The run's processes are gone, or left alone; its pipes are not.
@@ -66,7 +66,7 @@ impl Clearing {
     /// The leader has ended, just now.
     fn new(run: Run, reason: ExitReason, now: Instant) -> Clearing {
         let unheard = now.checked_add(HEARD_WITHIN);
-        Clearing { run, reason, ended: now, look: None, pause: FIRST_LOOK, unheard, is_stopped: false }
+        Clearing { run, reason, ended: now, look: None, pause: FIRST_LOOK, unheard, stop_requested: false }
     }
 
     fn look_later(&mut self, now: Instant) {
@@ -239,13 +239,13 @@ impl Machine {
                         return self.drain(at, now, out);
                     }
                     out.push(Action::Announce(Notice::LeftBehind));
-                    self.clear(&mut at.run, at.is_stopped, now, out);
+                    self.stop_survivors(&mut at.run, at.stop_requested, now, out);
                 }
                 at.look_later(now);
             }
             Event::Stop => {
                 self.restarting = false;
-                at.is_stopped = true;
+                at.stop_requested = true;
                 self.hurry(&mut at.run, now, out);
             }
             Event::Last | Event::NotLast => self.count_last(event),

@@ -82,10 +82,9 @@ fn nice_is_absolute() {
 fn cores_are_set() {
     let setup = |cores: &[usize]| Setup { cores: Some(cores.to_vec()), ..Setup::default() };
     assert_eq!(status(setup(&[0]), "Cpus_allowed_list"), "0");
-    for wrong in [&[][..], &[4_000], &[usize::MAX]] {
+    for wrong in [&[][..], &[4_000], &[8_192], &[usize::MAX]] {
         assert_eq!(fails(setup(wrong)), (Step::Cores, libc::EINVAL));
     }
-    assert_eq!(core_mask(&[0, 65, 3]).unwrap(), [0b1001, 0b10]);
 }
 
 #[test]

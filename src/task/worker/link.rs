@@ -60,7 +60,7 @@ pub(super) struct Link {
     files: Mutex<VecDeque<Option<OwnedFd>>>,
     /// With the reaper. Leaf lock.
     watched: Mutex<Option<Token>>,
-    /// When the reaper comes back to send what could not be sent. Before its timers.
+    /// When the reaper comes back to send what could not be sent. Before the reaper's timers.
     again: Mutex<Option<Instant>>,
     next_id: AtomicU64,
     /// The first call is the setup: without it there are no others.

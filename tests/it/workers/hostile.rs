@@ -67,7 +67,7 @@ tests! {
         let mut seen = 0;
         for seed in 0..60 {
             // The one before may end of it only now.
-            while worker.invoke(square, 2).is_err() {}
+            eventually("the next one answers", || worker.invoke(square, 2).is_ok());
             let home = worker.pid().unwrap();
             // The headers of the rings, what is in them, or all of both.
             let (from, length) = [(2 * RING, 256), (2 * RING + 4096, 4096), (RING, 256), (0, 256), (0, 3 * RING as usize)][seed as usize % 5];
@@ -96,12 +96,12 @@ tests! {
         worker.invoke(square, 2).unwrap();
         let mut task = worker.schedule(tells_of_nothing, ()).unwrap();
         // Who sleeps is not woken by what is only written: so it is looked at again and again.
-        let error = loop {
-            match task.wait_timeout(SOON) {
-                Err(TaskError::TimedOut) => {}
-                ended => break ended.unwrap_err(),
-            }
-        };
+        let mut ended = None;
+        eventually("it is looked at", || {
+            ended = task.wait_timeout(SOON).err().filter(|error| !matches!(error, TaskError::TimedOut));
+            ended.is_some()
+        });
+        let error = ended.unwrap();
         assert!(matches!(&error, TaskError::Codec(why) if why.contains("was stopped")), "{error:?}");
         assert_eq!(worker.invoke(square, 3).unwrap(), 9);
     }

@@ -73,7 +73,7 @@ impl World {
             Scene::Live(_) | Scene::Backoff | Scene::Idle | Scene::Failed | Scene::Reporting => {}
         }
         let before = self.scene.clone();
-        let hurries = event == Event::Stop && self.hurries();
+        let hurries = event == Event::Stop && self.hurry();
         let acted = self.feed(event);
         match before {
             Scene::Spawning { .. } => assert!(!acted, "there is nothing yet"),

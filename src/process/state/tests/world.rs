@@ -230,7 +230,7 @@ impl World {
     }
 
     /// A stop is asked for while what was left behind is stopped. True: by the stop ladder from now on, for that kills them sooner.
-    pub(super) fn hurries(&mut self) -> bool {
+    pub(super) fn hurry(&mut self) -> bool {
         let (now, stop) = (self.now, self.rules.stop.steps().to_vec());
         let Scene::Live(live) = &mut self.scene else { return false };
         let Some(ladder) = live.ladder.as_mut().filter(|ladder| ladder.of_survivors) else { return false };
@@ -436,7 +436,8 @@ impl World {
 }
 
 impl Live {
-    /// Whether what was left behind is stopped by the stop ladder, for a stop was asked for and that kills sooner.
+    /// Whether what was left behind is stopped by the stop ladder, for a stop was asked for and that kills sooner. (It is the machine's own
+    /// arithmetic: `table` has the cases that check it.)
     fn hurries(&self, rules: &Rules, now: Instant) -> bool {
         let survivors = rules.survivors.ladder().map_or(&[][..], Stop::steps);
         self.stopped_since && is_sooner(killed_at(Some(now), rules.stop.steps()), killed_at(Some(now), survivors))
