@@ -11,12 +11,12 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use super::client;
-use super::server::Work;
+use super::server::{Work, unasked};
 use crate::error::{Error, Kind, Result, Who};
 use crate::process::{Make, Target, exit_code};
 use crate::sys::image::{Entry, Image, the_only};
 use crate::sys::locked;
-use crate::sys::spawn::{Child, Creator, Failure, Setup, Step};
+use crate::sys::spawn::{Child, Creator, Failure, Setup};
 
 /// What a process of its own runs, with what it needs to know: an alternative to a function and its argument.
 ///
@@ -103,8 +103,8 @@ impl Target {
     /// pkit::Target::function(|()| println!("{numbers:?}"), ());
     /// ```
     ///
-    /// (What takes no place is made anew there: a token that proves something of this process, or of a thread of it, proves nothing
-    /// in the other.)
+    /// A captured value of a type without size is not refused, and is made anew in the other process: a marker that proves something of
+    /// this process, or of one of its threads, proves nothing there.
     pub fn function<F, A, T>(function: F, argument: A) -> Target
     where
         F: Fn(A) -> T + Copy,
@@ -119,7 +119,8 @@ impl Target {
 /// Runs a function once in the fork server, which is started if it does not run yet: what it builds in statics is there in every process of a function
 /// that is started from then on, shared until one of them writes to it. A server that takes over after another one runs it as well.
 ///
-/// It waits for its end. What it changes else (directory, environment, descriptors) is not seen by the processes, which get this program's.
+/// It waits for its end. What it changes else (directory, environment, descriptors) is not seen by the processes, which get this program's. (Where
+/// this program may not enter its own directory, it is to stay there.)
 ///
 /// # Errors
 /// It panicked, or left threads behind, which no process would have; the server then ends, and the next start makes another. As for
@@ -254,10 +255,9 @@ impl Make for Function {
     }
 
     fn make(&self, setup: &Setup, environment: Vec<CString>, _: Creator<'_>) -> Result<Child, Failure> {
-        let failed = |error| Failure { step: Step::Server, error, program: None };
         let argument = self.argument.as_ref();
-        let argument = argument.map_err(|why| failed(io::Error::new(io::ErrorKind::InvalidInput, why.clone())))?;
-        let entry = place_of(self.entry).map_err(failed)?;
+        let argument = argument.map_err(|why| unasked(io::Error::new(io::ErrorKind::InvalidInput, why.clone())))?;
+        let entry = place_of(self.entry).map_err(unasked)?;
         let channel = locked(&self.channel).take();
         let work = Work { entry, argument, channel: channel.as_ref().map(AsRawFd::as_raw_fd) };
         let environment: Vec<&[u8]> = environment.iter().map(|entry| entry.as_bytes_with_nul()).collect();

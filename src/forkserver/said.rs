@@ -62,7 +62,7 @@ impl Said {
             }
             Answer::Failed { step, errno } => {
                 let error = io::Error::from_raw_os_error(errno);
-                self.failure = Some(Failure { step, error, program: None });
+                self.failure = Some(Failure::at(step, error));
             }
             Answer::Done | Answer::Ready { .. } | Answer::Refused { .. } => {}
         }

@@ -4,12 +4,13 @@ use std::env;
 use std::os::fd::{AsFd, AsRawFd, IntoRawFd, OwnedFd, RawFd};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
-use super::order::{self, Answer, Order, Received, Request, VARIABLE};
+use super::order::{self, Answer, Order, Payload, Received, Request, VARIABLE};
+use super::server::unasked;
 use crate::sys;
 use crate::sys::channel::Channel;
 use crate::sys::image::Image;
 use crate::sys::sibling::{Copied, Origin, Settling, Side};
-use crate::sys::spawn::{Failure, Setup, Step};
+use crate::sys::spawn::{Failure, Step};
 
 crate::sys::entry::before_main!(ENTRY, begin);
 
@@ -87,22 +88,19 @@ fn preload(entry: u64) -> Result<(Origin, u64), String> {
 
 /// The life of a copy.
 fn live(copied: Copied, starter: Channel, inherited: Inherited) -> ! {
-    let unheard = |error| Failure { step: Step::Server, error, program: None };
-    let received = match Order::receive(&starter) {
+    let Received { order, descriptors, payload } = match Order::receive(&starter) {
         Ok(Some(received)) => received,
         // Who asked for it needs it no more.
         Ok(None) => sys::process::leave(0),
-        Err(error) => fail(&starter, &unheard(error)),
+        Err(error) => fail(&starter, &unasked(error)),
     };
     // Where there is no other number for it, its hang-up says enough.
-    let Ok(starter) = received.order.setup.beside(starter.into()) else { sys::process::leave(127) };
+    let Ok(starter) = order.setup.beside(starter.into()) else { sys::process::leave(127) };
     let starter = Channel::from(starter);
+    let entry = order.entry;
     // The environment stays where it came.
-    let received: &'static mut Received = Box::leak(Box::new(received));
-    let (entry, descriptors) = (received.order.entry, std::mem::take(&mut received.descriptors));
-    let setup = std::mem::take(&mut received.order.setup);
-    let received: &'static Received = received;
-    let mut channel = match settle(copied, received, setup, descriptors, &starter, inherited) {
+    let payload: &'static Payload = Box::leak(Box::new(payload));
+    let mut channel = match settle(copied, *order, payload.environment(), descriptors, &starter, inherited) {
         Ok(settled) => settled,
         Err(failure) => fail(&starter, &failure),
     };
@@ -111,7 +109,7 @@ fn live(copied: Copied, starter: Channel, inherited: Inherited) -> ! {
         sys::process::leave(127);
     }
     drop(starter);
-    let call = || Image::get().call(entry as usize, received.payload.argument(), &mut channel);
+    let call = || Image::get().call(entry as usize, payload.argument(), &mut channel);
     let code = catch_unwind(AssertUnwindSafe(call)).map_or(PANICKED, |code| code.unwrap_or(PANICKED));
     // What was written without a newline is flushed, by Rust and by C.
     std::process::exit(code)
@@ -132,17 +130,16 @@ struct Inherited {
 /// Makes the copy what it was ordered to be. The function's channel.
 fn settle(
     copied: Copied,
-    received: &'static Received,
-    mut setup: Setup,
+    order: Order,
+    environment: &'static [u8],
     descriptors: Vec<OwnedFd>,
     starter: &Channel,
     inherited: Inherited,
 ) -> Result<Option<OwnedFd>, Failure> {
-    let failed = |error| Failure { step: Step::Server, error, program: None };
+    let mut setup = order.setup;
     let mut descriptors: Vec<Option<OwnedFd>> = descriptors.into_iter().map(Some).collect();
-    let order = &received.order;
     let channel = order.channel.and_then(|place| descriptors.get_mut(place)?.take());
-    let channel = channel.map(|fd| setup.beside(fd)).transpose().map_err(failed)?;
+    let channel = channel.map(|fd| setup.beside(fd)).transpose().map_err(unasked)?;
     let directory = order.directory.and_then(|place| descriptors.get_mut(place)?.take());
     let number = |place: RawFd| {
         let fd = usize::try_from(place).ok().and_then(|place| descriptors.get(place)?.as_ref());
@@ -152,7 +149,7 @@ fn settle(
     setup.fds.iter_mut().for_each(|(source, _)| *source = number(*source));
     let settling = Settling {
         setup: &setup,
-        environment: received.payload.environment(),
+        environment,
         directory,
         ignored: (inherited.ignored, order.ignored),
         has_handlers: inherited.has_handlers,

@@ -61,7 +61,7 @@ impl From<io::Error> for Trouble {
 }
 
 pub(super) fn unasked(error: io::Error) -> Failure {
-    Failure { step: Step::Server, error, program: None }
+    Failure::at(Step::Server, error)
 }
 
 impl Server {
@@ -74,7 +74,7 @@ impl Server {
         let name = std::env::args_os().next().unwrap_or_else(|| "pkit".into());
         let mut command = Command::new("/proc/self/exe");
         command.arg0(name).env(VARIABLE, NUMBER.to_string()).hand_over(theirs, NUMBER);
-        // Else it would get the numbers for what it is sent, and a preload would print there.
+        // Else the numbers are free for what it is sent, and a preload would print there. (Its stdin is null.)
         if !sys::fd::is_inherited(1) {
             command.stdout(Stdio::null());
         }
@@ -82,18 +82,12 @@ impl Server {
             command.stderr(Stdio::null());
         }
         // In our group: a child that is to be there as well is so from the beginning, and none is met by what is for the server.
-        let process = Process::builder(command).name("fork server").group(Group::Inherit);
-        let process = process.build().and_then(|process| {
-            process.start(false)?;
-            Ok(process)
-        });
-        let process = process.map_err(cause)?;
-        let ready = match requests.wait_for_message(2 * PATIENCE) {
-            Ok(true) => requests.receive()?,
-            Ok(false) => return Err(late("be ready").into()),
-            Err(error) => return Err(error.into()),
-        };
-        let Some(ready) = ready else {
+        let process = Process::builder(command).name("fork server").group(Group::Inherit).build().map_err(cause)?;
+        process.start(false).map_err(cause)?;
+        if !requests.wait_for_message(2 * PATIENCE)? {
+            return Err(late("be ready").into());
+        }
+        let Some(ready) = requests.receive()? else {
             let end = process.join().map_or_else(|error| error.to_string(), |exit| exit.to_string());
             return Err(Trouble::Unready(io::Error::other(format!("it ended before it was ready: {end}"))));
         };
@@ -270,7 +264,7 @@ impl Server {
         if setup.directory.as_ref().is_some_and(|directory| directory.as_bytes().starts_with(b"/")) {
             return Ok(None);
         }
-        let failed = |error| Trouble::Failed(Failure { step: Step::Directory, error, program: None });
+        let failed = |error| Trouble::Failed(Failure::at(Step::Directory, error));
         let directory = Directory::current().map_err(failed)?;
         // One that is started here is here.
         if !directory.may_be_entered && self.directory != Some(directory.identity().map_err(failed)?) {

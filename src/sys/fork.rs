@@ -84,7 +84,7 @@ pub(super) unsafe fn fork(
     body: &mut dyn FnMut() -> i32,
     creator: Creator<'_>,
 ) -> Result<Child, Failure> {
-    let create = |error: io::Error| Failure { step: Step::Create, error, program: None };
+    let create = |error: io::Error| Failure::at(Step::Create, error);
     let report = Report::new().map_err(create)?;
     let bell = bell_beside(setup).map_err(create)?;
     let prepared = Prepared::new(setup, &[bell.as_raw_fd()], pid())?.made_by(creator);
@@ -93,7 +93,7 @@ pub(super) unsafe fn fork(
     let place: *mut Copying<'_> = &raw mut *copying;
     // SAFETY: `Copying::make` may be called on any thread, and touches nothing once it has opened the latch.
     let made = unsafe { creator.act(Copying::make, place.cast(), &|| false) };
-    made.map_err(|error| Failure { step: Step::Thread, error, program: None })?;
+    made.map_err(|error| Failure::at(Step::Thread, error))?;
     let lost = Halt { step: Step::Thread, errno: libc::EAGAIN };
     let pid = copying.pid.ok_or(lost)?.map_err(|error| create(error.into()))?;
     let pidfd = Pidfd::open(pid as u32).map_err(|error| {

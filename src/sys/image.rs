@@ -19,7 +19,7 @@ pub(crate) type Entry = fn(&[u8], &mut dyn Any) -> i32;
 
 /// A value of a type that takes no place: a function item, or a closure that captures nothing. Somebody had one, or the caller could not name
 /// the type's code; and it may be copied. (Who calls it on another thread of this process asks for `Send + 'static`, too: a closure may
-/// have captured a token.)
+/// have captured a value without size that is to stay on its thread.)
 pub(crate) fn the_only<T: Copy>() -> T {
     const { assert!(size_of::<T>() == 0) };
     // SAFETY: there are no bytes to be read, and it is inhabited.

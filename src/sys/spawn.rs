@@ -67,9 +67,15 @@ pub(crate) struct Failure {
     pub(crate) program: Option<usize>,
 }
 
+impl Failure {
+    pub(crate) fn at(step: Step, error: io::Error) -> Failure {
+        Failure { step, error, program: None }
+    }
+}
+
 impl From<Halt> for Failure {
     fn from(halt: Halt) -> Failure {
-        Failure { step: halt.step, error: io::Error::from_raw_os_error(halt.errno), program: None }
+        Failure::at(halt.step, io::Error::from_raw_os_error(halt.errno))
     }
 }
 
@@ -95,7 +101,7 @@ pub(crate) fn spawn(plan: &Plan, creator: Creator<'_>) -> Result<Child, Failure>
         let place = &raw mut task;
         // SAFETY: `make` may be called on any thread, and touches nothing once there may be a child.
         let made = unsafe { creator.act(make, place.cast(), &|| born.has_left()) };
-        made.map_err(|error| Failure { step: Step::Thread, error, program: None })?;
+        made.map_err(|error| Failure::at(Step::Thread, error))?;
     }
     let Some((pid, pidfd)) = born.child() else {
         return Err(task.halt.unwrap_or(Halt { step: Step::Thread, errno: libc::EAGAIN }).into());

@@ -14,7 +14,7 @@ pub(crate) struct Standing {
     pub(crate) umask: u32,
     /// Bit n-1: signal n is ignored.
     pub(crate) ignored: u64,
-    /// Of users, groups, capabilities, seccomp filters and the root directory: what a process cannot give to another.
+    /// Of users, groups, capabilities, seccomp filters, the session and the root directory: what a process cannot give to another.
     pub(crate) rights: u64,
     /// Its process group.
     pub(crate) group: i32,
@@ -42,7 +42,6 @@ impl Standing {
                 _ => {}
             }
         }
-        // (None of them can be given to another, and nor can the session.)
         super::process::session().hash(&mut rights);
         let root = root()?;
         (root.dev(), root.ino()).hash(&mut rights);

@@ -121,6 +121,12 @@ impl Value {
         Value::Bytes { all, from }
     }
 
+    /// An argument's.
+    pub(super) fn in_file(file: io::Result<OwnedFd>) -> Result<Value, Outcome> {
+        let mapped = file.and_then(|file| Mapped::new(file.as_fd()));
+        mapped.map(Value::File).map_err(|error| Outcome::Codec { why: format!("its argument was lost: {error}") })
+    }
+
     pub(super) fn bytes(&self) -> &[u8] {
         match self {
             Value::Bytes { all, from } => all.get(*from..).unwrap_or_default(),

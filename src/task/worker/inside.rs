@@ -10,7 +10,6 @@ use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use super::host::{self, Begun, Host};
 use super::wire::{self, ANSWERS, LANES, Lane, Request, Signal};
 use crate::sys;
-use crate::sys::blob::Mapped;
 use crate::sys::channel::Channel;
 use crate::sys::image::Image;
 use crate::sys::locked;
@@ -157,9 +156,7 @@ impl Worker {
         let file = self.files[lane as usize].take();
         // Another one may be sent.
         self.say(id, Err(Outcome::Taken));
-        let file = file.ok_or_else(|| io::Error::from_raw_os_error(libc::EMFILE));
-        let mapped = file.and_then(|file| Mapped::new(file.as_fd()));
-        mapped.map(Value::File).map_err(|error| Outcome::Codec { why: format!("its argument was lost: {error}") })
+        Value::in_file(file.ok_or_else(|| io::Error::from_raw_os_error(libc::EMFILE)))
     }
 
     fn run(&self, id: u64, begun: Option<Begun>, entry: u64, argument: Result<Value, Outcome>) {

@@ -120,10 +120,10 @@ impl Worker {
 
     /// A worker that is a thread of this program, and not a process: the same face, and no protection. What crashes it crashes the program, and to
     /// stop it means to ask: what runs goes on until it sees that it was [`cancelled`](crate::cancelled). Its arguments and values are encoded all
-    /// the same, so that what runs here runs in a process as well. A closure that has captured a token of this thread, which takes no place, is
-    /// refused as well:
+    /// the same, so that what runs here runs in a process as well. A closure does not compile that
+    /// captures a value without size which is not [`Send`]:
     ///
-    /// ```compile_fail
+    /// ```compile_fail,E0277
     /// let (worker, token) = (pkit::Worker::thread()?, std::marker::PhantomData::<*const ()>);
     /// worker.invoke(move |()| drop(token), ())?;
     /// # Ok::<(), pkit::TaskError>(())

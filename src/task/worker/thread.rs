@@ -1,6 +1,5 @@
 //! A worker that is a thread of this program: the same as in a process, without the process.
 
-use std::os::fd::AsFd;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
@@ -17,7 +16,6 @@ use crate::error::Result as Started;
 use crate::forkserver;
 use crate::reaper::Reaper;
 use crate::sys;
-use crate::sys::blob::Mapped;
 use crate::sys::image::Entry;
 use crate::sys::locked;
 use crate::task::error::TaskError;
@@ -40,12 +38,16 @@ struct Inside {
     ends: Condvar,
 }
 
-/// Without a descriptor: many of them may wait. Or why it is not there.
-type Argument = Result<Value, String>;
-
 enum Order {
-    Call { id: u64, entry: Entry, argument: Argument },
-    Drop { object: u64 },
+    /// (An argument without a descriptor: many of them may wait.)
+    Call {
+        id: u64,
+        entry: Entry,
+        argument: Result<Value, Outcome>,
+    },
+    Drop {
+        object: u64,
+    },
 }
 
 impl Thread {
@@ -92,26 +94,18 @@ impl Inside {
         self.ends.notify_all();
     }
 
-    fn run(&self, id: u64, begun: Option<Begun>, entry: Entry, argument: Argument) {
-        let answer = match &argument {
-            Ok(argument) => self.host.run(begun, |call| Some(entry(argument.bytes(), call))),
-            Err(why) => Err(Outcome::Codec { why: why.clone() }),
-        };
+    fn run(&self, id: u64, begun: Option<Begun>, entry: Entry, argument: Result<Value, Outcome>) {
+        let mut kept = None;
+        let answer = argument.and_then(|argument| {
+            let argument = kept.insert(argument);
+            self.host.run(begun, |call| Some(entry(argument.bytes(), call)))
+        });
         if let Some(wakers) = self.board.finish(id, told(answer)) {
             // Who is called next is not to wait for them.
             wakers.wake_elsewhere();
         }
         // Nobody waits while a large one is given back.
-        drop(argument);
-    }
-}
-
-fn mapped(argument: Encoded) -> Argument {
-    match argument {
-        Encoded::Here(bytes) => Ok(Value::Bytes { all: bytes, from: 0 }),
-        Encoded::File(file) => {
-            Mapped::new(file.as_fd()).map(Value::File).map_err(|error| format!("its argument was lost: {error}"))
-        }
+        drop(kept);
     }
 }
 
@@ -145,7 +139,10 @@ impl Home for Thread {
     }
 
     fn call(&self, lane: Lane, entry: Entry, argument: Encoded, pending: Pending) -> u64 {
-        let argument = mapped(argument);
+        let argument = match argument {
+            Encoded::Here(bytes) => Ok(Value::Bytes { all: bytes, from: 0 }),
+            Encoded::File(file) => Value::in_file(Ok(file)),
+        };
         let queue = locked(&self.queue);
         // Under the lock of the queue: in it they rise.
         let id = self.next_id.fetch_add(1, Ordering::Relaxed);
