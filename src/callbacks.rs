@@ -1,8 +1,9 @@
 //! The threads that run what the user wrote.
 //!
-//! Callbacks run here, never on the reaper. A thread starts when there is work, none is idle and there are fewer than 32; when all of those
-//! have been held up for 100 ms there is one more, and so on: callbacks that block delay others by that much at most. A thread ends
-//! when another is idle already. The order of one process's callbacks is kept by its own queue
+//! Callbacks run here, never on the reaper. A thread starts when there is work, none is idle and there are fewer than 32; a callback that has
+//! waited for 100 ms gets one all the same (so fast that their number doubles): some that block do not hold up others. What this crate
+//! itself has to do where it may take a moment is done here as well, and waits for no callback. A thread ends when another is idle
+//! already. The order of one process's callbacks is kept by its own queue
 //! (`process/calls.rs`), which puts itself here once while it has work.
 
 use std::collections::VecDeque;
@@ -13,16 +14,23 @@ use std::time::Duration;
 use crate::panics::guarded;
 use crate::sys;
 use crate::sys::locked;
-use crate::threads::{Habits, Pool};
+use crate::threads::{Habits, Pool, Relief};
 
 pub(crate) struct Callbacks {
     pool: Pool,
 }
 
-/// There are more threads only while all of these are held up.
+/// There are more threads only for those that have waited, and for what is the crate's own.
 const MOST: usize = 32;
 
-const HABITS: Habits = Habits { name: "pkit-callback", most: MOST, keep: 1, linger: Duration::ZERO, processor: None };
+const HABITS: Habits = Habits {
+    name: "pkit-callback",
+    most: MOST,
+    relief: Relief::Late,
+    keep: 1,
+    linger: Duration::ZERO,
+    processor: None,
+};
 
 static CALLBACKS: sys::PerProcess<Callbacks> = sys::PerProcess::new();
 
@@ -36,9 +44,14 @@ impl Callbacks {
         self.pool.ensure()
     }
 
-    /// Runs `job` on a callback thread. When no thread can be started it waits for one to be free.
+    /// Runs what somebody else wrote on a callback thread. When no thread can be started it waits for one to be free.
     pub(crate) fn run(&self, job: impl FnOnce() + Send + 'static) {
         self.pool.run_some_time(job);
+    }
+
+    /// The same of what is our own: it waits for nothing that somebody else wrote, if a thread can be started.
+    pub(crate) fn run_own(&self, job: impl FnOnce() + Send + 'static) {
+        self.pool.run_first(job);
     }
 }
 
@@ -62,7 +75,7 @@ impl InOrder {
         queue.waiting.push_back(Box::new(job));
         if !std::mem::replace(&mut queue.busy, true) {
             let jobs = Arc::clone(self);
-            Callbacks::get().run(move || while jobs.run_one() {});
+            Callbacks::get().run_own(move || while jobs.run_one() {});
         }
     }
 

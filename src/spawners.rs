@@ -5,9 +5,9 @@
 //! is to die with the program: the main thread when it is the caller, else one of these. They start on demand, and never end.
 //!
 //! For a caller all but that one call is done on its own thread, which then sleeps until the child has executed. The call is made on the
-//! processor that the caller leaves: another one would first have to be woken, which takes longer. So there is one of these threads for
-//! a processor, bound to it; the child runs where its caller may. A processor gets its own when those of the others are busy: one that
-//! is not needed could take the last place under a limit of processes.
+//! processor that the caller leaves: another one would first have to be woken, which takes longer. So a thread that sleeps is bound to that
+//! processor, where the caller ran a moment ago, before it is woken; the child runs where its caller may. There are more threads only
+//! where starts come side by side: one that is not needed could take the last place under a limit of processes.
 //!
 //! Automatic restarts are done as a whole, by threads of their own: an `execve` that hangs on a dead file system holds up one of those,
 //! never the reaper or a caller. There is one, and more only while all are held up.
@@ -15,7 +15,6 @@
 //! What a child inherits from its creating *thread* (nice value, capabilities, seccomp filters, namespaces, and in a restart affinity)
 //! it inherits from here unless an option sets it.
 
-use std::collections::BTreeMap;
 use std::io;
 use std::sync::{Arc, Mutex};
 use std::thread;
@@ -24,7 +23,7 @@ use std::time::Duration;
 use crate::sys;
 use crate::sys::creator::Errand;
 use crate::sys::locked;
-use crate::threads::{Habits, Pool};
+use crate::threads::{Habits, Pool, Relief};
 
 /// What it is good for, `docs/measurements.md` tells.
 const LINGER: Duration = Duration::from_micros(100);
@@ -33,18 +32,29 @@ pub(crate) struct Spawners {
     restarting: Pool,
     /// For callers whose threads may not be bound.
     unbound: Pool,
-    /// By the processor to which they are bound. A leaf lock, but for that of each of them.
-    bound: Mutex<BTreeMap<usize, Arc<Pool>>>,
+    /// A leaf lock, but for that of each of them.
+    bound: Mutex<Vec<Bound>>,
+    most_bound: usize,
+}
+
+/// One thread, with those that relieve it.
+struct Bound {
+    threads: Arc<Pool>,
+    processor: usize,
 }
 
 static SPAWNERS: sys::PerProcess<Spawners> = sys::PerProcess::new();
 
 impl Spawners {
     pub(crate) fn get() -> &'static Spawners {
-        SPAWNERS.get_or_init(|| Spawners {
-            restarting: pool("pkit-restart", 1, None),
-            unbound: pool("pkit-spawn", thread::available_parallelism().map_or(1, usize::from), None),
-            bound: Mutex::default(),
+        SPAWNERS.get_or_init(|| {
+            let cores = thread::available_parallelism().map_or(1, usize::from);
+            Spawners {
+                restarting: pool("pkit-restart", 1, None),
+                unbound: pool("pkit-spawn", cores, None),
+                bound: Mutex::default(),
+                most_bound: cores,
+            }
         })
     }
 
@@ -66,22 +76,33 @@ impl Spawners {
         }
     }
 
-    /// Those of this processor, or of another one: see above.
+    /// One that does it on this processor, if there is a choice.
     fn bound_to(&self, processor: usize) -> io::Result<Arc<Pool>> {
-        let mut bound = locked(&self.bound);
-        if let Some(pool) = bound.get(&processor).or_else(|| bound.values().find(|other| other.is_idle())) {
-            return Ok(Arc::clone(pool));
+        let mut all = locked(&self.bound);
+        if let Some(there) = all.iter().find(|bound| bound.processor == processor && bound.threads.is_idle()) {
+            return Ok(Arc::clone(&there.threads));
         }
-        let new = Arc::new(pool("pkit-spawn", 1, Some(processor)));
-        if let Err(error) = new.ensure() {
-            return bound.values().next().cloned().ok_or(error);
+        if let Some(sleeps) = all.iter_mut().find(|bound| bound.threads.is_asleep()) {
+            sleeps.threads.bind(processor);
+            sleeps.processor = processor;
+            return Ok(Arc::clone(&sleeps.threads));
         }
-        bound.insert(processor, Arc::clone(&new));
-        Ok(new)
+        let lingers = || all.iter().find(|bound| bound.threads.is_idle());
+        let busy = || all.iter().find(|bound| bound.processor == processor).or(all.first());
+        let other = lingers().or_else(|| if all.len() < self.most_bound { None } else { busy() });
+        if let Some(other) = other {
+            return Ok(Arc::clone(&other.threads));
+        }
+        let threads = Arc::new(pool("pkit-spawn", 1, Some(processor)));
+        if let Err(error) = threads.ensure() {
+            return busy().map(|busy| Arc::clone(&busy.threads)).ok_or(error);
+        }
+        all.push(Bound { threads: Arc::clone(&threads), processor });
+        Ok(threads)
     }
 }
 
 /// All of its threads stay: the end of one would kill the children that it created.
 fn pool(name: &'static str, most: usize, processor: Option<usize>) -> Pool {
-    Pool::new(Habits { name, most, keep: usize::MAX, linger: LINGER, processor })
+    Pool::new(Habits { name, most, relief: Relief::HeldUp, keep: usize::MAX, linger: LINGER, processor })
 }

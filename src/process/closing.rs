@@ -22,7 +22,7 @@ pub(super) fn close(socket: Arc<OwnedFd>) {
     if sys::socket::is_empty(&socket) {
         return;
     }
-    Callbacks::get().run(move || drop(socket));
+    Callbacks::get().run_own(move || drop(socket));
 }
 
 impl Closing {

@@ -49,7 +49,11 @@ impl Future for Exited {
         }
         let (inner, id) = (Arc::clone(self.inner()), self.id);
         let since = *self.since.get_or_insert_with(|| inner.begin_join());
-        inner.core.poll(id, context.waker(), |core| inner.end(core, since))
+        let polled = inner.core.poll(id, context.waker(), |core| inner.end(core, since));
+        if polled.is_pending() {
+            inner.share_leader();
+        }
+        polled
     }
 }
 

@@ -195,6 +195,8 @@ impl Process {
             Some(mut core) => {
                 core.subscribers.retain(|queue| queue.strong_count() > 0);
                 core.subscribers.push(Arc::downgrade(events.queue()));
+                drop(core);
+                self.inner.share_leader();
             }
             None => drop(events.queue().end()),
         }

@@ -123,7 +123,7 @@ impl Turn<'_> {
         let (inner, generation) = (Arc::clone(self.inner), run.generation);
         run.hearing = Hearing::Receiving;
         run.pause_gate(None);
-        Callbacks::get().run(move || {
+        Callbacks::get().run_own(move || {
             let mut bytes = [0; LONGEST_MESSAGE];
             let datagram = sys::socket::receive(socket.as_fd(), &mut bytes);
             let said = datagram.ok().flatten().map(|datagram| {
@@ -161,7 +161,7 @@ impl Turn<'_> {
         run.hearing = Hearing::Judging(said);
         run.pause_gate(None);
         let (inner, generation) = (Arc::clone(self.inner), run.generation);
-        Callbacks::get().run(move || {
+        Callbacks::get().run_own(move || {
             let judged = judge.judge();
             inner.turn(|turn| {
                 if let Some(Hearing::Judging(said)) = turn.resume_hearing(generation) {

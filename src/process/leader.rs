@@ -8,11 +8,13 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::containment::ContainmentLevel;
-use super::core::{Inner, let_go};
+use super::core::{Core, Inner, let_go};
+use super::monitor::Guard;
 use super::procfs;
 use super::run::{Ended, Relook, Run};
 use super::state::Event;
 use super::turn::Turn;
+use crate::policy::Restart;
 use crate::reaper::Reaper;
 use crate::sys;
 use crate::sys::event::Interest;
@@ -124,7 +126,16 @@ impl Run {
         if self.ended.is_some() || !self.unwatch_leader() {
             return None;
         }
+        self.is_lent = true;
         Some((self.generation, Arc::clone(&self.leader.pidfd)))
+    }
+
+    /// The reaper watches over it again, beside who took that over.
+    fn share_leader(&mut self, inner: &Arc<Inner>) {
+        if std::mem::take(&mut self.is_lent) && self.ended.is_none() {
+            // Where this fails, the other one looks after it still.
+            let _ = self.watch_leader(inner);
+        }
     }
 
     fn must_stay_zombie(&self) -> bool {
@@ -168,6 +179,19 @@ impl Run {
 }
 
 impl Inner {
+    /// Somebody else wants to know of the end: who watches the leader alone may be slow to run.
+    pub(super) fn share_leader(self: &Arc<Self>) {
+        if let Some(run) = &mut self.lock().run {
+            run.share_leader(self);
+        }
+    }
+
+    /// Whether nothing but a join comes of the end of the run.
+    pub(super) fn is_only_joined(&self, core: &Guard<'_, Core>) -> bool {
+        let is_quiet = self.config.restart == Restart::never() && !self.needs_callbacks();
+        is_quiet && core.subscribers.is_empty() && !core.has_waiters()
+    }
+
     /// Somebody asks for its state: a stop of the moment is in it, whether SIGCHLD is heard or not.
     pub(super) fn look_for_stops(self: &Arc<Self>) {
         if !self.is_foreign() {

@@ -87,7 +87,7 @@ impl Left {
         }
         Reaper::get().add_child(all.id, Arc::clone(all) as Arc<dyn Watcher>);
         // On another thread, for it may have to be logged, and the caller has a lock.
-        Callbacks::get().run(move || {
+        Callbacks::get().run_own(move || {
             if let Err(error) = Reaper::get().hear_sigchld() {
                 log::error!("the ends of what was left alone will not be heard of: cannot listen to SIGCHLD: {error}");
             }
@@ -227,7 +227,7 @@ impl Watcher for All {
             std::mem::take(&mut state.left)
         };
         // How many those are is up to others, and a cgroup that goes with one of them is removed.
-        Callbacks::get().run(move || self.look_at(left));
+        Callbacks::get().run_own(move || self.look_at(left));
     }
 
     fn look(self: Arc<Self>) {

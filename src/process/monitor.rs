@@ -136,6 +136,11 @@ impl<T> Inside<T> {
         self.turns
     }
 
+    /// Whether anybody waits.
+    pub(crate) fn has_waiters(&self) -> bool {
+        self.sleepers > 0 || !self.wakers.is_empty()
+    }
+
     fn take_waker(&mut self, id: u64) -> Option<Waker> {
         let index = self.wakers.iter().position(|(of, _)| *of == id)?;
         Some(self.wakers.swap_remove(index).1)

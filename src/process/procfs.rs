@@ -109,7 +109,7 @@ pub(super) fn survey(ask: Ask) {
     waiting.asks.push(ask);
     if !waiting.busy {
         waiting.busy = true;
-        Callbacks::get().run(|| while answer_all() {});
+        Callbacks::get().run_own(|| while answer_all() {});
     }
 }
 

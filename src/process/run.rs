@@ -49,6 +49,8 @@ pub(super) struct Run {
     pub(super) began: Instant,
     pub(super) leader: Leader,
     pidfd_token: Option<Token>,
+    /// Somebody watches the leader in the reaper's stead.
+    pub(super) is_lent: bool,
     /// How the leader ended, once it has.
     pub(super) ended: Option<Ended>,
     pub(super) pipes: [Option<Pipe>; 2],
@@ -129,6 +131,7 @@ impl Run {
                 reaped: false,
             },
             pidfd_token: None,
+            is_lent: false,
             ended: None,
             pipes: launched.captured.map(|fd| fd.map(|fd| Pipe { fd, token: None, paused: false })),
             gate: launched.gate,
@@ -158,7 +161,7 @@ impl Run {
             let watcher = Arc::clone(inner) as Arc<dyn Watcher>;
             Reaper::get().watch(fd, Interest::READ, watcher, key(generation, channel)).map(Some)
         };
-        self.pidfd_token = watch(self.leader.pidfd.as_fd(), Channel::Pidfd)?;
+        self.watch_leader(inner)?;
         for (pipe, channel) in self.pipes.iter_mut().zip([Channel::Stdout, Channel::Stderr]) {
             if let Some(pipe) = pipe {
                 pipe.token = watch(pipe.fd.as_fd(), channel)?;
@@ -192,6 +195,12 @@ impl Run {
         let leader = self.leader.clone();
         let contained = std::mem::replace(&mut self.contained, Contained::Leader);
         Left { leader, contained, seen: LastSeen::default() }.keep();
+    }
+
+    pub(super) fn watch_leader(&mut self, inner: &Arc<Inner>) -> io::Result<()> {
+        let (watcher, key) = (Arc::clone(inner) as Arc<dyn Watcher>, key(self.generation, Channel::Pidfd));
+        self.pidfd_token = Some(Reaper::get().watch(self.leader.pidfd.as_fd(), Interest::READ, watcher, key)?);
+        Ok(())
     }
 
     /// Ends the reaper's watch over the leader: its pidfd is ready for ever, or someone else watches it. False: there

@@ -55,12 +55,14 @@ impl Turn<'_> {
             Probe::Unix(_) | Probe::File { .. } | Probe::Check(_) => {
                 *checking = true;
                 let (probe, inner, generation) = (probe.clone(), Arc::clone(self.inner), run.generation);
-                Callbacks::get().run(move || {
+                let is_own = !matches!(probe, Probe::Check(_));
+                let ask = move || {
                     // One that panics has not said yes; it is asked again.
                     let mut passes = false;
                     inner.guarded("readiness", || passes = probe.passes(&Process::lend(&inner)));
                     inner.turn(|turn| turn.tried(generation, passes));
-                });
+                };
+                if is_own { Callbacks::get().run_own(ask) } else { Callbacks::get().run(ask) }
             }
         }
     }

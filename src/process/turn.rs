@@ -243,7 +243,7 @@ impl<'a> Turn<'a> {
             }
             Occupancy::After(act) => {
                 let (inner, generation) = (Arc::clone(self.inner), run.generation);
-                Callbacks::get().run(move || {
+                Callbacks::get().run_own(move || {
                     act();
                     inner.turn(|turn| turn.feed_of(generation, Event::Empty));
                 });

@@ -105,8 +105,8 @@ impl Inner {
 
     /// Waits for something that comes only with or after the end of the current run; `None` when the time passed.
     ///
-    /// Who waits without a limit looks after the leader itself meanwhile, in the reaper's stead: one thread is woken by
-    /// the exit where it would be two, one after the other.
+    /// Who waits without a limit looks after the leader itself meanwhile, in the reaper's stead, if nobody else depends on it: one thread is
+    /// woken by the exit where it would be two, one after the other.
     pub(super) fn wait_end<T>(
         self: &Arc<Self>,
         until: Option<Instant>,
@@ -114,7 +114,7 @@ impl Inner {
     ) -> Option<T> {
         if until.is_none() {
             let mut core = self.lock();
-            while done(&core).is_none() {
+            while done(&core).is_none() && self.is_only_joined(&core) {
                 let Some((generation, pidfd)) = core.run.as_mut().and_then(Run::take_over_leader) else { break };
                 drop(core);
                 sys::wait::wait_for_end(pidfd.as_fd());
@@ -122,6 +122,7 @@ impl Inner {
                 core = self.lock();
             }
         }
+        self.share_leader();
         self.core.wait(until, done)
     }
 

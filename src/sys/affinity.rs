@@ -35,7 +35,7 @@ impl Cores {
 
     /// Binds the calling thread to them, with errno where it fails. Allocates nothing.
     pub(super) fn bind(&self) -> Result<(), i32> {
-        set(&self.0)
+        set(0, &self.0)
     }
 
     /// Gives them back to the calling child, whose creating thread has others. Allocates nothing.
@@ -43,7 +43,7 @@ impl Cores {
     /// Who was not restricted is not to be restricted to the processors that there are today: the kernel keeps what was asked for,
     /// and gives what there is of it (`cpuset(7)`). What fails leaves a child that runs well, if slower, and so fails no start.
     pub(super) fn restore(&self) {
-        let is_free = set(&ALL).is_ok();
+        let is_free = set(0, &ALL).is_ok();
         let mut now = [0; PROCESSORS / 64];
         if !(is_free && get(&mut now).is_ok() && now == *self.0) {
             let _ = self.bind();
@@ -69,9 +69,9 @@ pub(crate) fn to_bind_to() -> Option<usize> {
     usize::try_from(unsafe { libc::sched_getcpu() }).ok()
 }
 
-/// Binds the calling thread to a processor, if that is permitted. (Else it runs anywhere, as well but slower.)
-pub(crate) fn bind(processor: usize) {
-    let _ = Cores::of(&[processor]).map(|only| only.bind());
+/// Binds a thread of this process to a processor, if that is permitted. (Else it runs anywhere, as well but slower.)
+pub(crate) fn bind(thread: i32, processor: usize) {
+    let _ = Cores::of(&[processor]).map(|only| set(thread, &only.0));
 }
 
 fn get(mask: &mut Mask) -> Result<(), i32> {
@@ -79,9 +79,10 @@ fn get(mask: &mut Mask) -> Result<(), i32> {
     unsafe { syscall!(libc::SYS_sched_getaffinity, 0, size_of::<Mask>(), mask.as_mut_ptr()) }.map(drop)
 }
 
-fn set(mask: &Mask) -> Result<(), i32> {
-    // SAFETY: sched_setaffinity(2) reads as many bytes as it is told; 0 is the calling thread.
-    unsafe { syscall!(libc::SYS_sched_setaffinity, 0, size_of::<Mask>(), mask.as_ptr()) }.map(drop)
+/// 0 is the calling thread.
+fn set(thread: i32, mask: &Mask) -> Result<(), i32> {
+    // SAFETY: sched_setaffinity(2) reads as many bytes as it is told.
+    unsafe { syscall!(libc::SYS_sched_setaffinity, thread, size_of::<Mask>(), mask.as_ptr()) }.map(drop)
 }
 
 #[cfg(test)]
@@ -129,7 +130,7 @@ pub(super) mod tests {
         in_fork(|| {
             let before = Cores::of_this_thread().unwrap();
             let processor = to_bind_to().unwrap();
-            bind(processor);
+            bind(0, processor);
             let bound = Cores::of_this_thread().unwrap();
             assert_eq!(bound.0.iter().map(|word| word.count_ones()).sum::<u32>(), 1);
             before.restore();
@@ -137,8 +138,8 @@ pub(super) mod tests {
             bound.restore();
             assert_eq!(Cores::of_this_thread(), Some(bound));
             // One that does not exist changes nothing.
-            bind(PROCESSORS - 1);
-            bind(usize::MAX);
+            bind(0, PROCESSORS - 1);
+            bind(0, usize::MAX);
             assert_eq!(to_bind_to(), Some(processor));
         });
     }

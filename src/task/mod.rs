@@ -5,6 +5,7 @@ mod cancelled;
 mod error;
 mod handle;
 mod outcome;
+mod owner;
 mod panicking;
 mod single;
 mod spin;

@@ -204,7 +204,7 @@ impl Outcome {
                 let file = file().ok_or_else(|| unread(&io::Error::from_raw_os_error(libc::EMFILE)))?;
                 Mapped::new(file.as_fd()).map(Value::File).map_err(|error| {
                     // Whatever that is: to close it may block.
-                    Callbacks::get().run(move || drop(file));
+                    Callbacks::get().run_own(move || drop(file));
                     unread(&error)
                 })
             }

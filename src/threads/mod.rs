@@ -8,4 +8,5 @@ mod sync {
     pub(super) use std::sync::{Condvar, Mutex, MutexGuard};
 }
 
+pub(crate) use jobs::Relief;
 pub(crate) use pool::{Habits, Pool};

@@ -1,11 +1,12 @@
 //! Named threads that run closures, started on demand.
 
 use std::io;
+use std::sync::atomic::{AtomicI32, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use super::jobs::Jobs;
+use super::jobs::{Jobs, Relief};
 use crate::panics::guarded;
 use crate::reaper::{Reaper, Watcher};
 use crate::sys;
@@ -16,7 +17,7 @@ type Job = Box<dyn FnOnce() + Send>;
 /// A thread that is given jobs so soon one after the other is given more.
 const SOON: Duration = Duration::from_millis(5);
 
-/// How long jobs wait for threads that are all held up before there is one more.
+/// How long jobs wait before it is looked whether there should be more threads.
 const PATIENCE: Duration = Duration::from_millis(100);
 
 pub(crate) struct Pool(Arc<Threads>);
@@ -25,14 +26,15 @@ pub(crate) struct Pool(Arc<Threads>);
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Habits {
     pub(crate) name: &'static str,
-    /// There are more only while all of these are held up.
+    /// There are more only as `relief` says.
     pub(crate) most: usize,
+    pub(crate) relief: Relief,
     /// So many stay when there is nothing to do.
     pub(crate) keep: usize,
     /// While jobs come soon one after the other, a thread looks for the next one so long before it sleeps: to be woken takes longer
     /// than many a job. Meanwhile it leaves its processor to whoever else wants it.
     pub(crate) linger: Duration,
-    /// To which its threads are bound, but those that relieve the others; `None`: none is.
+    /// To which its threads are bound at first, but those that relieve the others; `None`: none is.
     pub(crate) processor: Option<usize>,
 }
 
@@ -41,14 +43,16 @@ struct Threads {
     jobs: Arc<Jobs<Job>>,
     /// In the reaper, which calls when jobs have waited for a while.
     id: u64,
-    /// Leaf lock, but for the reaper's timers.
+    /// Leaf lock, but for the queue, and the reaper's timers.
     relief: Mutex<Option<Instant>>,
+    /// The number of the thread that is bound, once it has begun.
+    bound: Arc<AtomicI32>,
 }
 
 impl Pool {
     pub(crate) fn new(habits: Habits) -> Pool {
-        let (jobs, id) = (Arc::new(Jobs::new(habits.most, habits.keep)), Reaper::get().new_id());
-        Pool(Arc::new(Threads { habits, jobs, id, relief: Mutex::default() }))
+        let (jobs, id) = (Arc::new(Jobs::new(habits.most, habits.keep, habits.relief)), Reaper::get().new_id());
+        Pool(Arc::new(Threads { habits, jobs, id, relief: Mutex::default(), bound: Arc::default() }))
     }
 
     /// Makes sure that there is a thread.
@@ -61,10 +65,24 @@ impl Pool {
         self.0.jobs.is_any_idle()
     }
 
+    /// Whether one of them sleeps.
+    pub(crate) fn is_asleep(&self) -> bool {
+        self.0.jobs.is_any_asleep()
+    }
+
+    /// Binds the thread that is bound to another processor.
+    pub(crate) fn bind(&self, processor: usize) {
+        let thread = self.0.bound.load(Ordering::Relaxed);
+        if thread != 0 {
+            sys::affinity::bind(thread, processor);
+        }
+    }
+
     /// Runs `job` on one of the threads. It fails, and the job is dropped, when there is none and none can be started.
     pub(crate) fn run(&self, job: impl FnOnce() + Send + 'static) -> io::Result<()> {
         let waits = self.0.jobs.push(Box::new(job), || self.0.start()).map_err(|(_, error)| error)?;
-        if waits {
+        // Somebody may keep the processor from who is bound to it.
+        if waits || self.0.habits.processor.is_some() {
             self.0.look_later();
         }
         Ok(())
@@ -72,7 +90,16 @@ impl Pool {
 
     /// The same, but where it would fail the job waits for the first thread that there will be.
     pub(crate) fn run_some_time(&self, job: impl FnOnce() + Send + 'static) {
-        match self.0.jobs.push(Box::new(job), || self.0.start()) {
+        self.see_to(self.0.jobs.push(Box::new(job), || self.0.start()));
+    }
+
+    /// The same, and it does not wait for the others.
+    pub(crate) fn run_first(&self, job: impl FnOnce() + Send + 'static) {
+        self.see_to(self.0.jobs.push_urgent(Box::new(job), || self.0.start()));
+    }
+
+    fn see_to(&self, pushed: Result<bool, (Job, io::Error)>) {
+        match pushed {
             Ok(false) => {}
             Ok(true) => self.0.look_later(),
             Err((job, _)) => {
@@ -90,6 +117,7 @@ impl Threads {
         if relief.is_none() && Reaper::get().ensure().is_ok() {
             let at = Instant::now() + PATIENCE;
             *relief = Some(at);
+            self.jobs.mark();
             Reaper::get().set_timer(self.id, None, Some(at), self);
         }
     }
@@ -100,11 +128,14 @@ impl Threads {
 
     fn start_on(&self, processor: Option<usize>) -> io::Result<()> {
         let (Habits { name, linger, .. }, jobs) = (self.habits, Arc::clone(&self.jobs));
+        let bound = Arc::clone(&self.bound);
         // The program's signal handlers have no business on these threads.
         let _blocked = sys::process::block_program_signals();
         sys::process::thread(name).spawn(move || {
             if let Some(processor) = processor {
-                sys::affinity::bind(processor);
+                let thread = sys::process::thread_id() as i32;
+                sys::affinity::bind(thread, processor);
+                bound.store(thread, Ordering::Relaxed);
             }
             work(name, linger, &jobs);
         })?;

@@ -3,12 +3,15 @@
 use std::io::Write;
 use std::net::{TcpListener, TcpStream};
 use std::os::fd::{AsRawFd, OwnedFd};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, mpsc};
 use std::time::Duration;
 
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::sched::CloneFlags;
-use pkit::{Backoff, Command, Process, Ready, Restart, Signal, State, Stdio};
+use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, sigaction};
+use nix::unistd::Pid;
+use pkit::{Backoff, Command, Containment, Process, Ready, Restart, Signal, State, Stdio};
 
 use crate::support::{
     LINGERING, LONG, eventually, is_alive, open_descriptors, python, say, sh, skipped, tests, without_descriptors,
@@ -53,7 +56,132 @@ fn connect_on_a_file_system_that_does_not_answer() {
     umount2(directory.path(), MntFlags::MNT_DETACH).unwrap();
 }
 
+static HELD: AtomicBool = AtomicBool::new(true);
+
+/// A thread that joins, and is in a signal handler from now on, until `HELD` is false.
+fn joins_and_is_held_up(process: &Process) -> std::thread::JoinHandle<Option<i32>> {
+    static ENTERED: AtomicBool = AtomicBool::new(false);
+    extern "C" fn stay(_: i32) {
+        ENTERED.store(true, Ordering::SeqCst);
+        while HELD.load(Ordering::SeqCst) {
+            std::hint::spin_loop();
+        }
+    }
+    let action = SigAction::new(SigHandler::Handler(stay), SaFlags::SA_RESTART, SigSet::empty());
+    // SAFETY: it reads and writes atomics, and nothing else.
+    #[allow(unsafe_code)]
+    unsafe { sigaction(nix::sys::signal::Signal::SIGUSR1, &action) }.unwrap();
+    let joined = process.clone();
+    let (tell, told) = mpsc::channel();
+    let joiner = std::thread::Builder::new().name("joiner".to_owned());
+    let joiner = joiner.spawn(move || {
+        tell.send(nix::sys::pthread::pthread_self()).unwrap();
+        joined.join().unwrap().code()
+    });
+    let thread = told.recv().unwrap();
+    eventually("it waits", || thread_state("joiner") == Some('S'));
+    nix::sys::pthread::pthread_kill(thread, nix::sys::signal::Signal::SIGUSR1).unwrap();
+    eventually("it is held up", || ENTERED.load(Ordering::SeqCst));
+    joiner.unwrap()
+}
+
+fn thread_state(name: &str) -> Option<char> {
+    std::fs::read_dir("/proc/self/task").unwrap().flatten().find_map(|thread| {
+        let stat = std::fs::read_to_string(thread.path().join("stat")).ok()?;
+        let (begin, end) = stat.rsplit_once(") ")?;
+        begin.ends_with(&format!("({name}")).then(|| end.chars().next())?
+    })
+}
+
 tests! {
+    fn who_joins_and_is_held_up_holds_up_no_restart() {
+        let always = Restart::always().backoff(Backoff::none());
+        let process = Process::builder(sh("exec sleep 1000")).restart(always).build().unwrap();
+        process.start(true).unwrap();
+        let joiner = joins_and_is_held_up(&process);
+        process.signal(Signal::KILL).unwrap();
+        process.wait_until(LONG, |status| status.restarts == 1 && status.state == State::Ready).unwrap();
+        HELD.store(false, Ordering::SeqCst);
+        process.kill(true).unwrap();
+        assert_eq!(joiner.join().unwrap(), None);
+    }
+
+    fn nor_anybody_else_who_wants_to_know_of_the_end() {
+        let process = Process::builder(sh("read line; exit 3")).stdin(Stdio::piped()).build().unwrap();
+        process.start(true).unwrap();
+        let stdin = process.stdin().unwrap();
+        let joiner = joins_and_is_held_up(&process);
+        // None of these was there when it took over the watch.
+        let mut events = process.subscribe();
+        drop(stdin);
+        let exited = |event: &pkit::Event| matches!(event.kind, pkit::EventKind::Exited(_));
+        while !exited(&events.next_timeout(LONG).expect("it is told")) {}
+        assert_eq!(process.join_timeout(LONG).unwrap().unwrap().code(), Some(3));
+        HELD.store(false, Ordering::SeqCst);
+        assert_eq!(joiner.join().unwrap(), Some(3));
+    }
+
+    fn a_processor_that_others_are_busy_on_holds_no_start_up_elsewhere() {
+        let ours = nix::sched::sched_getaffinity(Pid::from_raw(0)).unwrap();
+        let processors: Vec<usize> = (0..nix::sched::CpuSet::count()).filter(|n| ours.is_set(*n).unwrap()).collect();
+        if processors.len() < 2 {
+            return skipped("there is one processor");
+        }
+        let spawners = || {
+            let threads = std::fs::read_dir("/proc/self/task").unwrap().flatten();
+            let spawners = threads.filter(|thread| {
+                std::fs::read_to_string(thread.path().join("comm")).is_ok_and(|name| name == "pkit-spawn\n")
+            });
+            let status = |thread: std::fs::DirEntry| std::fs::read_to_string(thread.path().join("status")).unwrap();
+            spawners.map(status).collect::<Vec<_>>()
+        };
+        for processor in [processors[0], processors[1], processors[0]] {
+            let start = || {
+                let mut only = nix::sched::CpuSet::new();
+                only.set(processor).unwrap();
+                nix::sched::sched_setaffinity(Pid::from_raw(0), &only).unwrap();
+                let process = Process::new(Command::new("true"));
+                process.start(true).unwrap();
+                process.join().unwrap();
+            };
+            // The next one that finds it asleep.
+            eventually("it goes where its caller is", || {
+                std::thread::scope(|scope| drop(scope.spawn(start)));
+                let [spawner] = &spawners()[..] else { panic!("there are more, or none") };
+                spawner.contains(&format!("\nCpus_allowed_list:\t{processor}\n"))
+            });
+        }
+    }
+
+    fn callbacks_that_block_hold_up_nothing_that_is_ours() {
+        let (release, gate) = mpsc::channel::<()>();
+        let gate = Arc::new(Mutex::new(gate));
+        let blocked: Vec<Process> = (0..40)
+            .map(|_| {
+                let gate = Arc::clone(&gate);
+                let builder = Process::builder(sh("exec sleep 1000")).on_start(move |_| _ = gate.lock().unwrap().recv());
+                builder.build().unwrap()
+            })
+            .collect();
+        for process in &blocked {
+            process.start(true).unwrap();
+        }
+        let directory = tempfile::tempdir().unwrap();
+        for n in 0..20 {
+            let file = directory.path().join(n.to_string());
+            let ready = Ready::file(&file);
+            let script = format!("echo > {}; sleep 1000 & wait", file.display());
+            let builder = Process::builder(sh(&script)).contain(Containment::Tree).ready(ready);
+            let free = builder.ready_within(LONG).build().unwrap();
+            free.start(true).unwrap();
+            free.kill(LONG).unwrap();
+        }
+        drop(release);
+        for process in blocked {
+            process.kill(LONG).unwrap();
+        }
+    }
+
     fn restarts_that_block_hold_no_other_start_up() {
         let directory = tempfile::tempdir().unwrap();
         let fifo = directory.path().join("fifo");

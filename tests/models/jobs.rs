@@ -6,7 +6,7 @@ use loom::sync::{Condvar, Mutex};
 use loom::thread::{self, JoinHandle};
 
 use crate::explore;
-use code::Jobs;
+use code::{Jobs, Relief};
 
 #[allow(dead_code)]
 #[path = "../../src/threads/jobs.rs"]
@@ -21,6 +21,7 @@ enum Job {
     Work,
     /// Lasts until another has been done.
     Held,
+    Urgent,
     /// Ends a thread, so that the model can end. The crate's threads that stay stay for ever.
     Quit,
 }
@@ -39,6 +40,7 @@ struct Seen {
     ended: usize,
     done: usize,
     held: bool,
+    urgent_was_first: bool,
 }
 
 /// Why a thread is not started.
@@ -48,7 +50,7 @@ struct Refused;
 impl Pool {
     fn new(most: usize, idle: usize) -> Arc<Pool> {
         let (seen, changed) = (Mutex::default(), Condvar::new());
-        Arc::new(Pool { jobs: Jobs::new(most, idle), most, seen, changed })
+        Arc::new(Pool { jobs: Jobs::new(most, idle, Relief::Late), most, seen, changed })
     }
 
     fn start(self: &Arc<Self>) -> Result<(), Refused> {
@@ -62,7 +64,7 @@ impl Pool {
     }
 
     fn work(&self) {
-        while let Some(job @ (Job::Work | Job::Held)) = self.jobs.next(|| ()) {
+        while let Some(job @ (Job::Work | Job::Held | Job::Urgent)) = self.jobs.next(|| ()) {
             let mut seen = self.seen.lock().unwrap();
             if let Job::Held = job {
                 seen.held = true;
@@ -71,6 +73,7 @@ impl Pool {
                     seen = self.changed.wait(seen).unwrap();
                 }
             }
+            seen.urgent_was_first |= matches!(job, Job::Urgent) && seen.done == 0;
             seen.done += 1;
             drop(seen);
             self.changed.notify_all();
@@ -131,7 +134,8 @@ fn two_permanent_threads_do_all() {
 fn a_thread_that_ended_makes_room_for_another() {
     explore(2, || {
         // The count here lags behind that of the queue: for a moment it sees both.
-        let pool = Pool { jobs: Jobs::new(1, 0), most: 2, seen: Mutex::default(), changed: Condvar::new() };
+        let pool =
+            Pool { jobs: Jobs::new(1, 0, Relief::HeldUp), most: 2, seen: Mutex::default(), changed: Condvar::new() };
         let pool = Arc::new(pool);
         pool.push();
         pool.push();
@@ -181,22 +185,78 @@ fn a_thread_that_cannot_be_started_costs_no_job() {
     });
 }
 
+/// A pool of one thread, which is held up.
+fn held_up(relief: Relief) -> Arc<Pool> {
+    let pool = Pool { jobs: Jobs::new(1, 2, relief), most: 2, seen: Mutex::default(), changed: Condvar::new() };
+    let pool = Arc::new(pool);
+    pool.jobs.push(Job::Held, || pool.start()).unwrap();
+    let mut seen = pool.seen.lock().unwrap();
+    while !seen.held {
+        seen = pool.changed.wait(seen).unwrap();
+    }
+    drop(seen);
+    assert!(!pool.jobs.relieve(|| pool.start()), "nothing waits");
+    pool
+}
+
 #[test]
 fn a_job_behind_one_that_is_held_up_gets_a_thread() {
+    for relief in [Relief::HeldUp, Relief::Late] {
+        explore(2, move || {
+            let pool = held_up(relief);
+            assert!(pool.jobs.push(Job::Work, || pool.start()).unwrap(), "there may be one");
+            // It has come since the last look.
+            assert!(pool.jobs.relieve::<Refused>(|| unreachable!()));
+            assert!(pool.jobs.relieve(|| pool.start()));
+            pool.finish(2);
+        });
+    }
+}
+
+#[test]
+fn it_gets_one_at_the_first_look_that_comes_after_a_mark() {
     explore(2, || {
-        let pool = Arc::new(Pool { jobs: Jobs::new(1, 2), most: 2, seen: Mutex::default(), changed: Condvar::new() });
-        pool.jobs.push(Job::Held, || pool.start()).unwrap();
-        let mut seen = pool.seen.lock().unwrap();
-        while !seen.held {
-            seen = pool.changed.wait(seen).unwrap();
-        }
-        drop(seen);
-        assert!(!pool.jobs.relieve(|| pool.start()), "nothing waits");
+        let pool = held_up(Relief::HeldUp);
         assert!(pool.jobs.push(Job::Work, || pool.start()).unwrap(), "there may be one");
-        // One was taken since it was looked for the last time, and then none.
-        assert!(pool.jobs.relieve::<Refused>(|| unreachable!()));
+        pool.jobs.mark();
         assert!(pool.jobs.relieve(|| pool.start()));
         pool.finish(2);
+    });
+}
+
+#[test]
+fn one_that_is_late_gets_one_though_others_are_taken() {
+    explore(1, || {
+        let refused = || Err(Refused);
+        let jobs = Jobs::new(1, 1, Relief::Late);
+        assert!(!jobs.push(1, || Ok::<(), Refused>(())).unwrap());
+        assert!((2..5).all(|job| jobs.push(job, refused).unwrap()));
+        jobs.mark();
+        let mut started = 0;
+        let mut relieve = |jobs: &Jobs<i32>| {
+            let before = started;
+            assert!(jobs.relieve(|| {
+                started += 1;
+                Ok::<(), Refused>(())
+            }));
+            started - before
+        };
+        assert_eq!(jobs.next(|| ()), Some(1));
+        assert_eq!(relieve(&jobs), 1, "at most as many as there are");
+        assert!(jobs.push(5, refused).unwrap());
+        assert_eq!(jobs.next(|| ()), Some(2));
+        assert_eq!(relieve(&jobs), 2, "not for the one that has just come");
+    });
+}
+
+#[test]
+fn an_urgent_one_gets_a_thread_at_once_and_comes_first() {
+    explore(2, || {
+        let pool = held_up(Relief::HeldUp);
+        assert!(pool.jobs.push(Job::Work, || pool.start()).unwrap(), "there may be one");
+        assert!(!pool.jobs.push_urgent(Job::Urgent, || pool.start()).unwrap());
+        pool.finish(3);
+        assert!(pool.seen.lock().unwrap().urgent_was_first);
     });
 }
 

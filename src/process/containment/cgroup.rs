@@ -112,7 +112,7 @@ impl Cgroup {
             return file.write_all_at(b"1", 0);
         }
         let path = self.path.clone();
-        Callbacks::get().run(move || kill_members(&path));
+        Callbacks::get().run_own(move || kill_members(&path));
         Ok(())
     }
 

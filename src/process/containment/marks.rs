@@ -79,7 +79,7 @@ fn values<'a>(entries: impl Iterator<Item = &'a Entry>) -> io::Result<BTreeMap<u
     while !left.is_empty() {
         let reading = Arc::new(Reading { ids: left.clone(), state: Mutex::default(), finished: Condvar::new() });
         let reader = Arc::clone(&reading);
-        Callbacks::get().run(move || reader.read());
+        Callbacks::get().run_own(move || reader.read());
         let (values, hangs) = reading.wait()?;
         all.extend(left.iter().map(|id| id.0).zip(values));
         match hangs {

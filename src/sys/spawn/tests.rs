@@ -243,7 +243,7 @@ fn a_child_may_run_where_its_caller_may() {
     };
     let bound = |errand: Errand| {
         let thread = std::thread::spawn(|| {
-            affinity::bind(affinity::to_bind_to().unwrap());
+            affinity::bind(0, affinity::to_bind_to().unwrap());
             errand.run();
             std::fs::read_to_string("/proc/thread-self/status").unwrap()
         });
@@ -269,7 +269,7 @@ fn a_child_may_run_where_its_caller_may() {
     let only_first = seen(Some(vec![0]));
     assert_eq!(only_first.trim_start_matches(['0', ',']), "1");
     // So it is where the caller itself is restricted.
-    affinity::bind(affinity::to_bind_to().unwrap());
+    affinity::bind(0, affinity::to_bind_to().unwrap());
     assert_eq!(seen(None), ours());
 }
 

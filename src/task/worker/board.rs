@@ -35,17 +35,18 @@ impl Board {
         locked(&self.inside)
     }
 
-    /// False: it has ended at once, with the worker.
-    pub(super) fn add(&self, id: u64, pending: Pending) -> bool {
+    /// # Errors
+    /// It has ended at once, with the worker. To be dropped when no lock is held: with an object's last owner the worker is told.
+    pub(super) fn add(&self, id: u64, pending: Pending) -> Result<(), Pending> {
         let mut inside = self.lock();
         if let Some(error) = inside.over.clone() {
             drop(inside);
             // (Nobody has it yet.)
             pending.slot.fill(Err(error)).wake();
-            return false;
+            return Err(pending);
         }
         inside.pending.insert(id, pending);
-        true
+        Ok(())
     }
 
     /// It was answered. `None`: nobody had asked.

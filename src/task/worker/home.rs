@@ -8,6 +8,7 @@ use std::time::Instant;
 
 use super::board::Pending;
 use super::host::Host;
+use super::link::Link;
 use super::remote::Object;
 use super::slot::Slot;
 use super::wire::Lane;
@@ -41,6 +42,31 @@ pub(super) trait Home: Send + Sync {
     fn stop(&self);
     /// Waits until it has ended.
     fn join(&self);
+}
+
+/// All that there is of a worker.
+pub(super) struct Homes {
+    pub(super) now: Option<Arc<dyn Home>>,
+    pub(super) before: Vec<Arc<Link>>,
+    pub(super) was_closed: bool,
+}
+
+impl Homes {
+    pub(super) fn stop(&self) {
+        self.before.iter().for_each(|home| home.stop());
+        self.now.iter().for_each(|home| home.stop());
+    }
+
+    pub(super) fn join(&self) {
+        self.before.iter().for_each(|home| home.join());
+        self.now.iter().for_each(|home| home.join());
+    }
+
+    pub(super) fn close(&self) {
+        if !self.was_closed {
+            self.now.iter().for_each(|home| home.close());
+        }
+    }
 }
 
 /// A task of a worker.

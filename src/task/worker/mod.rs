@@ -29,12 +29,13 @@ use serde::de::DeserializeOwned;
 
 use super::error::TaskError;
 use super::handle::Task;
+use super::owner::Owner;
 use crate::error::{Error, Kind, Who};
 use crate::forkserver::{captures_nothing, decode_argument};
 use crate::sys::image::{Entry, the_only};
 use crate::sys::locked;
 use builder::Options;
-use home::{Home, Queued};
+use home::{Home, Homes, Queued};
 use host::answering;
 use link::Link;
 use thread::Thread;
@@ -83,6 +84,7 @@ pub struct Worker {
     current: Mutex<Current>,
     /// Held while one is started. Before `current`.
     starting: Mutex<()>,
+    owner: Owner,
 }
 
 enum Form {
@@ -138,7 +140,7 @@ impl Worker {
     }
 
     fn of(form: Form) -> Worker {
-        Worker { form, current: Mutex::default(), starting: Mutex::default() }
+        Worker { form, current: Mutex::default(), starting: Mutex::default(), owner: Owner::new() }
     }
 
     /// Calls a function, and waits for its value: after those that were scheduled before.
@@ -223,7 +225,7 @@ impl Worker {
 
     /// The id of its process; `None`: there is none at the moment, or it is a thread.
     pub fn pid(&self) -> Option<u32> {
-        self.lock().home().and_then(|home| home.pid())
+        if self.owner.is_foreign() { None } else { self.lock().home().and_then(|home| home.pid()) }
     }
 
     /// What it is called.
@@ -240,6 +242,9 @@ impl Worker {
 
     /// From now on there are no calls. What it had until now, and what those had to finish that were replaced.
     fn shut(&self) -> Homes {
+        if self.owner.is_foreign() {
+            return Homes { now: None, before: Vec::new(), was_closed: true };
+        }
         let mut current = self.lock();
         let was_closed = std::mem::replace(&mut current.is_closed, true);
         let before = current.before.iter().filter(|link| link.over().is_none()).cloned().collect();
@@ -254,6 +259,7 @@ impl Worker {
         argument: &impl Serialize,
     ) -> Result<(Arc<dyn Home>, Queued), TaskError> {
         captures_nothing(function);
+        self.owner.check(|| self.name().to_owned(), "call a function of")?;
         loop {
             let home = self.home()?;
             let (argument, kept) = remote::encode(&*home, argument)?;
@@ -335,31 +341,6 @@ impl Current {
             Form::Process(options) => options.has_calls_left(home.calls()),
             Form::Thread => true,
         })
-    }
-}
-
-/// All that there is of a worker.
-struct Homes {
-    now: Option<Arc<dyn Home>>,
-    before: Vec<Arc<Link>>,
-    was_closed: bool,
-}
-
-impl Homes {
-    fn stop(&self) {
-        self.before.iter().for_each(|home| home.stop());
-        self.now.iter().for_each(|home| home.stop());
-    }
-
-    fn join(&self) {
-        self.before.iter().for_each(|home| home.join());
-        self.now.iter().for_each(|home| home.join());
-    }
-
-    fn close(&self) {
-        if !self.was_closed {
-            self.now.iter().for_each(|home| home.close());
-        }
     }
 }
 

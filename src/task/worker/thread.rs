@@ -21,6 +21,7 @@ use crate::sys::locked;
 use crate::task::error::TaskError;
 use crate::task::handle::Ended;
 use crate::task::outcome::{Encoded, Outcome, Value};
+use crate::task::owner::Owner;
 
 pub(super) struct Thread {
     id: u64,
@@ -29,6 +30,7 @@ pub(super) struct Thread {
     /// Taken when it is closed.
     queue: Mutex<Option<Sender<Order>>>,
     next_id: AtomicU64,
+    owner: Owner,
 }
 
 struct Inside {
@@ -67,7 +69,14 @@ impl Thread {
             sys::process::thread("pkit-worker").spawn(move || remote::within(&worker.host, || worker.live(orders)));
         thread.map_err(failed)?;
         let (id, next_id) = (Reaper::get().new_id(), AtomicU64::new(1));
-        Ok(Arc::new(Thread { id, name: name.to_owned(), inside, queue: Mutex::new(Some(queue)), next_id }))
+        Ok(Arc::new(Thread {
+            id,
+            name: name.to_owned(),
+            inside,
+            queue: Mutex::new(Some(queue)),
+            next_id,
+            owner: Owner::new(),
+        }))
     }
 
     /// False: it was closed.
@@ -143,10 +152,17 @@ impl Home for Thread {
             Encoded::Here(bytes) => Ok(Value::Bytes { all: bytes, from: 0 }),
             Encoded::File(file) => Value::in_file(Ok(file)),
         };
+        if let Err(error) = self.owner.check(|| self.name.clone(), "call a function of") {
+            // (Nobody has it yet.)
+            pending.slot.fill(Err(error)).wake();
+            return 0;
+        }
         let queue = locked(&self.queue);
         // Under the lock of the queue: in it they rise.
         let id = self.next_id.fetch_add(1, Ordering::Relaxed);
-        if !self.inside.board.add(id, pending) {
+        if let Err(ended) = self.inside.board.add(id, pending) {
+            drop(queue);
+            drop(ended);
             return id;
         }
         let guard = match (lane, queue.as_ref()) {
@@ -182,7 +198,9 @@ impl Home for Thread {
     }
 
     fn drop_object(&self, id: u64) {
-        self.send(Order::Drop { object: id });
+        if !self.owner.is_foreign() {
+            self.send(Order::Drop { object: id });
+        }
     }
 
     fn wait(&self, slot: &Slot, until: Option<Instant>) {
@@ -198,10 +216,15 @@ impl Home for Thread {
     }
 
     fn close(&self) {
-        locked(&self.queue).take();
+        if !self.owner.is_foreign() {
+            locked(&self.queue).take();
+        }
     }
 
     fn stop(&self) {
+        if self.owner.is_foreign() {
+            return;
+        }
         let wakers = self.inside.board.end(&TaskError::Cancelled);
         self.inside.host.stop();
         self.close();
@@ -209,6 +232,9 @@ impl Home for Thread {
     }
 
     fn join(&self) {
+        if self.owner.is_foreign() {
+            return;
+        }
         let mut has_ended = locked(&self.inside.has_ended);
         while !*has_ended {
             has_ended = self.inside.ends.wait(has_ended).unwrap_or_else(PoisonError::into_inner);

@@ -8,7 +8,7 @@ use pkit::{ExitReason, Signal, Task, TaskError, Worker};
 
 use super::{OPEN, both, gate, open, pid, square, until_cancelled};
 use crate::functions::park;
-use crate::support::{children, eventually, is_alive, open_descriptors, settle, tests, thread_names};
+use crate::support::{LONG, children, eventually, is_alive, open_descriptors, settle, tests, thread_names};
 
 fn write(path: std::path::PathBuf) {
     std::fs::write(path, "done").unwrap();
@@ -217,6 +217,45 @@ tests! {
         eventually("no descriptor is left", || open_descriptors().len() <= descriptors.len());
         pkit::testing::end_fork_server();
         eventually("no process is left", || children().is_empty());
+    }
+
+    fn a_fork_takes_no_value_and_no_answer() {
+        let worker = Worker::new().unwrap();
+        let thread = Worker::thread().unwrap();
+        worker.schedule(gate, ()).unwrap().on_done(drop);
+        let mut tasks = vec![pkit::spawn(square, 3).unwrap(), thread.schedule(square, 3).unwrap()];
+        eventually("they are done", || tasks.iter().all(Task::is_done));
+        tasks.extend((0..3).map(|_| worker.schedule(square, 3).unwrap()));
+        let tasks = std::sync::Arc::new(std::sync::Mutex::new(tasks));
+        let (theirs, thread) = (std::sync::Arc::clone(&tasks), std::sync::Arc::new(thread));
+        let their_thread = std::sync::Arc::clone(&thread);
+        let forked = crate::forked::forked(move || {
+            let is_foreign = |error| matches!(error, TaskError::Start(error) if error.is_foreign());
+            let mut tasks = theirs.lock().unwrap();
+            let mut next = || tasks.swap_remove(0);
+            let mut told = Vec::new();
+            let mut late = next();
+            told.push(late.wait_timeout(LONG).unwrap_err());
+            told.push(next().wait().unwrap_err());
+            told.push(smol::block_on(next()).unwrap_err());
+            let (sender, receiver) = std::sync::mpsc::channel();
+            next().on_done(move |end| sender.send(end.unwrap_err()).unwrap());
+            told.push(receiver.recv_timeout(LONG).unwrap());
+            let last = next();
+            last.cancel();
+            assert!(last.is_done() && last.pid().is_none());
+            drop((late, last));
+            told.push(their_thread.invoke(square, 3).unwrap_err());
+            their_thread.terminate();
+            std::process::ExitCode::from(u8::from(!told.into_iter().all(is_foreign)))
+        });
+        let forked = pkit::Process::new(forked);
+        forked.start(true).unwrap();
+        assert_eq!(forked.join_timeout(LONG).unwrap().unwrap().code(), Some(0));
+        worker.concurrent(open, ()).unwrap().wait().unwrap();
+        let tasks = std::mem::take(&mut *tasks.lock().unwrap());
+        assert_eq!(tasks.into_iter().map(|task| task.wait().unwrap()).collect::<Vec<_>>(), [9; 5]);
+        assert_eq!(thread.invoke(square, 3).unwrap(), 9);
     }
 
     fn in_a_fork_it_is_nothing() {

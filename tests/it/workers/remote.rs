@@ -47,7 +47,38 @@ fn numbers(n: u64) -> Vec<u64> {
     (0..n).collect()
 }
 
+/// Gives what it has away as it is encoded.
+struct GivesAway(Mutex<Option<Remote<u64>>>);
+
+impl Serialize for GivesAway {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let given = self.0.lock().unwrap().take();
+        given.serialize(serializer)
+    }
+}
+
+impl<'de> Deserialize<'de> for GivesAway {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<GivesAway, D::Error> {
+        Ok(GivesAway(Mutex::new(Deserialize::deserialize(deserializer)?)))
+    }
+}
+
 tests! {
+    fn the_last_owner_may_be_the_argument_of_a_call_that_comes_too_late() {
+        for worker in both() {
+            let [first, second] = [1, 2].map(|n| worker.hold(|n: u64| n, n).unwrap());
+            worker.terminate();
+            let (told, is_told) = mpsc::channel();
+            std::thread::spawn(move || {
+                let gives_away = GivesAway(Mutex::new(Some(second)));
+                told.send(first.with(|first, _: GivesAway| *first, gives_away).is_err()).unwrap();
+                worker.terminate();
+                told.send(true).unwrap();
+            });
+            assert!((0..2).all(|_| is_told.recv_timeout(LONG).unwrap()));
+        }
+    }
+
     fn an_object_stays_and_is_shared() {
         for worker in both() {
             let table = worker.hold(numbers, 1_000).unwrap();

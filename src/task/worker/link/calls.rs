@@ -54,15 +54,18 @@ impl Home for Link {
         let mut outgoing = locked(lane);
         // Under the lock of the lane: in each they rise.
         let id = self.next_id.fetch_add(1, Ordering::Relaxed);
-        if self.board.add(id, pending) {
-            let head = |in_file| wire::encode(&Request::Call { id, entry, in_file });
-            match argument {
-                Encoded::Here(argument) => outgoing.add_call(id, [head(false), argument].concat(), None),
-                Encoded::File(file) => outgoing.add_call(id, head(true), Some(file)),
-            }
+        if let Err(ended) = self.board.add(id, pending) {
             drop(outgoing);
-            self.pump(lane);
+            drop(ended);
+            return id;
         }
+        let head = |in_file| wire::encode(&Request::Call { id, entry, in_file });
+        match argument {
+            Encoded::Here(argument) => outgoing.add_call(id, [head(false), argument].concat(), None),
+            Encoded::File(file) => outgoing.add_call(id, head(true), Some(file)),
+        }
+        drop(outgoing);
+        self.pump(lane);
         id
     }
 
