@@ -36,11 +36,11 @@
 //!
 //! # Threads
 //!
-//! One thread, `pkit-reaper`, looks after all children; it starts with the first. Threads `pkit-spawn`, one for each core on
-//! which they are needed, create processes for threads that may end. A thread `pkit-restart` does the automatic
+//! One thread, `pkit-reaper`, looks after all children; it starts with the first. Threads `pkit-spawn`, at most one for each
+//! core, create processes for threads that may end. A thread `pkit-restart` does the automatic
 //! restarts. There are more of both only while they are held up (a dead file system, say, or a FIFO that nobody writes to), and none
 //! of them ends.
-//! Threads `pkit-callback` run callbacks, on demand, at most 32 (and more while as many are held up); one idle is kept.
+//! Threads `pkit-callback` run callbacks, on demand, at most 32, and more for callbacks that have waited for 100 ms; one idle is kept.
 //!
 //! A child has the nice value, capabilities, seccomp filters and namespaces of the thread that creates it,
 //! unless an option sets them: of the main thread for a start from there (and of the caller for a child that outlives
