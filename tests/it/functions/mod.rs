@@ -179,7 +179,8 @@ tests! {
             more += 1;
             assert_eq!(children(), server.into_iter().collect::<Vec<_>>());
         }
-        assert!(failed >= 3, "{failed}");
+        // (Another number is free in between, or not: that depends on who got his first.)
+        assert!(failed >= 2, "{failed}");
         assert_eq!(process.join().unwrap().code(), Some(5));
     }
 }
