@@ -55,7 +55,8 @@ unsafe impl Sync for Mapped {}
 
 impl Mapped {
     /// # Errors
-    /// EINVAL: it is no such file, and could change while it is read, or shrink (SIGBUS).
+    /// EINVAL: it is no such file, and could change while it is read, or shrink (SIGBUS). Or it has holes: of those who made it none has the memory
+    /// that it takes here to copy them.
     pub(crate) fn new(fd: BorrowedFd<'_>) -> io::Result<Mapped> {
         Mapped::with(fd, libc::PROT_READ)
     }
@@ -67,10 +68,21 @@ impl Mapped {
 
     fn with(fd: BorrowedFd<'_>, protection: i32) -> io::Result<Mapped> {
         let seals = SealFlag::from_bits_retain(fcntl(fd, FcntlArg::F_GET_SEALS)?);
-        if !seals.contains(SealFlag::F_SEAL_SHRINK | SealFlag::F_SEAL_WRITE) {
+        // (No hole can be made where nobody may write.)
+        if !seals.contains(SealFlag::F_SEAL_SHRINK | SealFlag::F_SEAL_GROW | SealFlag::F_SEAL_WRITE) {
             return Err(Errno::EINVAL.into());
         }
-        let length = usize::try_from(nix::sys::stat::fstat(fd)?.st_size).map_err(io::Error::other)?;
+        /// The unit of `st_blocks` (stat(3type)), whatever the size of a page is.
+        const BLOCK: i64 = 512;
+        let status = nix::sys::stat::fstat(fd)?;
+        // What is swapped out counts, and of a page that was written in part all of it.
+        if status.st_blocks.saturating_mul(BLOCK) < status.st_size {
+            return Err(io::Error::new(
+                io::ErrorKind::InvalidData,
+                "a file that is larger than what was written to it",
+            ));
+        }
+        let length = usize::try_from(status.st_size).map_err(io::Error::other)?;
         if length == 0 {
             return Ok(Mapped { start: ptr::null_mut(), length });
         }
@@ -118,5 +130,30 @@ mod tests {
         assert_eq!(&*Mapped::new(of(&[]).unwrap().as_fd()).unwrap(), b"");
         let open = super::super::fd::null().unwrap();
         Mapped::new(open).unwrap_err();
+    }
+
+    #[test]
+    fn what_was_never_written_is_not_read() {
+        let with = |length: u64, written: &[u8], seals| {
+            let file = File::from(memfd_create("sparse", MFdFlags::MFD_CLOEXEC | MFdFlags::MFD_ALLOW_SEALING).unwrap());
+            file.set_len(length).unwrap();
+            (&file).write_all(written).unwrap();
+            fcntl(&file, FcntlArg::F_ADD_SEALS(seals)).unwrap();
+            Mapped::new(file.as_fd()).map(|mapped| mapped.len())
+        };
+        let all = SealFlag::all();
+        assert_eq!(with(10 << 40, b"some", all).unwrap_err().kind(), io::ErrorKind::InvalidData);
+        assert_eq!(with(1 << 20, &[1; (1 << 20) - 65_536], all).unwrap_err().kind(), io::ErrorKind::InvalidData);
+        assert_eq!(with(1 << 20, &[1; 1 << 20], all).unwrap(), 1 << 20);
+        for seal in [SealFlag::F_SEAL_SHRINK, SealFlag::F_SEAL_GROW, SealFlag::F_SEAL_WRITE] {
+            assert_eq!(with(0, b"some", all - seal).unwrap_err().raw_os_error(), Some(libc::EINVAL));
+        }
+    }
+
+    #[test]
+    fn what_is_written_is_read_however_long_it_is() {
+        for length in [1, 511, 512, 513, 4095, 4096, 4097, 65_535, 65_537, (1 << 21) - 1, (1 << 21) + 1, 5 << 20] {
+            assert_eq!(Mapped::new(of(&[&vec![7; length]]).unwrap().as_fd()).unwrap().len(), length);
+        }
     }
 }

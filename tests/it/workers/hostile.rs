@@ -58,10 +58,38 @@ fn tells_of_nothing(_: ()) {
     }
 }
 
+/// Answers with a file of ten tebibytes, which holds nothing but that number.
+fn boast(_: ()) -> ByteBuf {
+    use nix::fcntl::{FcntlArg, SealFlag, fcntl};
+    use nix::sys::memfd::{MFdFlags, memfd_create};
+    use nix::sys::socket::{ControlMessage, MsgFlags, sendmsg};
+    let flags = MFdFlags::MFD_CLOEXEC | MFdFlags::MFD_ALLOW_SEALING;
+    let file = File::from(memfd_create("boast", flags).unwrap());
+    let length = 10_u64 << 40;
+    file.set_len(length).unwrap();
+    // As postcard writes a length: seven bits each, the lowest first.
+    let mut head: Vec<u8> = (0..7).map(|byte| ((length - 7) >> (7 * byte)) as u8 | 0x80).collect();
+    *head.last_mut().unwrap() &= 0x7f;
+    file.write_all_at(&head, 0).unwrap();
+    fcntl(&file, FcntlArg::F_ADD_SEALS(SealFlag::all())).unwrap();
+    let files = [std::os::fd::AsRawFd::as_raw_fd(&file)];
+    for fd in 3..64 {
+        // (`Outcome::ValueInFile` is the second.)
+        let parts = [std::io::IoSlice::new(&[1])];
+        let _ = sendmsg::<()>(fd, &parts, &[ControlMessage::ScmRights(&files)], MsgFlags::MSG_DONTWAIT, None);
+    }
+    std::process::exit(0)
+}
+
 const SOON: std::time::Duration = std::time::Duration::from_millis(20);
 const RING: u64 = 4096 + 256 * 1024;
 
 tests! {
+    fn a_file_that_cost_nothing_costs_nobody_anything() {
+        let error = pkit::run(boast, ()).unwrap_err();
+        assert!(matches!(&error, TaskError::Codec(why) if why.contains("larger than what was written")), "{error:?}");
+    }
+
     fn garbage_in_the_rings_is_an_error_and_the_end_of_the_worker() {
         let worker = Worker::new().unwrap();
         let mut seen = 0;
