@@ -92,13 +92,18 @@ pub(super) mod tests {
 
     /// The calling thread has a filter from now on, which kills who sets an affinity.
     pub(in crate::sys) fn forbid() {
+        filter(libc::SYS_sched_setaffinity, libc::SECCOMP_RET_KILL_PROCESS);
+    }
+
+    /// The calling thread has a filter from now on, which does that to who makes this call.
+    pub(in crate::sys) fn filter(call: libc::c_long, what: u32) {
         let instruction = |code: u32, jf, k| libc::sock_filter { code: code as u16, jt: 0, jf, k };
         let end = |what| instruction(libc::BPF_RET | libc::BPF_K, 0, what);
         let mut filter = [
             // The number of the call.
             instruction(libc::BPF_LD | libc::BPF_W | libc::BPF_ABS, 0, 0),
-            instruction(libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K, 1, libc::SYS_sched_setaffinity as u32),
-            end(libc::SECCOMP_RET_KILL_PROCESS),
+            instruction(libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K, 1, call as u32),
+            end(what),
             end(libc::SECCOMP_RET_ALLOW),
         ];
         let program = libc::sock_fprog { len: filter.len() as u16, filter: filter.as_mut_ptr() };

@@ -101,7 +101,12 @@ pub(super) unsafe fn fork(
         create(error)
     })?;
     copying.report.have_hold();
-    wait_for(&copying.report, &copying.bell, &pidfd).map_err(create)?;
+    wait_for(&copying.report, &copying.bell, &pidfd).map_err(|error| {
+        // Nobody would have hold of it. (It may have ended.)
+        let _ = pidfd.signal(libc::SIGKILL);
+        reap(&pidfd);
+        create(error)
+    })?;
     match copying.report.outcome() {
         Some(Err(halt)) => {
             reap(&pidfd);

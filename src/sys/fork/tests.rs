@@ -170,3 +170,24 @@ fn ignored_sigchld_is_no_obstacle() {
         assert!(matches!(failure.step, Step::Directory | Step::Create), "{failure:?}");
     });
 }
+
+#[test]
+fn a_child_that_cannot_be_waited_for_is_ended() {
+    /// What poll(3) calls here.
+    #[cfg(target_arch = "x86_64")]
+    const POLL: libc::c_long = libc::SYS_poll;
+    #[cfg(not(target_arch = "x86_64"))]
+    const POLL: libc::c_long = libc::SYS_ppoll;
+    in_fork(|| {
+        let before = open_descriptors();
+        crate::sys::affinity::tests::filter(POLL, libc::SECCOMP_RET_ERRNO | libc::ENOMEM as u32);
+        let mut body = || loop {
+            nix::unistd::pause();
+        };
+        // SAFETY: the body takes no lock.
+        let failure = unsafe { fork(&Setup::default(), &mut body) }.unwrap_err();
+        assert_eq!((failure.step, failure.error.raw_os_error()), (Step::Create, Some(libc::ENOMEM)));
+        assert_childless();
+        assert_eq!(open_descriptors(), before);
+    });
+}
