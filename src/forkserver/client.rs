@@ -36,7 +36,7 @@ pub(super) fn start(setup: &Setup, environment: &[u8], work: &Work<'_>) -> Resul
     attempt(|| {
         let server = current.server()?;
         server.start(setup, environment, work).inspect_err(|trouble| {
-            if let Trouble::Replace = trouble {
+            if let Trouble::Replace | Trouble::Late(_) = trouble {
                 current.discard(&server);
             }
         })
@@ -64,6 +64,7 @@ fn attempt<T>(mut once: impl FnMut() -> Result<T, Trouble>) -> Result<T, Failure
         match once() {
             Ok(done) => return Ok(done),
             Err(Trouble::Failed(failure)) => return Err(failure),
+            Err(Trouble::Late(error)) => return Err(unasked(error)),
             Err(Trouble::Unready(error)) => why = error,
             Err(Trouble::Replace) => {}
         }

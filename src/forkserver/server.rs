@@ -4,17 +4,18 @@ use std::error::Error as _;
 use std::io;
 use std::os::fd::{AsRawFd, RawFd};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Mutex, MutexGuard};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
 use super::order::{self, Answer, Order, Request, VARIABLE};
 use super::said::Said;
 use crate::process::{Command, Group, Process, Stdio};
 use crate::sys;
-use crate::sys::channel::{Channel, is_gone};
+use crate::sys::channel::{Channel, Message, is_gone};
 use crate::sys::directory::Directory;
 use crate::sys::image::Image;
 use crate::sys::locked;
+use crate::sys::pidfd::Pidfd;
 use crate::sys::spawn::{Child, Failure, Setup, Step, reap};
 use crate::sys::standing::Standing;
 
@@ -32,6 +33,9 @@ pub(super) struct Work<'a> {
 /// One that was there, at least once.
 pub(super) struct Server {
     process: Process,
+    /// What a preload leaves behind may have the other end of `requests`, and of what was asked there: that of a server that has ended need not
+    /// hang up.
+    leader: Arc<Pidfd>,
     requests: Channel,
     /// That of this program when it was started: the server has it still.
     standing: Standing,
@@ -51,6 +55,8 @@ pub(super) enum Trouble {
     Replace,
     /// It ended before it was ready, and so may have been killed: as above, and this is what is told if none is ready.
     Unready(io::Error),
+    /// It was ended, for it did not answer: the next start has another.
+    Late(io::Error),
     Failed(Failure),
 }
 
@@ -84,19 +90,22 @@ impl Server {
         // In our group: a child that is to be there as well is so from the beginning, and none is met by what is for the server.
         let process = Process::builder(command).name("fork server").group(Group::Inherit).build().map_err(cause)?;
         process.start(false).map_err(cause)?;
-        if !requests.wait_for_message(2 * PATIENCE)? {
+        let unready = || {
+            let end = process.join().map_or_else(|error| error.to_string(), |exit| exit.to_string());
+            Trouble::Unready(io::Error::other(format!("it ended before it was ready: {end}")))
+        };
+        let leader = process.leader().ok_or_else(unready)?;
+        if !requests.wait_for_message_of(&leader, 2 * PATIENCE)? {
             return Err(late("be ready").into());
         }
-        let Some(ready) = requests.receive()? else {
-            let end = process.join().map_or_else(|error| error.to_string(), |exit| exit.to_string());
-            return Err(Trouble::Unready(io::Error::other(format!("it ended before it was ready: {end}"))));
-        };
+        let ready = requests.receive_at_once()?.ok_or_else(unready)?;
         match order::decode(&ready)? {
             Answer::Ready { identity } if identity == Image::get().identity()? => {}
             _ => return Err(io::Error::other("what was started is another program than this one").into()),
         }
         Ok(Server {
             process,
+            leader,
             requests,
             standing,
             directory,
@@ -117,7 +126,13 @@ impl Server {
     }
 
     /// Asks for something; what is answered comes by the channel.
+    ///
+    /// # Errors
+    /// As [`is_gone`] knows them: it has ended.
     fn ask(&self, request: &Request) -> io::Result<Channel> {
+        if self.leader.has_ended() {
+            return Err(io::Error::from_raw_os_error(libc::EPIPE));
+        }
         let (ours, theirs) = Channel::pair()?;
         order::send(&self.requests, request, &[theirs.as_raw_fd()])?;
         Ok(ours)
@@ -129,7 +144,7 @@ impl Server {
         }
         // Until it is heard nobody takes the server's silence for its end.
         self.is_preloading.store(true, Ordering::SeqCst);
-        let answer = self.ask(&Request::Preload { entry }).map(|answers| answers.receive());
+        let answer = self.ask(&Request::Preload { entry }).map(|answers| self.answer(&answers));
         self.is_preloading.store(false, Ordering::SeqCst);
         let answer = match answer {
             Err(error) if is_gone(&error) => return Err(Trouble::Replace),
@@ -145,6 +160,13 @@ impl Server {
             Answer::Refused { why } => Err(io::Error::other(why).into()),
             _ => Err(io::Error::from(io::ErrorKind::InvalidData).into()),
         }
+    }
+
+    /// What it answers, however long that takes it. `None`: it ended before it did.
+    fn answer(&self, answers: &Channel) -> io::Result<Option<Message>> {
+        while !answers.wait_for_message_of(&self.leader, PATIENCE)? {}
+        // Also of one that has ended: what it said before is there.
+        answers.receive_at_once()
     }
 
     pub(super) fn start(&self, setup: &Setup, environment: &[u8], work: &Work<'_>) -> Result<Child, Trouble> {
@@ -275,34 +297,45 @@ impl Server {
 
     /// What is said until it is all, or nobody is there to say more.
     fn hear(&self, answers: &Channel) -> Result<Said, Trouble> {
-        let (mut said, mut is_late) = (Said::default(), false);
+        let (mut said, mut is_late, mut is_over) = (Said::default(), false, false);
         loop {
             said.hear(answers)?;
             if said.is_all() {
                 return Ok(said);
             }
-            // Not only its hang-up: a fork of this program may have the other end as well.
-            let is_any = match &said.child {
-                Some(child) => answers.wait_for_message_of(&child.pidfd, PATIENCE)?,
+            // Not only its hang-up: a fork of this program, or of the server, may have the other end as well.
+            let speaker = said.child.as_ref().map(|child| &child.pidfd).or((!is_over).then_some(&self.leader));
+            let is_any = match speaker {
+                Some(speaker) => answers.wait_for_message_of(speaker, PATIENCE)?,
                 None => answers.wait_for_message(PATIENCE)?,
             };
             if is_any && (said.has_ended() || answers.has_hung_up()?) {
                 said.hear(answers)?;
                 said.find()?;
-                return if said.is_nothing() && is_late { Err(late("make it").into()) } else { Ok(said) };
+                return if said.is_nothing() && is_late { Err(Trouble::Late(late("make it"))) } else { Ok(said) };
             }
-            if is_any || self.is_preloading.load(Ordering::SeqCst) {
+            if is_any {
+                // A copy that it has made may be about to tell of itself.
+                if !is_over && self.leader.has_ended() {
+                    is_over = true;
+                    said.hear(answers)?;
+                    said.find()?;
+                }
+                continue;
+            }
+            if self.is_preloading.load(Ordering::SeqCst) && !is_over {
                 continue;
             }
             said.find()?;
             match &said.child {
                 // It may have a slow disk to go to; or somebody has stopped it while it waited.
                 Some(child) => _ = child.pidfd.signal(libc::SIGCONT),
-                None if is_late => return Err(late("make it").into()),
+                None if is_late => return Err(Trouble::Late(late("make it"))),
+                None if is_over => return Err(Trouble::Replace),
                 None => {}
             }
             // The server has no slow disk.
-            if !is_late && !self.answers() {
+            if !is_late && self.hangs() {
                 is_late = true;
                 self.end();
             }
@@ -315,10 +348,13 @@ impl Server {
         let _ = self.process.kill(false);
     }
 
-    fn answers(&self) -> bool {
-        let Ok(answers) = self.ask(&Request::Ping) else { return false };
-        answers.wait_for_message(PATIENCE).is_ok_and(|answered| answered)
-            && answers.receive_at_once().is_ok_and(|answer| answer.is_some())
+    /// Whether it is there, and does not answer.
+    fn hangs(&self) -> bool {
+        let answer = self.ask(&Request::Ping).and_then(|answers| {
+            answers.wait_for_message_of(&self.leader, PATIENCE)?;
+            answers.receive_at_once()
+        });
+        !answer.is_ok_and(|answer| answer.is_some()) && !self.leader.has_ended()
     }
 }
 

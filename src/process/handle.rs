@@ -102,6 +102,12 @@ impl Process {
         self.inner.lock_own()?.pid()
     }
 
+    /// Names the leader of the run that is there, for who waits for its end beside something else.
+    #[cfg(feature = "tasks")]
+    pub(crate) fn leader(&self) -> Option<Arc<crate::sys::pidfd::Pidfd>> {
+        Some(Arc::clone(&self.inner.lock_own()?.run.as_ref()?.leader.pidfd))
+    }
+
     /// Whether a run is there: from the beginning of its start until nothing of it is left. A callback of its end may
     /// still be at work.
     pub fn is_alive(&self) -> bool {

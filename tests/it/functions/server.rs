@@ -84,6 +84,44 @@ fn is_asleep(pid: u32) -> bool {
     stat.is_ok_and(|stat| stat.rsplit_once(") ").unwrap().1.starts_with('S'))
 }
 
+/// What a preload has left behind.
+static LEFT: OnceLock<u32> = OnceLock::new();
+
+fn left(_: ()) -> u32 {
+    *LEFT.get().unwrap()
+}
+
+/// A copy of the server that stays, with all that it has open.
+#[allow(unsafe_code, reason = "it is a plain fork that is in the way")]
+fn leave_fork() -> u32 {
+    // SAFETY: the child calls nothing but pause(2).
+    let pid = unsafe { libc::fork() };
+    if pid == 0 {
+        loop {
+            // SAFETY: it takes no argument.
+            unsafe { libc::pause() };
+        }
+    }
+    pid as u32
+}
+
+/// Kills the servers, one after the other; whom their preload has left behind.
+fn killed_servers() -> Vec<u32> {
+    let mut all = vec![pkit::run(left, ()).unwrap()];
+    for n in 0..3 {
+        let server = signal_server(Raw::SIGKILL);
+        if n % 2 == 0 {
+            eventually("it is gone", || !is_alive(server));
+        }
+        // By the copy that it had made ahead, and by another server.
+        for n in 0..3 {
+            assert_eq!(pkit::run(move_by, (n, 1)).unwrap(), n + 1);
+        }
+        all.push(pkit::run(left, ()).unwrap());
+    }
+    all
+}
+
 fn signal(pid: u32, signal: Raw) {
     kill(Pid::from_raw(pid as i32), signal).unwrap();
 }
@@ -292,6 +330,55 @@ tests! {
         let error = pkit::preload(|| std::process::abort()).unwrap_err().to_string();
         assert!(error.contains("ended"), "{error}");
         assert_eq!(add(vec![1, 2]), Some(3));
+    }
+
+    #[allow(clippy::zombie_processes, reason = "it is to be there when its parent, the server, is gone")]
+    fn a_preload_may_leave_a_program_behind() {
+        pkit::preload(|| {
+            let program = std::process::Command::new("sleep").arg("600").spawn().unwrap();
+            LEFT.set(program.id()).unwrap();
+        }).unwrap();
+        for program in killed_servers() {
+            let open = std::fs::read_dir(format!("/proc/{program}/fd")).unwrap();
+            let open: Vec<_> = open.map(|entry| std::fs::read_link(entry.unwrap().path()).unwrap()).collect();
+            assert!(!open.iter().any(|file| file.to_string_lossy().starts_with("socket:")), "{open:?}");
+            signal(program, Raw::SIGKILL);
+        }
+    }
+
+    fn a_preload_may_leave_a_fork_behind() {
+        pkit::preload(|| LEFT.set(leave_fork()).unwrap()).unwrap();
+        killed_servers().into_iter().for_each(|fork| signal(fork, Raw::SIGKILL));
+    }
+
+    #[allow(unsafe_code, reason = "the server of this test has a variable more")]
+    fn a_preload_that_leaves_a_fork_behind_and_ends_the_server_is_told() {
+        const FILE: &str = "PKIT_TEST_LEFT";
+        let file = tempfile::NamedTempFile::new().unwrap();
+        // SAFETY: no other thread of this process uses the environment.
+        unsafe { std::env::set_var(FILE, file.path()) };
+        let error = pkit::preload(|| {
+            std::fs::write(std::env::var_os(FILE).unwrap(), leave_fork().to_string()).unwrap();
+            nix::sys::signal::raise(Raw::SIGKILL).unwrap();
+        });
+        let error = error.unwrap_err().to_string();
+        assert!(error.contains("ended while it ran it"), "{error}");
+        assert_eq!(add(vec![1, 2]), Some(3));
+        signal(std::fs::read_to_string(file.path()).unwrap().parse().unwrap(), Raw::SIGKILL);
+    }
+
+    fn a_server_that_hung_is_not_asked_again_whatever_it_left() {
+        pkit::preload(|| LEFT.set(leave_fork()).unwrap()).unwrap();
+        let first = pkit::run(left, ()).unwrap();
+        spare();
+        let server = signal_server(Raw::SIGSTOP);
+        assert_eq!(add(vec![1]), Some(1));
+        let error = Process::new(Target::function(sum, vec![1])).start(true).unwrap_err().to_string();
+        assert!(error.contains("within 10 s"), "{error}");
+        assert_eq!(add(vec![1, 1]), Some(2));
+        eventually("the other is gone", || !is_alive(server));
+        let second = pkit::run(left, ()).unwrap();
+        [first, second].into_iter().for_each(|fork| signal(fork, Raw::SIGKILL));
     }
 
     fn the_servers_death_costs_nobody() {
