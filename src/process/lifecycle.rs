@@ -67,6 +67,23 @@ impl Process {
         result
     }
 
+    /// The first half of [`start`](Process::start) with `true`, for who then does what makes it ready. What
+    /// [`end_start`](Process::end_start), the other half, waits for.
+    #[cfg(feature = "tasks")]
+    pub(crate) fn begin_start(&self) -> Result<u64> {
+        self.inner.check_owner("start")?;
+        let (generation, awaited) = self.inner.begin_start()?;
+        self.inner.launch_from_here(generation).inspect_err(|_| self.inner.lock().await_no_more(awaited))?;
+        Ok(awaited)
+    }
+
+    #[cfg(feature = "tasks")]
+    pub(crate) fn end_start(&self, awaited: u64) -> Result<u32> {
+        let result = self.wait_ready(awaited, None, Duration::MAX);
+        self.inner.lock().await_no_more(awaited);
+        result
+    }
+
     fn wait_ready(&self, awaited: u64, at: Option<Instant>, limit: Duration) -> Result<u32> {
         match self.inner.core.wait(at, |core| core.answer_of(awaited)) {
             Some(answer) => answer.map_err(|end| self.inner.not_ready(end)),

@@ -12,7 +12,7 @@ use super::host::answering;
 use super::link::{self, Link};
 use super::remote;
 use super::wire::Lane;
-use super::{Form, Worker};
+use super::{Form, Now, Worker};
 use crate::forkserver::{captures_nothing, decode_argument};
 use crate::process::{Builder, Process, exit_code};
 use crate::stop::{Stop, Survivors};
@@ -67,6 +67,10 @@ impl WorkerBuilder {
 
     /// Sets options of its process: every one of [`Builder`], but for a restart policy, which a worker does not need.
     ///
+    /// What makes it ready ([`Builder::ready`]) may be its setup: [`build`](WorkerBuilder::build) waits for both. Nobody waits until one is ready that takes
+    /// the place of another; one that is not in time is stopped, and who waits for its calls is told
+    /// [`TaskError::Crashed`]. (Its time runs from its start, its setup from when the one before has finished.)
+    ///
     /// Other than for a process of its own, what the worker leaves in its group is killed at once when it ends: nobody waits for that.
     pub fn process(mut self, set: impl FnOnce(Builder) -> Builder) -> WorkerBuilder {
         self.options.process = set(self.options.process);
@@ -108,16 +112,21 @@ impl WorkerBuilder {
     ///
     /// # Errors
     /// [`TaskError::Start`]: an option is wrong, or as for [`Target::function`](crate::Target::function). Those of the setup, which has run when
-    /// this returns.
+    /// this returns; also that it was not ready in time.
     pub fn build(self) -> Result<Worker, TaskError> {
         let mut options = self.options;
         options.name = options.process.clone().build()?.name().to_owned();
         options.process.check_never_restarted()?;
         let worker = Worker::of(Form::Process(Box::new(options)));
-        if let (_, Some(setup)) = worker.start()? {
-            setup.end()?;
+        let (_, setup) = worker.start()?;
+        let set_up = setup.map_or(Ok(()), |setup| setup.end().map(drop));
+        // Where it was stopped for not being ready, that says more.
+        if matches!(set_up, Ok(()) | Err(TaskError::Crashed(_)))
+            && let Some(link) = link_of(&worker)
+        {
+            link.until_ready()?;
         }
-        Ok(worker)
+        set_up.map(|()| worker)
     }
 }
 
@@ -154,6 +163,13 @@ impl Options {
             let (entry, (argument, kept)) = encoded?;
             Some(Queued::new(&home, Lane::Ordered, entry, argument, kept))
         })
+    }
+}
+
+fn link_of(worker: &Worker) -> Option<Arc<Link>> {
+    match &worker.lock().now {
+        Some(Now::Process(link)) => Some(Arc::clone(link)),
+        Some(Now::Thread(_)) | None => None,
     }
 }
 

@@ -45,6 +45,8 @@ pub(super) struct Link {
     id: u64,
     me: Weak<Link>,
     process: Process,
+    /// Its readiness, by who built the worker.
+    awaited: u64,
     /// Before the board, and the channel.
     lanes: [Mutex<Outgoing>; 2],
     channel: Channel,
@@ -89,7 +91,8 @@ impl Link {
         let (shared, rings) = Shared::new().map_err(failed)?;
         channel.send(&Signal::Look.bytes(), &[rings.as_raw_fd()]).map_err(failed)?;
         let process = options.clone().target(target().with_channel(theirs).into_target()).build()?;
-        process.start(true)?;
+        // Not until it is ready: what says that may be the setup.
+        let awaited = process.begin_start()?;
         let shared = Arc::new(shared);
         let answers = Reader::new(&shared, ANSWERS);
         let lanes = LANES.map(|lane| Mutex::new(Outgoing::new(lane, Writer::new(&shared, lane as usize))));
@@ -112,6 +115,7 @@ impl Link {
             incarnation: sys::process::incarnation(),
             successor: Mutex::default(),
             process,
+            awaited,
         });
         let watcher = Arc::clone(&link) as Arc<dyn Watcher>;
         let watched = Reaper::get().watch(link.channel.as_fd(), Interest::READ, watcher, 0);
@@ -121,6 +125,11 @@ impl Link {
         // (On a thread that may wait: for who reads the answers.)
         background::at_end(link.process.exited(), move |end| ended.ended(end));
         Ok(link)
+    }
+
+    /// Waits until its process is ready, or has ended before it was.
+    pub(super) fn until_ready(&self) -> Started<u32> {
+        self.process.end_start(self.awaited)
     }
 
     /// Its calls begin when that one has ended.

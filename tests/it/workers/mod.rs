@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use serde_bytes::ByteBuf;
 
-use pkit::{Resource, Restart, Task, TaskError, Worker};
+use pkit::{Ready, Resource, Restart, Task, TaskError, Worker};
 
 use crate::support::{LONG, eventually, tests, thread_names};
 
@@ -277,6 +277,22 @@ tests! {
         assert!(pids[0] != pids[3] && pids[3] != pids[6] && pids[0] != pids[6], "{pids:?}");
         let failed = Worker::builder().setup(|()| -> () { panic!("not set up") }, ()).build().unwrap_err();
         assert!(matches!(failed, TaskError::Panicked { message, .. } if message == "not set up"));
+    }
+
+    fn its_setup_may_say_that_it_is_ready() {
+        let within = |limit| Worker::builder().process(move |process| process.ready(Ready::notify()).ready_within(limit));
+        let worker = within(LONG).setup(|()| pkit::ready().unwrap(), ()).task_limit(2).build().unwrap();
+        let tasks: Vec<_> = (0..6).map(|n| worker.schedule(square, n).unwrap()).collect();
+        let squares: Vec<u64> = tasks.into_iter().map(|task| task.wait().unwrap()).collect();
+        assert_eq!(squares, [0, 1, 4, 9, 16, 25]);
+        // What went wrong first is told.
+        let error = within(LONG).setup(|()| -> () { panic!("not set up") }, ()).build().unwrap_err();
+        assert!(matches!(&error, TaskError::Panicked { message, .. } if message == "not set up"), "{error:?}");
+        let limit = Duration::from_millis(50);
+        for silent in [within(limit).setup(|()| (), ()), within(limit).setup(crate::functions::park, ()), within(limit)] {
+            let error = silent.build().unwrap_err();
+            assert!(matches!(&error, TaskError::Start(error) if error.is_not_ready()), "{error:?}");
+        }
     }
 
     fn one_that_takes_over_waits_for_the_last_call_of_the_one_before() {
