@@ -28,6 +28,7 @@ pub(crate) struct Channel(OwnedFd);
 /// What was received.
 #[derive(Debug)]
 pub(crate) struct Message {
+    /// None as well where there were more than are ever sent: nobody takes the rest for all of it.
     pub(crate) bytes: Vec<u8>,
     pub(crate) descriptors: Vec<OwnedFd>,
     /// More came, and found no place.
@@ -113,18 +114,14 @@ impl Channel {
 
     /// The next message, also without the descriptors that found no place; waits for it. `None`: nothing will come any more.
     ///
-    /// # Errors
-    /// EMSGSIZE: it was larger than any that is sent, and is gone.
+    /// Whatever came is given: to close its descriptors may block, as long as who sent them likes.
     pub(crate) fn receive(&self) -> io::Result<Option<Message>> {
-        Ok(self.take(0)?.filter(|message| !message.bytes.is_empty()))
+        self.take(0)
     }
 
     /// The same of what is there already. `None`: nothing is.
-    ///
-    /// # Errors
-    /// EMSGSIZE: it was larger than any that is sent, and is gone.
     pub(crate) fn receive_at_once(&self) -> io::Result<Option<Message>> {
-        Ok(self.take(libc::MSG_DONTWAIT)?.filter(|message| !message.bytes.is_empty()))
+        self.take(libc::MSG_DONTWAIT)
     }
 
     fn take(&self, flags: i32) -> io::Result<Option<Message>> {
@@ -136,10 +133,12 @@ impl Channel {
             received => received,
         };
         let Some(datagram) = received? else { return Ok(None) };
-        if datagram.truncated {
-            return Err(Errno::EMSGSIZE.into());
+        let is_nothing = datagram.len == 0 && datagram.passed.is_empty() && !datagram.incomplete;
+        // The kernel says the same of a message without anything and of the end; what comes after that one does not count.
+        if is_nothing && self.is_finished()? {
+            return Ok(None);
         }
-        bytes.truncate(datagram.len);
+        bytes.truncate(if datagram.truncated { 0 } else { datagram.len });
         Ok(Some(Message { bytes, descriptors: datagram.passed, incomplete: datagram.incomplete }))
     }
 
@@ -163,6 +162,11 @@ impl Channel {
     pub(crate) fn finish(&self) {
         // It fails only where the other end is gone.
         let _ = shutdown(self.0.as_raw_fd(), Shutdown::Write);
+    }
+
+    /// Whether nothing more is sent from the other end: it is closed, or [finished](Channel::finish).
+    pub(crate) fn is_finished(&self) -> io::Result<bool> {
+        wait_for(&mut [PollFd::new(self.as_fd(), PollFlags::from_bits_retain(libc::POLLRDHUP))], Duration::ZERO)
     }
 
     /// Whether nobody has the other end any more.
@@ -218,11 +222,27 @@ mod tests {
         assert_eq!(theirs.receive().unwrap().unwrap().bytes, b"one");
         let two = theirs.receive().unwrap().unwrap();
         assert_eq!((&two.bytes[..], two.descriptors.len()), (&b"two"[..], MOST_DESCRIPTORS));
-        assert!(theirs.receive_at_once().unwrap().is_none());
-        ours.send(&[1; MOST_BYTES + 1], &[]).unwrap();
-        assert_eq!(theirs.receive().unwrap_err().raw_os_error(), Some(libc::EMSGSIZE));
+        assert!(theirs.receive_at_once().unwrap().is_none() && !theirs.is_finished().unwrap());
         ours.finish();
-        assert!(theirs.receive().unwrap().is_none());
+        assert!(theirs.receive().unwrap().is_none() && theirs.is_finished().unwrap());
+    }
+
+    #[test]
+    fn what_nobody_sends_comes_with_its_descriptors() {
+        let (ours, theirs) = Channel::pair().unwrap();
+        let theirs = Channel::from(theirs);
+        let null = super::super::fd::null().unwrap().as_raw_fd();
+        for (bytes, descriptors) in
+            [(vec![], vec![]), (vec![], vec![null; 2]), (vec![1; MOST_BYTES + 1], vec![null; 3])]
+        {
+            ours.send(&bytes, &descriptors).unwrap();
+            let message = theirs.receive().unwrap().unwrap();
+            assert_eq!((message.bytes.len(), message.descriptors.len()), (0, descriptors.len()));
+        }
+        ours.send(&[], &[null]).unwrap();
+        drop(ours);
+        assert_eq!(theirs.receive().unwrap().unwrap().descriptors.len(), 1, "it is not the end");
+        assert!(theirs.receive_at_once().unwrap().is_none());
     }
 
     #[test]

@@ -1,11 +1,16 @@
 //! What a worker can do to who uses it, if it goes mad: nothing but end.
 
 use std::fs::File;
+use std::io::{IoSlice, Write};
+use std::net::{TcpListener, TcpStream};
+use std::os::fd::{AsRawFd, RawFd};
 use std::os::unix::fs::FileExt;
+use std::sync::mpsc;
 
 use nix::sys::signal::{Signal, kill};
+use nix::sys::socket::{ControlMessage, MsgFlags, sendmsg, setsockopt, sockopt};
 use nix::unistd::Pid;
-use pkit::{TaskError, Worker};
+use pkit::{Command, Process, TaskError, Worker};
 use serde_bytes::ByteBuf;
 
 use super::square;
@@ -34,10 +39,39 @@ fn scribble((from, length, seed): (u64, usize, u64)) {
     memory.write_all_at(&bytes, start + from).unwrap();
 }
 
-/// Sends to every socket that it has; how often that went well.
+/// A socket whose last close takes ten minutes, or until this process is gone.
+fn slow_to_close() -> TcpStream {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let mut client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+    std::mem::forget(listener.accept().unwrap());
+    client.set_nonblocking(true).unwrap();
+    while client.write(&[0; 65_536]).is_ok() {}
+    setsockopt(&client, sockopt::Linger, &libc::linger { l_onoff: 1, l_linger: 600 }).unwrap();
+    client
+}
+
+/// Sends that to every socket that it has. How often that went well.
+fn send(bytes: &[u8], descriptors: &[RawFd]) -> usize {
+    let rights = [ControlMessage::ScmRights(descriptors)];
+    let rights = if descriptors.is_empty() { &[][..] } else { &rights };
+    let sent = |fd| sendmsg::<()>(fd, &[IoSlice::new(bytes)], rights, MsgFlags::MSG_DONTWAIT, None).is_ok();
+    (3..64).filter(|fd| sent(*fd)).count()
+}
+
 fn flood((bytes, times): (Vec<u8>, usize)) -> usize {
-    let sent = |fd| nix::sys::socket::send(fd, &bytes, nix::sys::socket::MsgFlags::MSG_DONTWAIT).is_ok();
-    (0..times).map(|_| (3..64).filter(|fd| sent(*fd)).count()).sum()
+    (0..times).map(|_| send(&bytes, &[])).sum()
+}
+
+/// Sends the only descriptor of such a socket.
+fn send_what_is_slow_to_close(bytes: ByteBuf) {
+    let slow = slow_to_close();
+    assert!(send(&bytes, &[slow.as_raw_fd()]) > 0);
+    drop(slow);
+    crate::functions::park(());
+}
+
+fn is_refused<T>(end: &Result<T, TaskError>) -> bool {
+    matches!(end, Err(TaskError::Codec(why)) if why.contains("was stopped"))
 }
 
 /// Says, in the ring of answers, that the argument of a call that nobody made was taken.
@@ -132,6 +166,18 @@ tests! {
         let error = ended.unwrap();
         assert!(matches!(&error, TaskError::Codec(why) if why.contains("was stopped")), "{error:?}");
         assert_eq!(worker.invoke(square, 3).unwrap(), 9);
+    }
+
+    fn what_comes_with_no_message_of_a_worker_holds_up_nobody() {
+        for bytes in [vec![], vec![9], vec![7; 70_000]] {
+            let worker = Worker::new().unwrap();
+            let (done, is_done) = mpsc::channel();
+            worker.schedule(send_what_is_slow_to_close, bytes.into()).unwrap().on_done(move |end| done.send(end).unwrap());
+            assert!(is_refused(&is_done.recv_timeout(LONG).unwrap()));
+            let other = Process::new(Command::new("true"));
+            other.start(true).unwrap();
+            assert!(other.join_timeout(LONG).unwrap().is_some(), "the reaper is there");
+        }
     }
 
     fn garbage_in_the_channel_is_ignored_or_the_end_of_the_worker() {
