@@ -6,18 +6,17 @@
 
 mod calls;
 
-use std::collections::VecDeque;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, Weak};
 use std::time::{Duration, Instant};
 
 use super::board::Board;
+use super::inbox::{Inbox, Left};
 use super::inside;
 use super::outgoing::{Outgoing, Pumped};
 use super::slot::Wakers;
 use super::wire::{self, ANSWERS, Answer, LANES, Lane, Request, Signal};
-use crate::callbacks::Callbacks;
 use crate::error::Result as Started;
 use crate::exit::Exit;
 use crate::forkserver::{self, Function};
@@ -32,8 +31,6 @@ use crate::task::background;
 use crate::task::error::TaskError;
 use crate::task::outcome::Outcome;
 
-/// So many messages of the channel, and files without answers, are read in a row, whatever a worker sends.
-const MOST_AT_ONCE: usize = 64;
 /// So many answers are read in a row by who has something else to look at: the reaper has others to serve, who waits has a limit.
 const MOST_ANSWERS: usize = 1_000;
 /// More than there is room for.
@@ -54,14 +51,11 @@ pub(super) struct Link {
     /// By who reads the answers, for as long as he waits.
     answers: Mutex<Reader>,
     nudge: Nudge,
-    /// It sent what cannot be by the channel.
-    is_mad: AtomicBool,
     /// Somebody wanted to read them while somebody else did.
     is_wanted: AtomicBool,
-    /// Those that came by the channel, for answers to come; one for which there was no place is `None`. Leaf lock.
-    files: Mutex<VecDeque<Option<OwnedFd>>>,
-    /// With the reaper. Leaf lock.
-    watched: Mutex<Option<Token>>,
+    inbox: Inbox,
+    /// With the reaper, and for what. Leaf lock.
+    watched: Mutex<Option<(Token, Interest)>>,
     /// When the reaper comes back to send what could not be sent. Before the reaper's timers.
     again: Mutex<Option<Instant>>,
     next_id: AtomicU64,
@@ -104,8 +98,7 @@ impl Link {
             board: Board::default(),
             nudge: answers.nudge(),
             answers: Mutex::new(answers),
-            files: Mutex::default(),
-            is_mad: AtomicBool::new(false),
+            inbox: Inbox::default(),
             is_wanted: AtomicBool::new(false),
             watched: Mutex::default(),
             again: Mutex::default(),
@@ -119,7 +112,7 @@ impl Link {
         });
         let watcher = Arc::clone(&link) as Arc<dyn Watcher>;
         let watched = Reaper::get().watch(link.channel.as_fd(), Interest::READ, watcher, 0);
-        *locked(&link.watched) = Some(watched.map_err(failed)?);
+        *locked(&link.watched) = Some((watched.map_err(failed)?, Interest::READ));
         link.leave(locked(&link.answers), &mut Wakers::default());
         let ended = Arc::clone(&link);
         // (On a thread that may wait: for who reads the answers.)
@@ -161,7 +154,7 @@ impl Link {
             // Nobody takes it any more; what waits holds descriptors.
             Ok(Pumped::AgainLater) if self.board.is_over() => locked(lane).forget(),
             Ok(Pumped::AgainLater) => self.look_again(),
-            Err(Garbage) => self.garbage().wake_elsewhere(),
+            Err(Garbage) => self.refuse(),
         }
     }
 
@@ -188,28 +181,31 @@ impl Link {
         self.pump(lane);
     }
 
-    /// It said what nobody who is right in his mind says.
-    fn garbage(&self) -> Wakers {
+    /// It said what nobody says who is right in his mind: nobody listens to it any more. That needs no lock which somebody has who waits.
+    fn refuse(&self) {
         let why = "the worker wrote what cannot be read, and was stopped".to_owned();
         let wakers = self.board.end(&TaskError::Codec(why));
+        self.nudge.nudge();
+        self.unwatch();
         // It may have ended.
         let _ = self.process.kill(false);
-        wakers
+        wakers.wake_elsewhere();
     }
 
     /// Reads what is there, at most so many answers. True: all.
     fn read(&self, answers: &mut Reader, most: usize, wakers: &mut Wakers) -> bool {
+        let came = self.inbox.came();
         for _ in 0..most {
             let read = match answers.read() {
-                Ok(None) => return true,
+                Ok(None) if !self.inbox.has_untold(came) => return true,
                 Ok(Some((message, wake))) => {
                     Signal::tell(&self.channel, wake);
                     self.answered(message, wakers)
                 }
-                Err(Garbage) => None,
+                Ok(None) | Err(Garbage) => None,
             };
             if read.is_none() {
-                wakers.add(self.garbage());
+                self.refuse();
                 return true;
             }
         }
@@ -224,8 +220,14 @@ impl Link {
                 return None;
             }
         } else {
-            let told = outcome.told(message, rest, || self.take_file());
-            if self.is_mad.load(Ordering::SeqCst) {
+            let mut is_whole = true;
+            let told = outcome.told(message, rest, || {
+                self.take_file().unwrap_or_else(|Garbage| {
+                    is_whole = false;
+                    None
+                })
+            });
+            if !is_whole {
                 return None;
             }
             let failed = told.as_ref().err().filter(|_| self.has_setup && id == FIRST).cloned();
@@ -249,37 +251,11 @@ impl Link {
         Some(())
     }
 
-    /// It was sent before the answer that tells of it.
-    fn take_file(&self) -> Option<OwnedFd> {
-        for _ in 0..MOST_AT_ONCE {
-            if let Some(file) = locked(&self.files).pop_front() {
-                return file;
-            }
-            self.receive();
-        }
-        None
-    }
-
-    /// What came by the channel, until there are many files. (Those behind stay where they are until their answers are read.)
-    fn receive(&self) {
-        for _ in 0..MOST_AT_ONCE {
-            let mut files = locked(&self.files);
-            if files.len() >= MOST_AT_ONCE {
-                return;
-            }
-            let Ok(Some(mut message)) = self.channel.receive_at_once() else { return };
-            match (Signal::read(&message.bytes), message.descriptors.len(), message.incomplete) {
-                (Some(Signal::Look), 0, false) => {}
-                (Some(Signal::File), 1, false) | (Some(Signal::File), 0, true) => {
-                    files.push_back(message.descriptors.pop());
-                }
-                _ => {
-                    self.is_mad.store(true, Ordering::SeqCst);
-                    // To close what is no file of ours may block.
-                    Callbacks::get().run(move || drop(message));
-                }
-            }
-        }
+    fn take_file(&self) -> Result<Option<OwnedFd>, Garbage> {
+        let file = self.inbox.take(&self.channel);
+        // There is room for another one.
+        self.watch_for(Interest::READ);
+        file
     }
 
     /// Reads the answers if nobody else does; who does is told that there is more.
@@ -315,9 +291,17 @@ impl Link {
         }
     }
 
+    fn watch_for(&self, interest: Interest) {
+        if let Some((token, before)) = &mut *locked(&self.watched)
+            && std::mem::replace(before, interest) != interest
+        {
+            Reaper::get().rewatch(*token, self.channel.as_fd(), interest);
+        }
+    }
+
     fn unwatch(&self) {
-        if let Some(watched) = locked(&self.watched).take() {
-            Reaper::get().unwatch(watched, self.channel.as_fd());
+        if let Some((token, _)) = locked(&self.watched).take() {
+            Reaper::get().unwatch(token, self.channel.as_fd());
         }
     }
 
@@ -345,8 +329,13 @@ impl Link {
 
 impl Watcher for Link {
     fn ready(self: Arc<Self>, _key: u64) {
-        self.receive();
-        if self.channel.has_hung_up().is_ok_and(|gone| gone) {
+        if self.board.is_over() {
+            // Nobody waits for what it says, and it may say much.
+            return self.unwatch();
+        }
+        self.watch_for(Interest::READ);
+        let Ok(left) = self.inbox.receive(&self.channel) else { return self.refuse() };
+        if self.channel.is_finished().is_ok_and(|is_finished| is_finished) {
             // How it ended, its process tells.
             self.unwatch();
         }
@@ -356,15 +345,15 @@ impl Watcher for Link {
             answers.come_back();
             if self.read(&mut answers, MOST_ANSWERS, &mut wakers) {
                 self.leave(answers, &mut wakers);
-                // Or there are files, and no answers that tell of them.
-                if self.is_mad.load(Ordering::SeqCst) || locked(&self.files).len() >= MOST_AT_ONCE {
-                    wakers.add(self.garbage());
-                    self.unwatch();
-                }
             } else {
                 drop(answers);
                 self.look_at_once();
             }
+        } else if left == Left::Files {
+            // We would be told of them all the time. He takes them, or finds that there are no answers for them.
+            self.watch_for(Interest::NONE);
+            self.nudge.nudge();
+            self.look_again();
         }
         wakers.wake_elsewhere();
     }

@@ -12,6 +12,7 @@ mod board;
 mod builder;
 mod home;
 mod host;
+mod inbox;
 mod inside;
 mod link;
 mod outgoing;

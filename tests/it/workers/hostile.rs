@@ -70,6 +70,12 @@ fn send_what_is_slow_to_close(bytes: ByteBuf) {
     crate::functions::park(());
 }
 
+/// Sends so often that, with so many descriptors.
+fn flood_and_stay((bytes, descriptors, times): (ByteBuf, usize, usize)) {
+    (0..times).for_each(|_| _ = send(&bytes, &vec![0; descriptors]));
+    crate::functions::park(());
+}
+
 fn is_refused<T>(end: &Result<T, TaskError>) -> bool {
     matches!(end, Err(TaskError::Codec(why)) if why.contains("was stopped"))
 }
@@ -178,6 +184,25 @@ tests! {
             other.start(true).unwrap();
             assert!(other.join_timeout(LONG).unwrap().is_some(), "the reaper is there");
         }
+    }
+
+    fn garbage_in_the_channel_ends_whoever_waits() {
+        let worker = Worker::new().unwrap();
+        let refused = |flood: (Vec<u8>, usize, usize)| {
+            let flood = (flood.0.into(), flood.1, flood.2);
+            let mut task = worker.schedule(flood_and_stay, flood).unwrap();
+            assert!(is_refused(&task.wait_timeout(LONG)), "who waits for an answer");
+        };
+        for bytes in [vec![], vec![9], vec![7; 70_000]] {
+            refused((bytes.clone(), 0, 1));
+            refused((bytes, 253, 20));
+        }
+        // Files, and no answers that tell of them.
+        refused((vec![2], 1, 1_000));
+        let (done, is_done) = mpsc::channel();
+        let task = worker.schedule(flood_and_stay, (vec![2].into(), 1, 2)).unwrap();
+        task.on_done(move |end| done.send(end).unwrap());
+        assert!(is_refused(&is_done.recv_timeout(LONG).unwrap()), "nobody waits");
     }
 
     fn garbage_in_the_channel_is_ignored_or_the_end_of_the_worker() {
