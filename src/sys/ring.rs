@@ -11,7 +11,7 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::ptr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 
@@ -46,6 +46,9 @@ const AWAKE: u32 = 0;
 const ASLEEP: u32 = 1;
 /// Is elsewhere, and told by whoever has the other end.
 const AWAY: u32 = 2;
+
+/// So long sleeps at most who must not depend on the other process: it can say that he sleeps when he was nudged.
+const LONGEST: Duration = Duration::from_millis(100);
 
 /// Memory that two processes share.
 #[derive(Debug)]
@@ -274,8 +277,19 @@ impl Reader {
         !self.is_any()
     }
 
-    /// Sleeps until there may be a message, `until` that moment, or until it is nudged; not at all if something else `is_due`.
-    pub(crate) fn wait_for_message(&self, until: Option<Instant>, is_due: impl Fn() -> bool) {
+    /// Sleeps until there may be a message.
+    pub(crate) fn wait_for_message(&self) {
+        self.sleep(None, || false);
+    }
+
+    /// The same, and at most `until` that moment, or until it is nudged; not at all if something else `is_due`. It may return before: it
+    /// is to be asked again, whatever the other process writes.
+    pub(crate) fn wait_for_message_or(&self, until: Option<Instant>, is_due: impl Fn() -> bool) {
+        let longest = Instant::now() + LONGEST;
+        self.sleep(Some(until.map_or(longest, |until| until.min(longest))), is_due);
+    }
+
+    fn sleep(&self, until: Option<Instant>, is_due: impl Fn() -> bool) {
         let word = &self.header().reader;
         word.store(ASLEEP, Ordering::SeqCst);
         if !self.is_any() && !is_due() {
@@ -329,7 +343,6 @@ fn futex_wake(word: &AtomicU32) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::time::Duration;
 
     fn ends() -> (Writer, Reader) {
         let (shared, fd) = Shared::new().unwrap();
@@ -375,7 +388,7 @@ mod tests {
         std::thread::scope(|scope| {
             scope.spawn(|| {
                 while reader.read().unwrap().is_none() {
-                    reader.wait_for_message(None, || false);
+                    reader.wait_for_message();
                 }
             });
             nudge.nudge();
@@ -384,7 +397,7 @@ mod tests {
         // As when the writer dies between its two steps.
         std::thread::scope(|scope| {
             let (nudge, word) = (reader.nudge(), ptr::from_ref(&writer.header().reader).expose_provenance());
-            let sleeper = scope.spawn(|| reader.wait_for_message(None, || false));
+            let sleeper = scope.spawn(|| reader.wait_for_message());
             // SAFETY: the mapping is there.
             let word = unsafe { &*ptr::with_exposed_provenance::<AtomicU32>(word) };
             while word.compare_exchange(ASLEEP, AWAKE, Ordering::SeqCst, Ordering::SeqCst).is_err() {
@@ -395,8 +408,20 @@ mod tests {
             }
         });
         let began = Instant::now();
-        reader.wait_for_message(Some(began + Duration::from_millis(5)), || false);
-        reader.wait_for_message(None, || true);
+        reader.wait_for_message_or(Some(began + Duration::from_millis(5)), || false);
+        reader.wait_for_message_or(None, || true);
+    }
+
+    #[test]
+    fn a_nudge_that_is_undone_delays_who_sleeps_and_no_more() {
+        let (_writer, reader) = ends();
+        let nudge = reader.nudge();
+        // As the other process can, between the look and the sleep.
+        reader.wait_for_message_or(None, || {
+            nudge.nudge();
+            reader.header().reader.store(ASLEEP, Ordering::SeqCst);
+            false
+        });
     }
 
     proptest::proptest! {

@@ -77,7 +77,7 @@ impl Worker {
                 return Ok(message);
             }
             if !spin.goes_on() {
-                ordered.wait_for_message(None, || false);
+                ordered.wait_for_message();
             }
         }
     }

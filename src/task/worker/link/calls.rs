@@ -106,7 +106,7 @@ impl Home for Link {
                     break;
                 }
                 if is_all && !spin.goes_on() {
-                    answers.wait_for_message(until, is_due);
+                    answers.wait_for_message_or(until, is_due);
                 }
             }
             self.leave(answers, &mut wakers);
