@@ -244,6 +244,17 @@ impl Reader {
         self.header().written.load(Ordering::SeqCst) != self.read
     }
 
+    /// How far it is written by now. (No further than there is room, whatever the other process says.)
+    pub(crate) fn written(&self) -> u64 {
+        let available = self.header().written.load(Ordering::SeqCst).wrapping_sub(self.read);
+        self.read + available.min(CAPACITY as u64)
+    }
+
+    /// Whether it is read up to there.
+    pub(crate) fn has_read(&self, position: u64) -> bool {
+        self.read >= position
+    }
+
     /// The next message, if there is one.
     pub(crate) fn read(&mut self) -> Result<Option<(Vec<u8>, Wake)>, Garbage> {
         let available = self.header().written.load(Ordering::SeqCst).wrapping_sub(self.read);

@@ -26,15 +26,13 @@ use crate::sys;
 use crate::sys::channel::Channel;
 use crate::sys::event::Interest;
 use crate::sys::locked;
-use crate::sys::ring::{self, Garbage, Nudge, Reader, Shared, Writer};
+use crate::sys::ring::{Garbage, Nudge, Reader, Shared, Writer};
 use crate::task::background;
 use crate::task::error::TaskError;
 use crate::task::outcome::Outcome;
 
 /// So many answers are read in a row by who has something else to look at: the reaper has others to serve, who waits has a limit.
 const MOST_ANSWERS: usize = 1_000;
-/// More than there is room for.
-const MOST_AT_THE_END: usize = ring::CAPACITY;
 /// Until a descriptor that could not be sent is tried again.
 const AGAIN: Duration = Duration::from_millis(20);
 
@@ -212,6 +210,14 @@ impl Link {
         false
     }
 
+    /// It has ended: what it had answered, it has. What it left behind may write on, and is not listened to.
+    fn read_last(&self) -> Wakers {
+        let (mut answers, mut wakers) = (locked(&self.answers), Wakers::default());
+        let end = answers.written();
+        while !self.board.is_over() && !answers.has_read(end) && !self.read(&mut answers, 1, &mut wakers) {}
+        wakers
+    }
+
     fn answered(&self, message: Vec<u8>, wakers: &mut Wakers) -> Option<()> {
         let (Answer { id, outcome }, rest) = wire::decode(&message)?;
         if matches!(outcome, Outcome::Taken) {
@@ -309,9 +315,7 @@ impl Link {
         self.is_ending.store(true, Ordering::SeqCst);
         self.nudge.nudge();
         self.unwatch();
-        // What it had answered, it has. (What it left behind may write on.)
-        let mut wakers = Wakers::default();
-        self.read(&mut locked(&self.answers), MOST_AT_THE_END, &mut wakers);
+        let mut wakers = self.read_last();
         let error = match end {
             Ok(exit) => TaskError::Crashed(exit),
             Err(error) => TaskError::Start(error),

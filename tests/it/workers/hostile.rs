@@ -9,7 +9,7 @@ use std::sync::mpsc;
 
 use nix::sys::signal::{Signal, kill};
 use nix::sys::socket::{ControlMessage, MsgFlags, sendmsg, setsockopt, sockopt};
-use nix::unistd::Pid;
+use nix::unistd::{ForkResult, Pid, alarm, fork, setsid};
 use pkit::{Command, Process, TaskError, Worker};
 use serde_bytes::ByteBuf;
 
@@ -76,6 +76,48 @@ fn flood_and_stay((bytes, descriptors, times): (ByteBuf, usize, usize)) {
     crate::functions::park(());
 }
 
+/// At SIGTERM it leaves a process behind that is not of its group.
+fn leave_one_that_writes(path: std::path::PathBuf) {
+    let mut signals = signal_hook::iterator::Signals::new([signal_hook::consts::SIGTERM]).unwrap();
+    std::fs::write(&path, "begun").unwrap();
+    signals.forever().next();
+    let ring = rings().0 + 2 * RING;
+    let memory = File::open("/proc/self/mem").unwrap();
+    let before = number(&memory, ring);
+    // Each is an answer that tells of a file, over and over, however often the ring is gone round.
+    let message = [4, 0, 0, 0, 99, 1, 0, 0];
+    let all: Vec<u8> = (0..RING - 4096).map(|at| message[(at.wrapping_sub(before) % 8) as usize]).collect();
+    // SAFETY: the copy does nothing but system calls.
+    #[allow(unsafe_code)]
+    let forked = unsafe { fork() }.unwrap();
+    let ForkResult::Parent { child } = forked else { write_on(ring, before, &all) };
+    while number(&memory, ring) == before {
+        std::thread::yield_now();
+    }
+    std::fs::write(path, child.to_string()).unwrap();
+    std::process::exit(0);
+}
+
+fn write_on(ring: u64, before: u64, all: &[u8]) -> ! {
+    // Whatever becomes of the test.
+    alarm::set(200);
+    setsid().unwrap();
+    let memory = File::options().read(true).write(true).open("/proc/self/mem").unwrap();
+    memory.write_all_at(all, ring + 4096).unwrap();
+    loop {
+        let read = number(&memory, ring + 136);
+        let written = before + (read.saturating_sub(before) + 200_000) / 8 * 8;
+        memory.write_all_at(&written.to_ne_bytes(), ring).unwrap();
+        send(&[1], &[]);
+    }
+}
+
+fn number(memory: &File, at: u64) -> u64 {
+    let mut bytes = [0; 8];
+    memory.read_exact_at(&mut bytes, at).unwrap();
+    u64::from_ne_bytes(bytes)
+}
+
 fn is_refused<T>(end: &Result<T, TaskError>) -> bool {
     matches!(end, Err(TaskError::Codec(why)) if why.contains("was stopped"))
 }
@@ -85,9 +127,7 @@ fn tells_of_nothing(_: ()) {
     let (start, _) = rings();
     let memory = File::options().read(true).write(true).open("/proc/self/mem").unwrap();
     let ring = start + 2 * RING;
-    let mut written = [0; 8];
-    memory.read_exact_at(&mut written, ring).unwrap();
-    let written = u64::from_ne_bytes(written);
+    let written = number(&memory, ring);
     // (`Outcome::Taken` is the sixth, of call 126.)
     let message = [12, 0, 0, 0, 126, 5, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0];
     memory.write_all_at(&message, ring + 4096 + written % (256 * 1024)).unwrap();
@@ -149,7 +189,8 @@ tests! {
                 }
                 Err(TaskError::TimedOut) => {
                     // It waits for what it overwrote itself; that looks like work.
-                    kill(Pid::from_raw(home as i32), Signal::SIGKILL).unwrap();
+                    // (Or it has ended just now.)
+                    let _ = kill(Pid::from_raw(home as i32), Signal::SIGKILL);
                     let end = next.wait_timeout(LONG);
                     assert!(matches!(end, Err(TaskError::Codec(_) | TaskError::Crashed(_))), "{end:?}");
                 }
@@ -184,6 +225,27 @@ tests! {
             other.start(true).unwrap();
             assert!(other.join_timeout(LONG).unwrap().is_some(), "the reaper is there");
         }
+    }
+
+    fn one_that_a_worker_left_behind_holds_up_nobody() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("state");
+        let worker = Worker::new().unwrap();
+        let leaves = worker.concurrent(leave_one_that_writes, path.clone()).unwrap();
+        let state = || std::fs::read_to_string(&path).unwrap_or_default();
+        eventually("it has begun", || state() == "begun");
+        let (told, is_told) = mpsc::channel();
+        let terminates = std::thread::spawn(move || {
+            worker.terminate();
+            told.send(()).unwrap();
+        });
+        let is_told = is_told.recv_timeout(LONG);
+        let left = Pid::from_raw(state().parse().unwrap());
+        assert!(is_alive(left.as_raw() as u32));
+        kill(left, Signal::SIGKILL).unwrap();
+        is_told.unwrap();
+        terminates.join().unwrap();
+        assert!(matches!(leaves.wait(), Err(TaskError::Cancelled)));
     }
 
     fn garbage_in_the_channel_ends_whoever_waits() {

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Instant;
 
-use super::{FIRST, Link, MOST_ANSWERS, MOST_AT_THE_END};
+use super::{FIRST, Link, MOST_ANSWERS};
 use crate::forkserver;
 use crate::sys::image::Entry;
 use crate::sys::locked;
@@ -149,8 +149,6 @@ impl Home for Link {
             return;
         }
         // What it had answered is there for who comes back from this. (Who is told of the end may read it only later.)
-        let mut wakers = Wakers::default();
-        self.read(&mut locked(&self.answers), MOST_AT_THE_END, &mut wakers);
-        wakers.wake_elsewhere();
+        self.read_last().wake_elsewhere();
     }
 }
