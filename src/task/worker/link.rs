@@ -113,8 +113,8 @@ impl Link {
         *locked(&link.watched) = Some((watched.map_err(failed)?, Interest::READ));
         link.leave(locked(&link.answers), &mut Wakers::default());
         let ended = Arc::clone(&link);
-        // (On a thread that may wait: for who reads the answers.)
-        background::at_end(link.process.exited(), move |end| ended.ended(end));
+        // (On a thread that may wait: for who reads the answers. Not after `on_exit`, which may want what waits for this.)
+        background::at_end(link.process.run_ends(), move |exit| ended.ended(exit));
         Ok(link)
     }
 
@@ -311,19 +311,15 @@ impl Link {
         }
     }
 
-    fn ended(self: Arc<Self>, end: Started<Exit>) {
+    fn ended(&self, exit: Exit) {
         self.is_ending.store(true, Ordering::SeqCst);
         self.nudge.nudge();
         self.unwatch();
         let mut wakers = self.read_last();
-        let error = match end {
-            Ok(exit) => TaskError::Crashed(exit),
-            Err(error) => TaskError::Start(error),
-        };
-        wakers.add(self.board.end(&error));
+        wakers.add(self.board.end(&TaskError::Crashed(exit)));
         self.lanes.iter().for_each(|lane| locked(lane).forget());
         self.let_successor_go();
-        wakers.wake();
+        wakers.wake_elsewhere();
     }
 
     fn is_foreign(&self) -> bool {

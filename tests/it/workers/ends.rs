@@ -1,5 +1,6 @@
 //! How a worker ends, and what becomes of who waits.
 
+use std::sync::{Arc, Mutex, OnceLock, Weak, mpsc};
 use std::time::Duration;
 
 use nix::sys::signal::{Signal as Raw, kill};
@@ -12,6 +13,10 @@ use crate::support::{LONG, children, eventually, is_alive, open_descriptors, set
 
 fn write(path: std::path::PathBuf) {
     std::fs::write(path, "done").unwrap();
+}
+
+fn die(_: ()) {
+    kill(Pid::this(), Raw::SIGKILL).unwrap();
 }
 
 fn is_closed(error: &TaskError) -> bool {
@@ -54,6 +59,38 @@ tests! {
             }
             assert_eq!(worker.invoke(square, 3).unwrap(), 9, "by a new one");
         }
+    }
+
+    fn a_callback_of_its_end_holds_up_nobody_who_waits() {
+        let (free, is_free) = mpsc::channel::<()>();
+        let is_free = Mutex::new(is_free);
+        let waits = move |_: &_, _: &_| _ = is_free.lock().unwrap().recv();
+        let worker = Worker::builder().process(|process| process.on_exit(waits)).build().unwrap();
+        let mut dies = worker.schedule(die, ()).unwrap();
+        assert!(matches!(dies.wait_timeout(LONG), Err(TaskError::Crashed(_))));
+        assert_eq!(worker.invoke(square, 3).unwrap(), 9);
+        drop(free);
+        worker.close();
+    }
+
+    fn a_callback_of_its_end_may_use_the_next_one() {
+        let this = Arc::new(OnceLock::<Weak<Worker>>::new());
+        let (told, is_told) = mpsc::channel();
+        let uses = {
+            let this = Arc::clone(&this);
+            move |_: &_, _: &_| {
+                let worker = this.get().and_then(Weak::upgrade);
+                let _ = told.send(worker.map(|worker| worker.invoke(square, 4)));
+            }
+        };
+        let worker = Arc::new(Worker::builder().process(|process| process.on_exit(uses)).build().unwrap());
+        this.set(Arc::downgrade(&worker)).unwrap();
+        for _ in 0..20 {
+            let mut dies = worker.schedule(die, ()).unwrap();
+            assert!(matches!(dies.wait_timeout(LONG), Err(TaskError::Crashed(_))));
+            assert_eq!(is_told.recv_timeout(LONG).unwrap().unwrap().unwrap(), 16);
+        }
+        worker.terminate();
     }
 
     fn killed_with_large_arguments_before_it_nothing_stays() {
@@ -152,7 +189,7 @@ tests! {
     fn a_thousand_kills_leave_no_task_waiting() {
         let worker = Worker::new().unwrap();
         std::thread::scope(|scope| {
-            let (done, is_done) = std::sync::mpsc::channel::<()>();
+            let (done, is_done) = mpsc::channel::<()>();
             for thread in 0..4_u64 {
                 let (worker, done) = (&worker, done.clone());
                 scope.spawn(move || {
@@ -178,7 +215,7 @@ tests! {
             }
             drop(done);
             let (mut kills, mut state) = (0, 1_u64);
-            while !matches!(is_done.try_recv(), Err(std::sync::mpsc::TryRecvError::Disconnected)) || kills < 1_000 {
+            while !matches!(is_done.try_recv(), Err(mpsc::TryRecvError::Disconnected)) || kills < 1_000 {
                 state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
                 (0..state >> 50).for_each(|_| std::hint::spin_loop());
                 if let Some(pid) = worker.pid() {
@@ -262,7 +299,7 @@ tests! {
         let worker = Worker::new().unwrap();
         worker.invoke(square, 2).unwrap();
         let task = worker.schedule(gate, ()).unwrap();
-        let given = std::sync::Mutex::new(Some((worker, task)));
+        let given = Mutex::new(Some((worker, task)));
         // SAFETY: no other thread of this program holds a lock that this takes.
         #[allow(unsafe_code)]
         let forked = unsafe {

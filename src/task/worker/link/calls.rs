@@ -120,7 +120,13 @@ impl Home for Link {
     }
 
     fn over(&self) -> Option<TaskError> {
-        self.board.over()
+        let over = self.board.over();
+        if over.is_none() && self.process.is_calling() {
+            // Who is told of its end by `on_exit` may be so before us.
+            self.ended(self.process.first_end()?);
+            return self.board.over();
+        }
+        over
     }
 
     fn calls(&self) -> u64 {
