@@ -77,7 +77,7 @@ impl Inbox {
             }
             _ => {
                 // To close what is no file of ours may block.
-                Callbacks::get().run(move || drop(message));
+                Callbacks::get().run_own(move || drop(message));
                 return Err(Garbage);
             }
         }

@@ -114,7 +114,7 @@ impl Link {
         link.leave(locked(&link.answers), &mut Wakers::default());
         let ended = Arc::clone(&link);
         // (On a thread that may wait: for who reads the answers. Not after `on_exit`, which may want what waits for this.)
-        background::at_end(link.process.run_ends(), move |exit| ended.ended(exit));
+        background::own_at_end(link.process.run_ends(), move |exit| ended.ended(exit));
         Ok(link)
     }
 

@@ -263,9 +263,9 @@ tests! {
         let mut tasks = vec![pkit::spawn(square, 3).unwrap(), thread.schedule(square, 3).unwrap()];
         eventually("they are done", || tasks.iter().all(Task::is_done));
         tasks.extend((0..3).map(|_| worker.schedule(square, 3).unwrap()));
-        let tasks = std::sync::Arc::new(std::sync::Mutex::new(tasks));
-        let (theirs, thread) = (std::sync::Arc::clone(&tasks), std::sync::Arc::new(thread));
-        let their_thread = std::sync::Arc::clone(&thread);
+        let tasks = Arc::new(Mutex::new(tasks));
+        let (theirs, thread) = (Arc::clone(&tasks), Arc::new(thread));
+        let their_thread = Arc::clone(&thread);
         let forked = crate::forked::forked(move || {
             let is_foreign = |error| matches!(error, TaskError::Start(error) if error.is_foreign());
             let mut tasks = theirs.lock().unwrap();
@@ -275,7 +275,7 @@ tests! {
             told.push(late.wait_timeout(LONG).unwrap_err());
             told.push(next().wait().unwrap_err());
             told.push(smol::block_on(next()).unwrap_err());
-            let (sender, receiver) = std::sync::mpsc::channel();
+            let (sender, receiver) = mpsc::channel();
             next().on_done(move |end| sender.send(end.unwrap_err()).unwrap());
             told.push(receiver.recv_timeout(LONG).unwrap());
             let last = next();
