@@ -239,7 +239,8 @@ tests! {
             worker.terminate();
             told.send(()).unwrap();
         });
-        let is_told = is_told.recv_timeout(LONG);
+        // (Half a minute where all is read that it writes.)
+        let is_told = is_told.recv_timeout(LONG / 6);
         let left = Pid::from_raw(state().parse().unwrap());
         assert!(is_alive(left.as_raw() as u32));
         kill(left, Signal::SIGKILL).unwrap();
