@@ -4,9 +4,7 @@
 //! of the process, in the same stay under its lock, as [`Exited`](super::futures::Exited) does; every turn
 //! after which no run is there wakes it, however that came about. So no end is missed, and no thread waits for it.
 
-use std::future::Future;
-use std::pin::Pin;
-use std::task::{Context, Poll, Waker};
+use std::task::Waker;
 use std::time::{Duration, Instant};
 
 use super::core::Core;
@@ -14,7 +12,6 @@ use super::handle::Process;
 use super::monitor;
 use super::state::Event;
 use crate::error::Error;
-use crate::exit::Exit;
 
 /// The end to which the next start of a process leads, through all restarts of its policy.
 pub(crate) struct Ending {
@@ -58,38 +55,7 @@ impl Ending {
     }
 }
 
-/// The end of a run. Its callbacks may not have returned, or not have begun. To be polled to its end.
-pub(crate) struct RunEnds {
-    process: Process,
-    /// Under which the waker is kept.
-    id: u64,
-    generation: u64,
-}
-
-impl Future for RunEnds {
-    type Output = Exit;
-
-    fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Exit> {
-        self.process.inner.core.poll(self.id, context.waker(), |core| end_of(core, self.generation))
-    }
-}
-
-fn end_of(core: &Core, generation: u64) -> Option<Exit> {
-    core.exit.as_ref().filter(|(of, _)| *of >= generation).map(|(_, exit)| exit.clone())
-}
-
 impl Process {
-    /// The end of the run that is there. It closes a piped stdin that nobody took, as [`Process::join`] does.
-    pub(crate) fn run_ends(&self) -> RunEnds {
-        let generation = self.inner.begin_join();
-        RunEnds { process: self.clone(), id: monitor::new_id(), generation }
-    }
-
-    /// How its first run ended.
-    pub(crate) fn first_end(&self) -> Option<Exit> {
-        end_of(&self.inner.lock(), 1)
-    }
-
     /// As when its last handle is dropped.
     pub(crate) fn abandon(&self) {
         self.inner.turn(|turn| {

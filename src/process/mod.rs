@@ -27,6 +27,8 @@ mod reading;
 mod refused;
 mod resource;
 mod run;
+#[cfg(feature = "tasks")]
+mod run_end;
 pub(crate) mod state;
 mod status;
 mod stdio;

@@ -152,10 +152,10 @@ fn boast(_: ()) -> ByteBuf {
     *head.last_mut().unwrap() &= 0x7f;
     file.write_all_at(&head, 0).unwrap();
     fcntl(&file, FcntlArg::F_ADD_SEALS(SealFlag::all())).unwrap();
-    let files = [std::os::fd::AsRawFd::as_raw_fd(&file)];
+    let files = [file.as_raw_fd()];
     for fd in 3..64 {
         // (`Outcome::ValueInFile` is the second.)
-        let parts = [std::io::IoSlice::new(&[1])];
+        let parts = [IoSlice::new(&[1])];
         let _ = sendmsg::<()>(fd, &parts, &[ControlMessage::ScmRights(&files)], MsgFlags::MSG_DONTWAIT, None);
     }
     std::process::exit(0)
