@@ -79,7 +79,8 @@ impl Spawners {
     /// One that does it on this processor, if there is a choice.
     fn bound_to(&self, processor: usize) -> io::Result<Arc<Pool>> {
         let mut all = locked(&self.bound);
-        if let Some(there) = all.iter().find(|bound| bound.processor == processor && bound.threads.is_idle()) {
+        // Also if it is busy: a moment later it is not, and the one of another processor would have to come over.
+        if let Some(there) = all.iter().find(|bound| bound.processor == processor) {
             return Ok(Arc::clone(&there.threads));
         }
         if let Some(sleeps) = all.iter_mut().find(|bound| bound.threads.is_asleep()) {
@@ -87,15 +88,14 @@ impl Spawners {
             sleeps.processor = processor;
             return Ok(Arc::clone(&sleeps.threads));
         }
-        let lingers = || all.iter().find(|bound| bound.threads.is_idle());
-        let busy = || all.iter().find(|bound| bound.processor == processor).or(all.first());
-        let other = lingers().or_else(|| if all.len() < self.most_bound { None } else { busy() });
-        if let Some(other) = other {
-            return Ok(Arc::clone(&other.threads));
+        let busy = || all.first().map(|busy| Arc::clone(&busy.threads));
+        let lingers = all.iter().find(|bound| bound.threads.is_idle()).map(|lingers| Arc::clone(&lingers.threads));
+        if let Some(other) = lingers.or_else(|| if all.len() < self.most_bound { None } else { busy() }) {
+            return Ok(other);
         }
         let threads = Arc::new(pool("pkit-spawn", 1, Some(processor)));
         if let Err(error) = threads.ensure() {
-            return busy().map(|busy| Arc::clone(&busy.threads)).ok_or(error);
+            return busy().ok_or(error);
         }
         all.push(Bound { threads: Arc::clone(&threads), processor });
         Ok(threads)
