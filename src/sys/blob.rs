@@ -53,6 +53,11 @@ unsafe impl Send for Mapped {}
 // SAFETY: as above.
 unsafe impl Sync for Mapped {}
 
+/// Whether an error says that a file is none of those that [`Mapped`] takes.
+pub(crate) fn is_refusal(error: &io::Error) -> bool {
+    error.raw_os_error() == Some(libc::EINVAL) || error.kind() == io::ErrorKind::InvalidData
+}
+
 impl Mapped {
     /// # Errors
     /// EINVAL: it is no such file, and could change while it is read, or shrink (SIGBUS). Or it has holes: of those who made it none has the memory

@@ -158,6 +158,15 @@ impl Channel {
         }
     }
 
+    /// Which socket it is: another one that gets its number, after something closed it, is not this one.
+    ///
+    /// # Errors
+    /// It was closed.
+    pub(crate) fn identity(&self) -> io::Result<(u64, u64)> {
+        let status = nix::sys::stat::fstat(&self.0)?;
+        Ok((status.st_dev, status.st_ino))
+    }
+
     /// Nothing more is sent from here: the other end finds its end.
     pub(crate) fn finish(&self) {
         // It fails only where the other end is gone.

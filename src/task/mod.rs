@@ -2,6 +2,7 @@
 
 mod background;
 mod cancelled;
+mod elsewhere;
 mod error;
 mod handle;
 mod outcome;

@@ -186,7 +186,19 @@ fn unread(error: &io::Error) -> TaskError {
 fn read(mut message: Message) -> io::Result<Result<Value, TaskError>> {
     let (outcome, rest) = postcard::take_from_bytes::<Outcome>(&message.bytes).map_err(io::Error::other)?;
     let rest = rest.len();
-    Ok(outcome.told(message.bytes, rest, || message.descriptors.pop()))
+    Ok(outcome.told(message.bytes, rest, || mapped(message.descriptors.pop())))
+}
+
+/// A file that somebody else sent.
+pub(super) fn mapped(file: Option<OwnedFd>) -> io::Result<Mapped> {
+    // There was no place for it here.
+    let file = file.ok_or_else(|| io::Error::from_raw_os_error(libc::EMFILE))?;
+    let mapped = Mapped::new(file.as_fd());
+    if mapped.is_err() {
+        // Whatever that is: to close it may block.
+        Callbacks::get().run_own(move || drop(file));
+    }
+    mapped
 }
 
 impl Outcome {
@@ -195,19 +207,11 @@ impl Outcome {
         self,
         all: Vec<u8>,
         rest: usize,
-        file: impl FnOnce() -> Option<OwnedFd>,
+        file: impl FnOnce() -> io::Result<Mapped>,
     ) -> Result<Value, TaskError> {
         match self {
             Outcome::Value => Ok(Value::behind(all, rest)),
-            Outcome::ValueInFile => {
-                // There was no place for it here.
-                let file = file().ok_or_else(|| unread(&io::Error::from_raw_os_error(libc::EMFILE)))?;
-                Mapped::new(file.as_fd()).map(Value::File).map_err(|error| {
-                    // Whatever that is: to close it may block.
-                    Callbacks::get().run_own(move || drop(file));
-                    unread(&error)
-                })
-            }
+            Outcome::ValueInFile => file().map(Value::File).map_err(|error| unread(&error)),
             Outcome::Panicked(told) => Err(told.into_error()),
             Outcome::Codec { why } => Err(TaskError::Codec(why)),
             Outcome::Skipped | Outcome::Taken => Err(TaskError::Cancelled),

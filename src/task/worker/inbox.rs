@@ -13,8 +13,8 @@ use crate::sys::ring::Garbage;
 
 /// So many files are kept, and messages read in a row, whatever a worker sends.
 const MOST_AT_ONCE: usize = 64;
-/// More than a socket holds: between two files there are fewer.
-const MOST_WORDS: usize = 4_096;
+/// More than a socket holds, also one that is larger than usual (`wmem_default`, socket(7)): between two files there are fewer.
+const MOST_WORDS: usize = 65_536;
 
 /// The files that wait for who reads the answers.
 #[derive(Default)]

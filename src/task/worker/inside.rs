@@ -13,7 +13,7 @@ use crate::sys;
 use crate::sys::channel::Channel;
 use crate::sys::image::Image;
 use crate::sys::locked;
-use crate::sys::ring::{Garbage, Reader, Shared, Writer};
+use crate::sys::ring::{Garbage, Reader, Shared, Wake, Writer};
 use crate::task::outcome::{Encoded, Outcome, Value};
 use crate::task::spin::Spin;
 
@@ -25,7 +25,9 @@ pub(super) fn live(_: &[u8], channel: &mut dyn Any) -> i32 {
 }
 
 struct Worker {
+    /// By way of [`Worker::channel`] alone.
     channel: Channel,
+    identity: (u64, u64),
     host: Arc<Host>,
     answers: Mutex<Writer>,
     files: [Files; 2],
@@ -44,7 +46,8 @@ impl Worker {
         let shared = Arc::new(Shared::open(rings.ok_or(io::ErrorKind::InvalidData)?.as_fd())?);
         let [ordered, aside] = LANES.map(|lane| Reader::new(&shared, lane as usize));
         let answers = Mutex::new(Writer::new(&shared, ANSWERS));
-        Ok((Arc::new(Worker { channel, host: Arc::default(), answers, files: Default::default() }), ordered, aside))
+        let (identity, host) = (channel.identity()?, Arc::default());
+        Ok((Arc::new(Worker { channel, identity, host, answers, files: Default::default() }), ordered, aside))
     }
 
     fn live(self: Arc<Self>, mut ordered: Reader, aside: Reader) -> Option<i32> {
@@ -69,11 +72,27 @@ impl Worker {
         }
     }
 
+    /// A function may close what it does not know, and open something of its own in its place. Then nobody would be told of anything any more:
+    /// so all who wait are told that the worker has ended.
+    fn channel(&self) -> &Channel {
+        if self.channel.identity().ok() != Some(self.identity) {
+            sys::process::leave(1);
+        }
+        &self.channel
+    }
+
+    fn tell(&self, wake: Wake) {
+        // Only then does it need the channel.
+        if wake == Wake::Tell {
+            Signal::tell(self.channel(), wake);
+        }
+    }
+
     fn next(&self, ordered: &mut Reader) -> Result<Vec<u8>, Garbage> {
         let mut spin = Spin::new();
         loop {
             if let Some((message, wake)) = ordered.read()? {
-                Signal::tell(&self.channel, wake);
+                self.tell(wake);
                 return Ok(message);
             }
             if !spin.goes_on() {
@@ -99,7 +118,7 @@ impl Worker {
 
     /// The next message of the channel; a file in it is put where it is looked for.
     fn receive(&self) -> Signal {
-        let (signal, file) = match self.channel.receive() {
+        let (signal, file) = match self.channel().receive() {
             Ok(Some(mut message)) => (Signal::read(&message.bytes), message.descriptors.pop()),
             Ok(None) => sys::process::leave(0),
             Err(_) => sys::process::leave(1),
@@ -114,7 +133,7 @@ impl Worker {
 
     fn read_aside(self: &Arc<Self>, aside: &mut Reader) -> Option<()> {
         while let Some((message, wake)) = aside.read().ok()? {
-            Signal::tell(&self.channel, wake);
+            self.tell(wake);
             match wire::decode(&message)? {
                 (Request::Call { id, entry, in_file }, rest) => {
                     while in_file && self.files[Lane::Aside as usize].is_empty() {
@@ -178,7 +197,7 @@ impl Worker {
         };
         // Files and answers in files come in the same order.
         let mut answers = locked(&self.answers);
-        let sent = file.map(|file| self.channel.send_patiently(&Signal::File.bytes(), &[file.as_raw_fd()]));
+        let sent = file.map(|file| self.channel().send_patiently(&Signal::File.bytes(), &[file.as_raw_fd()]));
         let message = match sent {
             // Without its file it would be given that of the next.
             Some(Err(error)) => host::head(id, &Outcome::Codec { why: format!("its value was lost: {error}") }),
@@ -186,7 +205,7 @@ impl Worker {
         };
         loop {
             match answers.write(&[&message]) {
-                Ok(Some(wake)) => return Signal::tell(&self.channel, wake),
+                Ok(Some(wake)) => return self.tell(wake),
                 Ok(None) if answers.wait_for_room(message.len()).is_ok() => {}
                 _ => sys::process::leave(1),
             }

@@ -6,6 +6,7 @@
 
 mod calls;
 
+use std::io;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, Weak};
@@ -23,13 +24,15 @@ use crate::forkserver::{self, Function};
 use crate::process::{Builder, Process};
 use crate::reaper::{Reaper, Token, Watcher};
 use crate::sys;
+use crate::sys::blob;
 use crate::sys::channel::Channel;
 use crate::sys::event::Interest;
 use crate::sys::locked;
 use crate::sys::ring::{Garbage, Nudge, Reader, Shared, Writer};
 use crate::task::background;
+use crate::task::elsewhere::Elsewhere;
 use crate::task::error::TaskError;
-use crate::task::outcome::Outcome;
+use crate::task::outcome::{Outcome, mapped};
 
 /// So many answers are read in a row by who has something else to look at: the reaper has others to serve, who waits has a limit.
 const MOST_ANSWERS: usize = 1_000;
@@ -44,14 +47,14 @@ pub(super) struct Link {
     awaited: u64,
     /// Before the board, and the channel.
     lanes: [Mutex<Outgoing>; 2],
-    channel: Channel,
+    channel: Elsewhere<Channel>,
     board: Board,
     /// By who reads the answers, for as long as he waits.
     answers: Mutex<Reader>,
     nudge: Nudge,
     /// Somebody wanted to read them while somebody else did.
     is_wanted: AtomicBool,
-    inbox: Inbox,
+    inbox: Elsewhere<Inbox>,
     /// With the reaper, and for what. Leaf lock.
     watched: Mutex<Option<(Token, Interest)>>,
     /// When the reaper comes back to send what could not be sent. Before the reaper's timers.
@@ -92,11 +95,11 @@ impl Link {
             me: me.clone(),
             id: Reaper::get().new_id(),
             lanes,
-            channel,
+            channel: Elsewhere::new(channel),
             board: Board::default(),
             nudge: answers.nudge(),
             answers: Mutex::new(answers),
-            inbox: Inbox::default(),
+            inbox: Elsewhere::new(Inbox::default()),
             is_wanted: AtomicBool::new(false),
             watched: Mutex::default(),
             again: Mutex::default(),
@@ -228,10 +231,9 @@ impl Link {
         } else {
             let mut is_whole = true;
             let told = outcome.told(message, rest, || {
-                self.take_file().unwrap_or_else(|Garbage| {
-                    is_whole = false;
-                    None
-                })
+                let file = self.take_file().map_err(|Garbage| io::Error::from(io::ErrorKind::InvalidData));
+                // One that no worker sends is as good as none.
+                file.and_then(mapped).inspect_err(|error| is_whole = !blob::is_refusal(error))
             });
             if !is_whole {
                 return None;

@@ -70,6 +70,20 @@ fn send_what_is_slow_to_close(bytes: ByteBuf) {
     crate::functions::park(());
 }
 
+/// Sends such a one as if it were a file, and goes on.
+fn send_one_more(signal: u8) {
+    let slow = slow_to_close();
+    assert!(send(&[signal], &[slow.as_raw_fd()]) > 0);
+}
+
+/// Closes what it does not know, and opens something of its own in its place.
+fn close_all(_: ()) {
+    for fd in 3..100 {
+        let _ = nix::unistd::close(fd);
+    }
+    std::mem::forget(std::os::unix::net::UnixStream::pair().unwrap());
+}
+
 /// Sends so often that, with so many descriptors.
 fn flood_and_stay((bytes, descriptors, times): (ByteBuf, usize, usize)) {
     (0..times).for_each(|_| _ = send(&bytes, &vec![0; descriptors]));
@@ -225,6 +239,39 @@ tests! {
             other.start(true).unwrap();
             assert!(other.join_timeout(LONG).unwrap().is_some(), "the reaper is there");
         }
+    }
+
+    fn a_file_that_no_worker_sends_ends_it_and_holds_up_nobody() {
+        let worker = Worker::new().unwrap();
+        worker.invoke(send_one_more, 2).unwrap();
+        // It comes in place of the file with the value.
+        let large = worker.schedule(|n: usize| ByteBuf::from(vec![1; n]), 100_000).unwrap().wait();
+        assert!(is_refused(&large), "{large:?}");
+
+        // One that nobody takes is closed somewhere else.
+        let worker = Worker::new().unwrap();
+        worker.invoke(send_one_more, 2).unwrap();
+        let (done, is_done) = mpsc::channel();
+        std::thread::spawn(move || {
+            drop(worker);
+            done.send(()).unwrap();
+        });
+        is_done.recv_timeout(LONG / 6).expect("it is dropped before the other end lets go");
+    }
+
+    fn one_that_closes_all_descriptors_ends() {
+        let worker = Worker::new().unwrap();
+        worker.invoke(square, 2).unwrap();
+        let mut end = Ok(());
+        eventually("it has ended", || {
+            let (told, is_told) = mpsc::channel();
+            worker.schedule(close_all, ()).unwrap().on_done(move |end| told.send(end).unwrap());
+            // Who reads the answers just then has this one.
+            end = is_told.recv_timeout(LONG).expect("it ends");
+            end.is_err()
+        });
+        assert!(matches!(end, Err(TaskError::Crashed(_))), "{end:?}");
+        assert_eq!(worker.invoke(square, 3).unwrap(), 9);
     }
 
     fn one_that_a_worker_left_behind_holds_up_nobody() {

@@ -120,6 +120,9 @@ impl Home for Link {
     }
 
     fn over(&self) -> Option<TaskError> {
+        if self.is_foreign() {
+            return Some(TaskError::Cancelled);
+        }
         let over = self.board.over();
         if over.is_none() && self.process.is_calling() {
             // Who is told of its end by `on_exit` may be so before us.
