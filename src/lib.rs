@@ -37,7 +37,8 @@
 //! # Threads
 //!
 //! One thread, `pkit-reaper`, looks after all children; it starts with the first. Threads `pkit-spawn`, at most one for each
-//! core, create processes for threads that may end. A thread `pkit-restart` does the automatic
+//! core (and one more where some of their callers are for real time or have a seccomp filter, and others do not), create processes for
+//! threads that may end. A thread `pkit-restart` does the automatic
 //! restarts. There are more of both only while they are held up (a dead file system, say, or a FIFO that nobody writes to), and none
 //! of them ends.
 //! Threads `pkit-callback` run callbacks, on demand, at most 32, and more for callbacks that have waited for 100 ms; one idle is kept.

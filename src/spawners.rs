@@ -34,7 +34,7 @@ pub(crate) struct Spawners {
     unbound: Pool,
     /// A leaf lock, but for that of each of them.
     bound: Mutex<Vec<Bound>>,
-    most_bound: usize,
+    cores: usize,
 }
 
 /// One thread, with those that relieve it.
@@ -47,15 +47,16 @@ static SPAWNERS: sys::PerProcess<Spawners> = sys::PerProcess::new();
 
 impl Spawners {
     pub(crate) fn get() -> &'static Spawners {
-        SPAWNERS.get_or_init(|| {
-            let cores = thread::available_parallelism().map_or(1, usize::from);
-            Spawners {
-                restarting: pool("pkit-restart", 1, None),
-                unbound: pool("pkit-spawn", cores, None),
-                bound: Mutex::default(),
-                most_bound: cores,
-            }
-        })
+        SPAWNERS.get_or_init(|| Spawners::new(thread::available_parallelism().map_or(1, usize::from)))
+    }
+
+    fn new(cores: usize) -> Spawners {
+        Spawners {
+            restarting: pool("pkit-restart", 1, None),
+            unbound: pool("pkit-spawn", cores, None),
+            bound: Mutex::default(),
+            cores,
+        }
     }
 
     /// Makes sure that there is a thread for [`restart`](Spawners::restart).
@@ -90,7 +91,7 @@ impl Spawners {
         }
         let busy = || all.first().map(|busy| Arc::clone(&busy.threads));
         let lingers = all.iter().find(|bound| bound.threads.is_idle()).map(|lingers| Arc::clone(&lingers.threads));
-        if let Some(other) = lingers.or_else(|| if all.len() < self.most_bound { None } else { busy() }) {
+        if let Some(other) = lingers.or_else(|| if self.has_room(all.len()) { None } else { busy() }) {
             return Ok(other);
         }
         let threads = Arc::new(pool("pkit-spawn", 1, Some(processor)));
@@ -100,9 +101,46 @@ impl Spawners {
         all.push(Bound { threads: Arc::clone(&threads), processor });
         Ok(threads)
     }
+
+    /// Whether there may be one more that is bound. There is one thread for each processor, of both kinds together, and at least one of each.
+    fn has_room(&self, bound: usize) -> bool {
+        let unbound = self.unbound.limit(self.cores.saturating_sub(bound + 1).max(1));
+        bound == 0 || bound + unbound < self.cores
+    }
 }
 
 /// All of its threads stay: the end of one would kill the children that it created.
 fn pool(name: &'static str, most: usize, processor: Option<usize>) -> Pool {
     Pool::new(Habits { name, most, relief: Relief::HeldUp, keep: usize::MAX, linger: LINGER, processor })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// How many bound threads there come to be beside so many others, and how many others there may be then.
+    fn bound_beside(others: usize, cores: usize) -> (usize, usize) {
+        let spawners = Spawners::new(cores);
+        let held: Vec<_> = (0..others)
+            .map(|_| {
+                let (release, gate) = std::sync::mpsc::channel::<()>();
+                spawners.unbound.run(move || _ = gate.recv()).unwrap();
+                release
+            })
+            .collect();
+        let bound = (0..).find(|bound| !spawners.has_room(*bound)).unwrap();
+        drop(held);
+        (bound, spawners.unbound.limit(cores))
+    }
+
+    #[test]
+    fn threads_of_both_kinds_share_one_number() {
+        for cores in 1..5 {
+            for others in 0..=cores {
+                let (bound, unbound) = bound_beside(others, cores);
+                assert_eq!(unbound, others);
+                assert_eq!(bound, (cores - others).max(1), "beside {others} on {cores}");
+            }
+        }
+    }
 }

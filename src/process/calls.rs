@@ -107,7 +107,7 @@ impl Inner {
         WITHIN.set(outer);
     }
 
-    fn next_call(&self) -> Option<Call> {
+    fn next_call(self: &Arc<Self>) -> Option<Call> {
         let mut core = self.lock();
         let call = core.calling.queue.pop_front();
         core.calling.busy = call.is_some();

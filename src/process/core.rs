@@ -124,12 +124,20 @@ impl Inner {
         })
     }
 
-    pub(super) fn lock(&self) -> Guard<'_, Core> {
-        self.core.lock()
+    /// Who comes finds its leader looked at, and watched by the reaper, whoever has borrowed that.
+    pub(super) fn lock(self: &Arc<Self>) -> Guard<'_, Core> {
+        loop {
+            let core = self.core.lock();
+            if core.run.as_ref().is_none_or(|run| !run.is_lent) {
+                return core;
+            }
+            drop(core);
+            self.turn(|_| ());
+        }
     }
 
     /// `None` in a fork of our program: there the lock may be held for ever, and what it guards is not ours.
-    pub(super) fn lock_own(&self) -> Option<Guard<'_, Core>> {
+    pub(super) fn lock_own(self: &Arc<Self>) -> Option<Guard<'_, Core>> {
         if self.is_foreign() { None } else { Some(self.lock()) }
     }
 

@@ -42,7 +42,7 @@ impl Ending {
     /// What has come of it. Unless that is all, `waker` is woken when more may have: it has to look again.
     pub(crate) fn look(&self, waker: &Waker) -> Rest {
         let mut is_over = false;
-        let settled = self.process.inner.core.poll(self.id, waker, |core: &Core| {
+        let settled = self.process.inner.poll(self.id, waker, |core: &Core| {
             let machine = &core.machine;
             is_over = machine.generation() >= self.since && !machine.is_alive() && machine.next_start().is_none();
             (core.settled >= self.since).then_some(())
@@ -60,6 +60,7 @@ impl Process {
     pub(crate) fn abandon(&self) {
         self.inner.turn(|turn| {
             if !turn.core.detached {
+                turn.see_end();
                 turn.feed(Event::Stop);
             }
         });

@@ -49,11 +49,7 @@ impl Future for Exited {
         }
         let (inner, id) = (Arc::clone(self.inner()), self.id);
         let since = *self.since.get_or_insert_with(|| inner.begin_join());
-        let polled = inner.core.poll(id, context.waker(), |core| inner.end(core, since));
-        if polled.is_pending() {
-            inner.share_leader();
-        }
-        polled
+        inner.poll(id, context.waker(), |core| inner.end(core, since))
     }
 }
 
@@ -101,7 +97,7 @@ impl Future for BecomesReady {
         let Some(id) = self.id else {
             return Poll::Ready(Err(Error::new(inner.who(None), OPERATION, Kind::NotRunning)));
         };
-        let answer = inner.core.poll(id, context.waker(), |core| core.answer_of(id));
+        let answer = inner.poll(id, context.waker(), |core| core.answer_of(id));
         answer.map(|answer| answer.map_err(|end| inner.not_ready(end)))
     }
 }

@@ -201,8 +201,6 @@ impl Process {
             Some(mut core) => {
                 core.subscribers.retain(|queue| queue.strong_count() > 0);
                 core.subscribers.push(Arc::downgrade(events.queue()));
-                drop(core);
-                self.inner.share_leader();
             }
             None => drop(events.queue().end()),
         }
@@ -229,6 +227,7 @@ impl Drop for Process {
                 // A callback may have made a handle of the one that it was lent.
                 let is_last = self.inner.handles.load(Ordering::Acquire) == 0;
                 if is_last && !turn.core.detached {
+                    turn.see_end();
                     turn.feed(Event::Stop);
                 }
             });

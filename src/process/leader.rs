@@ -30,9 +30,21 @@ const STOPS_IN_A_ROW: usize = 8;
 const BETWEEN_LOOKS: Duration = Duration::from_secs(1);
 
 impl Turn<'_> {
-    /// For who waited for that leader without the lock: another run may be there by now.
-    pub(super) fn look_at_leader_of(&mut self, generation: u64) {
-        if self.core.run.as_ref().is_some_and(|run| run.generation == generation) {
+    /// Looks at a leader that is lent, and has the reaper watch it again if it lives.
+    pub(super) fn take_leader_back(&mut self) {
+        let Some(run) = self.core.run.as_mut().filter(|run| run.is_lent) else { return };
+        run.is_lent = false;
+        self.see_end();
+        if let Some(run) = self.core.run.as_mut().filter(|run| run.ended.is_none())
+            && run.watch_leader(self.inner).is_err()
+        {
+            run.look_again(self.now, None);
+        }
+    }
+
+    /// What ended before somebody asks for its stop was not stopped, whether it was told yet or not.
+    pub(super) fn see_end(&mut self) {
+        if self.core.run.as_ref().is_some_and(|run| sys::event::is_readable(run.leader.pidfd.as_fd())) {
             self.look_at_leader();
         }
     }
@@ -120,24 +132,6 @@ impl Turn<'_> {
 }
 
 impl Run {
-    /// Hands the watch over the leader from the reaper to the caller, who then has to look at it once its pidfd is
-    /// readable. `None` if it has ended, or someone else watches it.
-    pub(super) fn take_over_leader(&mut self) -> Option<(u64, Arc<Pidfd>)> {
-        if self.ended.is_some() || !self.unwatch_leader() {
-            return None;
-        }
-        self.is_lent = true;
-        Some((self.generation, Arc::clone(&self.leader.pidfd)))
-    }
-
-    /// The reaper watches over it again, beside who took that over.
-    fn share_leader(&mut self, inner: &Arc<Inner>) {
-        if std::mem::take(&mut self.is_lent) && self.ended.is_none() {
-            // Where this fails, the other one looks after it still.
-            let _ = self.watch_leader(inner);
-        }
-    }
-
     fn must_stay_zombie(&self) -> bool {
         self.contained.level() != ContainmentLevel::Leader && !features().group_signal
     }
@@ -179,17 +173,19 @@ impl Run {
 }
 
 impl Inner {
-    /// Somebody else wants to know of the end: who watches the leader alone may be slow to run.
-    pub(super) fn share_leader(self: &Arc<Self>) {
-        if let Some(run) = &mut self.lock().run {
-            run.share_leader(self);
+    /// Lends the leader to the caller, who looks after it in the reaper's stead: one thread is woken by the exit where it would be
+    /// two, one after the other. `None` if it ended, or more than joins depends on its end.
+    ///
+    /// A thread may be slow to run. So whoever else takes the lock finds the leader looked at, and watched by the reaper again:
+    /// see [`Inner::lock`].
+    pub(super) fn borrow_leader(&self, core: &mut Guard<'_, Core>) -> Option<Arc<Pidfd>> {
+        let is_quiet = self.config.restart == Restart::never() && !self.needs_callbacks() && core.timer.is_none();
+        if !is_quiet || !core.subscribers.is_empty() || core.has_waiters() {
+            return None;
         }
-    }
-
-    /// Whether nothing but a join comes of the end of the run.
-    pub(super) fn is_only_joined(&self, core: &Guard<'_, Core>) -> bool {
-        let is_quiet = self.config.restart == Restart::never() && !self.needs_callbacks();
-        is_quiet && core.subscribers.is_empty() && !core.has_waiters()
+        let run = core.run.as_mut().filter(|run| run.ended.is_none())?;
+        run.is_lent = run.unwatch_leader();
+        run.is_lent.then(|| Arc::clone(&run.leader.pidfd))
     }
 
     /// Somebody asks for its state: a stop of the moment is in it, whether SIGCHLD is heard or not.

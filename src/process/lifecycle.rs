@@ -85,7 +85,7 @@ impl Process {
     }
 
     fn wait_ready(&self, awaited: u64, at: Option<Instant>, limit: Duration) -> Result<u32> {
-        match self.inner.core.wait(at, |core| core.answer_of(awaited)) {
+        match self.inner.wait(at, |core| core.answer_of(awaited)) {
             Some(answer) => answer.map_err(|end| self.inner.not_ready(end)),
             None => Err(self.inner.timeout(&self.inner.lock(), "start", "not ready", limit)),
         }
@@ -196,6 +196,7 @@ impl Process {
             self.inner.note_tree();
         }
         let since = self.inner.turn(|turn| {
+            turn.see_end();
             turn.feed(event);
             turn.core.machine.generation()
         });
@@ -246,7 +247,10 @@ impl Process {
         const OPERATION: &str = "signal";
         self.inner.check_owner(OPERATION)?;
         self.inner.note_tree();
-        let (pid, sent) = self.inner.turn(|turn| (turn.core.pid(), turn.signal_by_hand(signal)));
+        let (pid, sent) = self.inner.turn(|turn| {
+            turn.see_end();
+            (turn.core.pid(), turn.signal_by_hand(signal))
+        });
         sent.map_err(|source| match source.raw_os_error() {
             Some(libc::ESRCH) => Error::new(self.inner.who(pid), OPERATION, Kind::NotRunning),
             _ => Error::new(self.inner.who(pid), OPERATION, Kind::Io(source)),

@@ -59,8 +59,12 @@ impl<T> Monitor<T> {
     }
 
     /// Waits until `done` has an answer; `None` when the time passed.
-    pub(crate) fn wait<R>(&self, until: Option<Instant>, done: impl Fn(&T) -> Option<R>) -> Option<R> {
-        let mut inside = self.lock();
+    pub(crate) fn wait<R>(
+        &self,
+        mut inside: Guard<'_, T>,
+        until: Option<Instant>,
+        done: impl Fn(&T) -> Option<R>,
+    ) -> Option<R> {
         loop {
             if let Some(answer) = done(&inside.state) {
                 return Some(answer);
@@ -97,9 +101,15 @@ impl<T> Monitor<T> {
     }
 
     /// What `done` answers, or a registration under number `id` in place of the one before.
-    pub(crate) fn poll<R>(&self, id: u64, waker: &Waker, done: impl FnOnce(&T) -> Option<R>) -> Poll<R> {
+    pub(crate) fn poll<'a, R>(
+        &'a self,
+        lock: impl FnOnce() -> Guard<'a, T>,
+        id: u64,
+        waker: &Waker,
+        done: impl FnOnce(&T) -> Option<R>,
+    ) -> Poll<R> {
         let waker = waker.clone();
-        let mut inside = self.lock();
+        let mut inside = lock();
         let old = inside.take_waker(id);
         let answer = match done(&inside.state) {
             Some(answer) => Poll::Ready(answer),

@@ -49,7 +49,7 @@ pub(super) struct Run {
     pub(super) began: Instant,
     pub(super) leader: Leader,
     pidfd_token: Option<Token>,
-    /// Somebody watches the leader in the reaper's stead.
+    /// A thread in a join looks after the leader in the reaper's stead.
     pub(super) is_lent: bool,
     /// How the leader ended, once it has.
     pub(super) ended: Option<Ended>,
@@ -199,7 +199,8 @@ impl Run {
 
     pub(super) fn watch_leader(&mut self, inner: &Arc<Inner>) -> io::Result<()> {
         let (watcher, key) = (Arc::clone(inner) as Arc<dyn Watcher>, key(self.generation, Channel::Pidfd));
-        self.pidfd_token = Some(Reaper::get().watch(self.leader.pidfd.as_fd(), Interest::READ, watcher, key)?);
+        let interest = if self.relook.is_some() { Interest::NONE } else { Interest::READ };
+        self.pidfd_token = Some(Reaper::get().watch(self.leader.pidfd.as_fd(), interest, watcher, key)?);
         Ok(())
     }
 

@@ -23,7 +23,7 @@ impl Future for RunEnds {
     type Output = Exit;
 
     fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Exit> {
-        self.process.inner.core.poll(self.id, context.waker(), |core| end_of(core, self.generation))
+        self.process.inner.poll(self.id, context.waker(), |core| end_of(core, self.generation))
     }
 }
 

@@ -51,9 +51,9 @@ pub(super) struct Turn<'a> {
 
 impl<'a> Turn<'a> {
     pub(super) fn new(inner: &'a Arc<Inner>) -> Turn<'a> {
-        Turn {
+        let mut turn = Turn {
             inner,
-            core: inner.lock(),
+            core: inner.core.lock(),
             now: Instant::now(),
             by_hand: false,
             changed: false,
@@ -61,7 +61,9 @@ impl<'a> Turn<'a> {
             wakers: Vec::new(),
             queues: Vec::new(),
             ended: None,
-        }
+        };
+        turn.take_leader_back();
+        turn
     }
 
     /// An event of the current run, or a request.

@@ -3,6 +3,7 @@
 use std::os::fd::AsFd;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, mpsc};
+use std::task::{Poll, Waker};
 use std::time::{Duration, Instant};
 
 use super::core::{Core, Inner, NeverReady};
@@ -33,7 +34,7 @@ impl Inner {
     }
 
     /// Before a signal by hand. (Before those of a ladder it is done elsewhere: see `Turn::signal_all`.)
-    pub(super) fn note_tree(&self) {
+    pub(super) fn note_tree(self: &Arc<Self>) {
         let note = self.lock().run.as_ref().and_then(|run| run.contained.note(&run.leader));
         if let Some(note) = note {
             let (noted, is_noted) = mpsc::sync_channel(1);
@@ -61,6 +62,7 @@ impl Inner {
     /// gets it.
     pub(super) fn begin_start(self: &Arc<Self>) -> Result<(u64, u64)> {
         self.turn(|turn| {
+            turn.see_end();
             if self.handles.load(Ordering::Acquire) == 0 && !turn.core.detached {
                 // A callback has only lent a handle: what it starts now, nobody would ever stop.
                 return Err(Error::new(self.who(None), "start", Kind::Dropped));
@@ -105,8 +107,7 @@ impl Inner {
 
     /// Waits for something that comes only with or after the end of the current run; `None` when the time passed.
     ///
-    /// Who waits without a limit looks after the leader itself meanwhile, in the reaper's stead, if nobody else depends on it: one thread is
-    /// woken by the exit where it would be two, one after the other.
+    /// Who waits without a limit looks after the leader itself meanwhile, if nobody else depends on it.
     pub(super) fn wait_end<T>(
         self: &Arc<Self>,
         until: Option<Instant>,
@@ -114,20 +115,29 @@ impl Inner {
     ) -> Option<T> {
         if until.is_none() {
             let mut core = self.lock();
-            while done(&core).is_none() && self.is_only_joined(&core) {
-                let Some((generation, pidfd)) = core.run.as_mut().and_then(Run::take_over_leader) else { break };
+            while done(&core).is_none()
+                && let Some(pidfd) = self.borrow_leader(&mut core)
+            {
                 drop(core);
                 sys::wait::wait_for_end(pidfd.as_fd());
-                self.turn(|turn| turn.look_at_leader_of(generation));
                 core = self.lock();
             }
         }
-        self.share_leader();
-        self.core.wait(until, done)
+        self.wait(until, done)
+    }
+
+    /// Waits for any change of it.
+    pub(super) fn wait<T>(self: &Arc<Self>, until: Option<Instant>, done: impl Fn(&Core) -> Option<T>) -> Option<T> {
+        self.core.wait(self.lock(), until, done)
+    }
+
+    /// As [`Monitor::poll`](super::monitor::Monitor::poll).
+    pub(super) fn poll<T>(self: &Arc<Self>, id: u64, waker: &Waker, done: impl FnOnce(&Core) -> Option<T>) -> Poll<T> {
+        self.core.poll(|| self.lock(), id, waker, done)
     }
 
     /// A join begins: in which generation. As std's `wait` does, it closes a piped stdin that nobody took.
-    pub(super) fn begin_join(&self) -> u64 {
+    pub(super) fn begin_join(self: &Arc<Self>) -> u64 {
         let mut core = self.lock();
         let stdin = core.streams.stdin.take();
         let since = core.machine.generation();

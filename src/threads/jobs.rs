@@ -19,8 +19,6 @@ pub(crate) struct Jobs<J> {
     /// Leaf lock: nothing else is taken while it is held.
     queue: Mutex<Queue<J>>,
     work: Condvar,
-    /// There are never more threads than this, but those for urgent jobs, and those that [`relieve`](Jobs::relieve) adds.
-    most: usize,
     /// So many may sleep; who finds them asleep already ends.
     keep: usize,
     relief: Relief,
@@ -40,6 +38,8 @@ struct Queue<J> {
     /// Each with its number.
     jobs: VecDeque<(u64, J)>,
     threads: usize,
+    /// There are never more than this, but those for urgent jobs, and those that [`relieve`](Jobs::relieve) adds.
+    most: usize,
     idle: usize,
     /// So many of the idle ones do not sleep yet.
     lingering: usize,
@@ -59,8 +59,8 @@ impl<J> Queue<J> {
 impl<J> Jobs<J> {
     pub(crate) fn new(most: usize, keep: usize, relief: Relief) -> Jobs<J> {
         let jobs = VecDeque::new();
-        let queue = Queue { jobs, threads: 0, idle: 0, lingering: 0, brought: 0, taken: 0, looked: (0, 0) };
-        Jobs { queue: Mutex::new(queue), work: Condvar::new(), most, keep, relief }
+        let queue = Queue { jobs, threads: 0, most, idle: 0, lingering: 0, brought: 0, taken: 0, looked: (0, 0) };
+        Jobs { queue: Mutex::new(queue), work: Condvar::new(), keep, relief }
     }
 
     /// Makes sure that there is a thread; `start` makes one, which calls [`next`](Jobs::next) until it gets nothing.
@@ -71,6 +71,13 @@ impl<J> Jobs<J> {
             queue.threads = 1;
         }
         Ok(())
+    }
+
+    /// There are not to be more threads than `most`. (No thread ends for it.) How many there are.
+    pub(crate) fn limit(&self, most: usize) -> usize {
+        let mut queue = self.lock();
+        queue.most = most;
+        queue.threads
     }
 
     /// Brings a job. It comes back when there is no thread and none can be started. True: no thread is free for it, and
@@ -87,7 +94,7 @@ impl<J> Jobs<J> {
     fn bring<E>(&self, job: J, is_urgent: bool, start: impl FnOnce() -> Result<(), E>) -> Result<bool, (J, E)> {
         let mut queue = self.lock();
         let mut waits = queue.idle <= queue.jobs.len();
-        if waits && (is_urgent || queue.threads < self.most) {
+        if waits && (is_urgent || queue.threads < queue.most) {
             match start() {
                 Ok(()) => {
                     queue.threads += 1;

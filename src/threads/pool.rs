@@ -60,6 +60,11 @@ impl Pool {
         self.0.jobs.ensure(|| self.0.start())
     }
 
+    /// Starts no more threads than this from now on, but as relief. How many there are.
+    pub(crate) fn limit(&self, most: usize) -> usize {
+        self.0.jobs.limit(most)
+    }
+
     /// Whether one of its threads has nothing to do.
     pub(crate) fn is_idle(&self) -> bool {
         self.0.jobs.is_any_idle()

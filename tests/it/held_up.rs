@@ -9,7 +9,9 @@ use std::time::Duration;
 
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::sched::CloneFlags;
+use nix::sys::resource::{UsageWho, getrusage};
 use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, sigaction};
+use nix::sys::time::TimeValLike;
 use nix::unistd::Pid;
 use pkit::{Backoff, Command, Containment, Process, Ready, Restart, Signal, State, Stdio};
 
@@ -56,11 +58,19 @@ fn connect_on_a_file_system_that_does_not_answer() {
     umount2(directory.path(), MntFlags::MNT_DETACH).unwrap();
 }
 
+fn cpu_time() -> Duration {
+    let usage = getrusage(UsageWho::RUSAGE_SELF).unwrap();
+    let [user, system] = [usage.user_time(), usage.system_time()].map(|time| time.num_microseconds());
+    Duration::from_micros((user + system) as u64)
+}
+
 static HELD: AtomicBool = AtomicBool::new(true);
 
 /// A thread that joins, and is in a signal handler from now on, until `HELD` is false.
 fn joins_and_is_held_up(process: &Process) -> std::thread::JoinHandle<Option<i32>> {
     static ENTERED: AtomicBool = AtomicBool::new(false);
+    ENTERED.store(false, Ordering::SeqCst);
+    HELD.store(true, Ordering::SeqCst);
     extern "C" fn stay(_: i32) {
         ENTERED.store(true, Ordering::SeqCst);
         while HELD.load(Ordering::SeqCst) {
@@ -119,6 +129,65 @@ tests! {
         assert_eq!(process.join_timeout(LONG).unwrap().unwrap().code(), Some(3));
         HELD.store(false, Ordering::SeqCst);
         assert_eq!(joiner.join().unwrap(), Some(3));
+    }
+
+    fn whoever_comes_finds_the_end_that_a_joiner_has_yet_to_see() {
+        let ways: [(&str, fn(&Process)); 9] = [
+            ("is_alive", |process| eventually("it is not", || !process.is_alive())),
+            ("pid", |process| eventually("it has none", || process.pid().is_none())),
+            ("status", |process| eventually("it is idle", || process.status().state == State::Idle)),
+            ("exit", |process| eventually("it is there", || process.exit().is_some())),
+            ("wait_until", |process| _ = process.wait_until(LONG, |status| status.pid.is_none()).unwrap()),
+            ("exited", |process| _ = smol::future::block_on(process.exited()).unwrap()),
+            ("signal", |process| assert!(process.signal(Signal::TERM).unwrap_err().is_not_running())),
+            ("kill", |process| process.kill(false).unwrap()),
+            ("start", |process| eventually("it starts", || process.start(true).is_ok())),
+        ];
+        for (name, way) in ways {
+            println!("{name}");
+            let process = Process::builder(sh("read line; exit 3")).stdin(Stdio::piped()).build().unwrap();
+            let pid = process.start(true).unwrap();
+            let stdin = process.stdin().unwrap();
+            let joiner = joins_and_is_held_up(&process);
+            drop(stdin);
+            eventually("it ended", || !is_alive(pid));
+            way(&process);
+            let exit = process.wait_until(LONG, |status| status.exit.is_some()).unwrap().exit.unwrap();
+            assert_eq!((exit.code(), exit.requested()), (Some(3), false));
+            // Older kernels take a while to tell whether anything is left, and SIGKILL goes to that.
+            assert!(!exit.forced() || crate::OLD_KERNEL);
+            HELD.store(false, Ordering::SeqCst);
+            assert_eq!(joiner.join().unwrap(), Some(3));
+            process.kill(true).unwrap();
+        }
+    }
+
+    fn a_tracer_that_keeps_the_end_to_itself_has_nobody_spin() {
+        let process = Process::builder(sh("read line")).stdin(Stdio::piped()).build().unwrap();
+        let pid = process.start(true).unwrap();
+        let trace = format!(
+            "import ctypes, sys
+SEIZE, NONE = 0x4206, 0
+assert ctypes.CDLL(None).ptrace(SEIZE, {pid}, NONE, NONE) == 0
+print('traces', flush=True)
+sys.stdin.readline()"
+        );
+        let tracer = Process::builder(python(&trace)).ready(Ready::line("traces")).stdin(Stdio::piped()).build().unwrap();
+        tracer.start(LONG).unwrap();
+        let stdin = process.stdin().unwrap();
+        std::thread::scope(|scope| {
+            let joiner = std::thread::Builder::new().name("joiner".to_owned());
+            let joiner = joiner.spawn_scoped(scope, || process.join().unwrap()).unwrap();
+            eventually("it waits", || thread_state("joiner") == Some('S'));
+            drop(stdin);
+            eventually("it ended", || !is_alive(pid));
+            let before = cpu_time();
+            assert!(process.join_timeout(Duration::from_millis(500)).unwrap().is_none());
+            let spent = cpu_time() - before;
+            assert!(spent < Duration::from_millis(100), "{spent:?} of CPU time in half a second");
+            tracer.kill(LONG).unwrap();
+            assert_eq!(joiner.join().unwrap().code(), Some(1));
+        });
     }
 
     fn a_processor_that_others_are_busy_on_holds_no_start_up_elsewhere() {

@@ -47,7 +47,7 @@ fn end(step: &Step) -> Option<Step> {
 }
 
 fn exited(monitor: &Monitor<Step>, id: u64) -> impl Future<Output = Step> + '_ {
-    std::future::poll_fn(move |context| monitor.poll(id, context.waker(), end))
+    std::future::poll_fn(move |context| monitor.poll(|| monitor.lock(), id, context.waker(), end))
 }
 
 /// The least runtime: a thread that polls when it is woken.
@@ -82,15 +82,15 @@ fn block_on<R>(future: impl Future<Output = R>) -> R {
 
 #[test]
 fn a_thread_sees_the_end() {
-    with_a_life(|monitor| assert_eq!(monitor.wait(None, end), Some(END)));
+    with_a_life(|monitor| assert_eq!(monitor.wait(monitor.lock(), None, end), Some(END)));
 }
 
 #[test]
 fn two_threads_see_the_end() {
     with_a_life(|monitor| {
         let other = Arc::clone(monitor);
-        let second = thread::spawn(move || other.wait(None, end));
-        assert_eq!(monitor.wait(None, end), Some(END));
+        let second = thread::spawn(move || other.wait(other.lock(), None, end));
+        assert_eq!(monitor.wait(monitor.lock(), None, end), Some(END));
         second.join().unwrap();
     });
 }
@@ -132,9 +132,9 @@ fn who_gave_up_is_forgotten_and_disturbs_nobody() {
     with_a_life(|monitor| {
         let counted = Arc::new(Silent);
         let waker = Waker::from(Arc::clone(&counted));
-        let polled = monitor.poll(1, &waker, end);
+        let polled = monitor.poll(|| monitor.lock(), 1, &waker, end);
         // A second poll takes the place of the first.
-        let again = monitor.poll(1, &waker, end);
+        let again = monitor.poll(|| monitor.lock(), 1, &waker, end);
         assert!(polled == Poll::Pending || again == polled);
         monitor.forget(1);
         assert_eq!(Arc::strong_count(&counted), 2, "a waker was kept");
@@ -166,7 +166,7 @@ fn a_waker_may_use_the_monitor() {
         // Each of these is dropped by the monitor: as replaced, as woken or as forgotten.
         for _ in 0..2 {
             let waker = Waker::from(Arc::new(Again(Arc::clone(monitor))));
-            let _ = monitor.poll(1, &waker, end);
+            let _ = monitor.poll(|| monitor.lock(), 1, &waker, end);
         }
         monitor.forget(1);
     });
