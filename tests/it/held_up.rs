@@ -64,6 +64,8 @@ fn cpu_time() -> Duration {
     Duration::from_micros((user + system) as u64)
 }
 
+type Way = fn(&Process);
+
 static HELD: AtomicBool = AtomicBool::new(true);
 
 /// A thread that joins, and is in a signal handler from now on, until `HELD` is false.
@@ -132,7 +134,7 @@ tests! {
     }
 
     fn whoever_comes_finds_the_end_that_a_joiner_has_yet_to_see() {
-        let ways: [(&str, fn(&Process)); 9] = [
+        let ways: [(&str, Way); 9] = [
             ("is_alive", |process| eventually("it is not", || !process.is_alive())),
             ("pid", |process| eventually("it has none", || process.pid().is_none())),
             ("status", |process| eventually("it is idle", || process.status().state == State::Idle)),
