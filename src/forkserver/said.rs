@@ -42,9 +42,11 @@ impl Said {
         Ok(())
     }
 
-    /// All that is there by now.
+    /// What is there by now, until it is all.
     pub(super) fn hear(&mut self, answers: &Channel) -> io::Result<()> {
-        while let Some(message) = answers.receive_at_once()? {
+        while !self.is_all()
+            && let Some(message) = answers.receive_at_once()?
+        {
             self.add(message)?;
         }
         Ok(())

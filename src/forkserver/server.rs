@@ -17,10 +17,14 @@ use crate::sys::image::Image;
 use crate::sys::locked;
 use crate::sys::pidfd::Pidfd;
 use crate::sys::spawn::{Child, Failure, Setup, Step, reap};
+use crate::sys::spin::Spin;
 use crate::sys::standing::Standing;
 
 /// A server that is slower is asked whether it is there, and one that does not answer by then once more is replaced.
 const PATIENCE: Duration = Duration::from_secs(5);
+
+/// About as long as it takes a copy to be what it was ordered to be.
+const SETTLING: Duration = Duration::from_micros(200);
 
 /// What is to run.
 pub(super) struct Work<'a> {
@@ -164,7 +168,10 @@ impl Server {
 
     /// What it answers, however long that takes it. `None`: it ended before it did.
     fn answer(&self, answers: &Channel) -> io::Result<Option<Message>> {
-        while !answers.wait_for_message_of(&self.leader, PATIENCE)? {}
+        while !answers.wait_for_message_of(&self.leader, PATIENCE)? {
+            // Somebody may have stopped it.
+            let _ = self.leader.signal(libc::SIGCONT);
+        }
         // Also of one that has ended: what it said before is there.
         answers.receive_at_once()
     }
@@ -218,8 +225,9 @@ impl Server {
             // It finds no order, and ends.
             answers.finish();
         }
-        let said = self.hear(answers);
+        // Now: it is made while the copy settles.
         self.think_ahead();
+        let said = self.hear(answers);
         match (ordered, said?) {
             (Ok(()), Said { child: Some(child), is_settled, failure: None, .. }) => Ok(Born { child, is_settled }),
             (Ok(()), Said { child, failure: Some(failure), .. }) => {
@@ -297,33 +305,37 @@ impl Server {
 
     /// What is said until it is all, or nobody is there to say more.
     fn hear(&self, answers: &Channel) -> Result<Said, Trouble> {
-        let (mut said, mut is_late, mut is_over) = (Said::default(), false, false);
+        let (mut said, mut is_any, mut is_late, mut is_over) = (Said::default(), false, false, false);
+        let mut spin = Spin::new(SETTLING);
         loop {
             said.hear(answers)?;
             if said.is_all() {
                 return Ok(said);
             }
-            // Not only its hang-up: a fork of this program, or of the server, may have the other end as well.
-            let speaker = said.child.as_ref().map(|child| &child.pidfd).or((!is_over).then_some(&self.leader));
-            let is_any = match speaker {
-                Some(speaker) => answers.wait_for_message_of(speaker, PATIENCE)?,
-                None => answers.wait_for_message(PATIENCE)?,
-            };
-            if is_any && (said.has_ended() || answers.has_hung_up()?) {
-                said.hear(answers)?;
-                said.find()?;
-                return if said.is_nothing() && is_late { Err(Trouble::Late(late("make it"))) } else { Ok(said) };
-            }
-            if is_any {
+            if std::mem::take(&mut is_any) {
+                if said.has_ended() || answers.has_hung_up()? {
+                    // What was said before that is there by now.
+                    said.hear(answers)?;
+                    said.find()?;
+                    return if said.is_nothing() && is_late { Err(Trouble::Late(late("make it"))) } else { Ok(said) };
+                }
                 // A copy that it has made may be about to tell of itself.
                 if !is_over && self.leader.has_ended() {
                     is_over = true;
                     said.hear(answers)?;
                     said.find()?;
                 }
+            }
+            if spin.goes_on() {
                 continue;
             }
-            if self.is_preloading.load(Ordering::SeqCst) && !is_over {
+            // Not only its hang-up: a fork of this program, or of the server, may have the other end as well.
+            let speaker = said.child.as_ref().map(|child| &child.pidfd).or((!is_over).then_some(&self.leader));
+            is_any = match speaker {
+                Some(speaker) => answers.wait_for_message_of(speaker, PATIENCE)?,
+                None => answers.wait_for_message(PATIENCE)?,
+            };
+            if is_any || (self.is_preloading.load(Ordering::SeqCst) && !is_over) {
                 continue;
             }
             said.find()?;

@@ -168,6 +168,11 @@ impl Config {
             || streams.any(|stream| matches!(stream.0, stdio::Kind::Fd(_)))
     }
 
+    /// It executes nothing.
+    pub(super) fn is_code(&self) -> bool {
+        matches!(self.target.0, target::Kind::Code(_))
+    }
+
     /// Some of it may be there after this program, or after its run, and that is meant so.
     pub(super) fn outlives(&self, detached: bool) -> bool {
         detached || self.child.parent_death.is_none() || self.survivors.ladder().is_none()

@@ -315,7 +315,7 @@ impl Watcher for Inner {
             if try_gate {
                 turn.try_gate();
             }
-            turn.read_before_giving_up();
+            turn.hear_before_judging();
             turn.feed(Event::Tick);
         });
         let_go(self);

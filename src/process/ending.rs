@@ -60,8 +60,7 @@ impl Process {
     pub(crate) fn abandon(&self) {
         self.inner.turn(|turn| {
             if !turn.core.detached {
-                turn.see_end();
-                turn.feed(Event::Stop);
+                turn.request(Event::Stop);
             }
         });
     }

@@ -227,8 +227,7 @@ impl Drop for Process {
                 // A callback may have made a handle of the one that it was lent.
                 let is_last = self.inner.handles.load(Ordering::Acquire) == 0;
                 if is_last && !turn.core.detached {
-                    turn.see_end();
-                    turn.feed(Event::Stop);
+                    turn.request(Event::Stop);
                 }
             });
         }

@@ -32,7 +32,8 @@ impl Turn<'_> {
         match &run.gate {
             Gate::Notify(_) => self.read_notifications(),
             Gate::Fd { .. } => _ = self.read_newline(),
-            Gate::Open | Gate::Line(_) | Gate::Try { .. } => {}
+            Gate::Line(_) => [0, 1].into_iter().for_each(|index| self.read_output(index)),
+            Gate::Open | Gate::Try { .. } => {}
         }
     }
 

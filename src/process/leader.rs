@@ -42,7 +42,18 @@ impl Turn<'_> {
         }
     }
 
-    /// What ended before somebody asks for its stop was not stopped, whether it was told yet or not.
+    /// A stop, of whatever kind. What had ended by then was not stopped, whether that was told yet or not, nor is it started again.
+    pub(super) fn request(&mut self, stop: Event) {
+        if stop == Event::Last {
+            self.feed(stop);
+            return self.see_end();
+        }
+        self.core.machine.restart_no_more();
+        self.see_end();
+        self.feed(stop);
+    }
+
+    /// Before something is decided that depends on whether it lives.
     pub(super) fn see_end(&mut self) {
         if self.core.run.as_ref().is_some_and(|run| sys::event::is_readable(run.leader.pidfd.as_fd())) {
             self.look_at_leader();

@@ -196,8 +196,7 @@ impl Process {
             self.inner.note_tree();
         }
         let since = self.inner.turn(|turn| {
-            turn.see_end();
-            turn.feed(event);
+            turn.request(event);
             turn.core.machine.generation()
         });
         let Patience::Until { at, limit } = until else { return Ok(()) };

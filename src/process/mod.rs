@@ -1,5 +1,7 @@
 //! Processes: what to run, how to create it, and its life.
 
+#[cfg(test)]
+mod behind;
 mod builder;
 mod calls;
 mod captured;

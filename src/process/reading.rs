@@ -104,12 +104,17 @@ impl Turn<'_> {
         }
     }
 
-    /// Before a drain is given up: what is there was perhaps not read yet.
-    pub(super) fn read_before_giving_up(&mut self) {
+    /// Before a limit is taken for passed: what was done and said in time was perhaps not heard yet.
+    pub(super) fn hear_before_judging(&mut self) {
+        if self.core.machine.deadline().is_none_or(|due| self.now < due) {
+            return;
+        }
+        self.see_end();
         // One that had more to say, or whose end alone was not seen yet, is no leak.
         if self.core.machine.is_draining() {
-            self.read_to_the_end();
+            return self.read_to_the_end();
         }
+        self.read_gate();
     }
 
     pub(super) fn read_to_the_end(&mut self) {

@@ -153,15 +153,17 @@ impl Run {
         }
     }
 
-    /// Has the reaper tell `inner` of everything that happens to it. What was registered before a failure goes with the
-    /// run.
-    pub(super) fn register(&mut self, inner: &Arc<Inner>) -> io::Result<()> {
+    /// Has the reaper tell `inner` of everything that happens to it, but of a leader that `has_ended`. What was registered before a
+    /// failure goes with the run.
+    pub(super) fn register(&mut self, inner: &Arc<Inner>, has_ended: bool) -> io::Result<()> {
         let generation = self.generation;
         let watch = |fd: BorrowedFd<'_>, channel| {
             let watcher = Arc::clone(inner) as Arc<dyn Watcher>;
             Reaper::get().watch(fd, Interest::READ, watcher, key(generation, channel)).map(Some)
         };
-        self.watch_leader(inner)?;
+        if !has_ended {
+            self.watch_leader(inner)?;
+        }
         for (pipe, channel) in self.pipes.iter_mut().zip([Channel::Stdout, Channel::Stderr]) {
             if let Some(pipe) = pipe {
                 pipe.token = watch(pipe.fd.as_fd(), channel)?;

@@ -6,6 +6,7 @@
 
 use std::collections::VecDeque;
 use std::io;
+use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::Waker;
@@ -131,7 +132,9 @@ impl<'a> Turn<'a> {
     /// It is registered with the reaper under the lock: one that ends at once would else be told of before it is known
     /// here, again and again, since its pidfd stays ready.
     pub(super) fn begin(&mut self, mut run: Box<Run>) -> Result<u32, (Box<Run>, io::Error)> {
-        if let Err(error) = run.register(self.inner) {
+        // Of one that lasts no longer than its creation the reaper need not be told: a function, or one that was killed meanwhile.
+        let has_ended = sys::event::is_readable(run.leader.pidfd.as_fd());
+        if let Err(error) = run.register(self.inner, has_ended) {
             return Err((run, error));
         }
         let pid = run.pid();
@@ -149,6 +152,9 @@ impl<'a> Turn<'a> {
         let now = std::mem::replace(&mut self.now, began);
         self.feed_of(generation, Event::Spawned);
         self.now = now;
+        if has_ended {
+            self.look_at_leader();
+        }
         Ok(pid)
     }
 

@@ -17,11 +17,14 @@ use crate::line::Line;
 use crate::spawners::Spawners;
 use crate::sys;
 use crate::sys::spawn::Creator;
+use crate::sys::spin::Spin;
 
 /// For a walk, which takes milliseconds: a signal does not wait for ever for what only helps to know zombies.
 pub(super) const NOTED_WITHIN: Duration = Duration::from_secs(1);
 /// The same where a caller may be in a hurry.
 const NOTED_AT_ONCE: Duration = Duration::from_millis(100);
+/// A function may take no longer than this to its end, which is less than it takes to sleep and be woken. (`docs/measurements.md`)
+const BRIEF: Duration = Duration::from_micros(200);
 
 impl Inner {
     /// A handle of the parent is useless in its fork: its lock may be held by a thread that is not there.
@@ -119,6 +122,10 @@ impl Inner {
                 && let Some(pidfd) = self.borrow_leader(&mut core)
             {
                 drop(core);
+                if self.config.is_code() {
+                    let mut spin = Spin::new(BRIEF);
+                    while !sys::event::is_readable(pidfd.as_fd()) && spin.goes_on() {}
+                }
                 sys::wait::wait_for_end(pidfd.as_fd());
                 core = self.lock();
             }

@@ -53,9 +53,9 @@ unsafe impl Send for Mapped {}
 // SAFETY: as above.
 unsafe impl Sync for Mapped {}
 
-/// Whether an error says that a file is none of those that [`Mapped`] takes.
+/// Whether an error says that a file is none of those that [`Mapped`] takes, and not that there is no room for it here.
 pub(crate) fn is_refusal(error: &io::Error) -> bool {
-    error.raw_os_error() == Some(libc::EINVAL) || error.kind() == io::ErrorKind::InvalidData
+    !matches!(error.raw_os_error(), Some(libc::EMFILE | libc::ENFILE | libc::ENOMEM | libc::EAGAIN))
 }
 
 impl Mapped {

@@ -33,6 +33,7 @@ pub(crate) mod sibling;
 pub(crate) mod sigchld;
 pub(crate) mod socket;
 pub(crate) mod spawn;
+pub(crate) mod spin;
 #[cfg(feature = "tasks")]
 pub(crate) mod standing;
 mod syscall;

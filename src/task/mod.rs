@@ -9,7 +9,6 @@ mod outcome;
 mod owner;
 mod panicking;
 mod single;
-mod spin;
 mod worker;
 
 use std::any::{Any, type_name};

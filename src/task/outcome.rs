@@ -123,8 +123,19 @@ impl Value {
 
     /// An argument's.
     pub(super) fn in_file(file: io::Result<OwnedFd>) -> Result<Value, Outcome> {
-        let mapped = file.and_then(|file| Mapped::new(file.as_fd()));
-        mapped.map(Value::File).map_err(|error| Outcome::Codec { why: format!("its argument was lost: {error}") })
+        file.and_then(|file| Value::read(&file))
+            .map_err(|error| Outcome::Codec { why: format!("its argument was lost: {error}") })
+    }
+
+    fn read(file: &OwnedFd) -> io::Result<Value> {
+        /// A mapping is one of few, for as long as nobody takes the value (`vm.max_map_count`: 65,530 where nobody changed that).
+        const WORTH_A_MAPPING: usize = 256 * 1024;
+        let mapped = Mapped::new(file.as_fd())?;
+        Ok(if mapped.len() < WORTH_A_MAPPING {
+            Value::behind(mapped.to_vec(), mapped.len())
+        } else {
+            Value::File(mapped)
+        })
     }
 
     pub(super) fn bytes(&self) -> &[u8] {
@@ -183,22 +194,27 @@ fn unread(error: &io::Error) -> TaskError {
     TaskError::Codec(format!("what its process said cannot be read: {error}"))
 }
 
-fn read(mut message: Message) -> io::Result<Result<Value, TaskError>> {
-    let (outcome, rest) = postcard::take_from_bytes::<Outcome>(&message.bytes).map_err(io::Error::other)?;
-    let rest = rest.len();
-    Ok(outcome.told(message.bytes, rest, || mapped(message.descriptors.pop())))
+fn read(message: Message) -> io::Result<Result<Value, TaskError>> {
+    let Message { bytes, mut descriptors, .. } = message;
+    let decoded = postcard::take_from_bytes::<Outcome>(&bytes).map(|(outcome, rest)| (outcome, rest.len()));
+    let told = decoded.map(|(outcome, rest)| outcome.told(bytes, rest, || in_file(descriptors.pop())));
+    if !descriptors.is_empty() {
+        // None of ours, and to close them may block.
+        Callbacks::get().run_own(move || drop(descriptors));
+    }
+    told.map_err(io::Error::other)
 }
 
-/// A file that somebody else sent.
-pub(super) fn mapped(file: Option<OwnedFd>) -> io::Result<Mapped> {
+/// That of a file that somebody else sent.
+pub(super) fn in_file(file: Option<OwnedFd>) -> io::Result<Value> {
     // There was no place for it here.
     let file = file.ok_or_else(|| io::Error::from_raw_os_error(libc::EMFILE))?;
-    let mapped = Mapped::new(file.as_fd());
-    if mapped.is_err() {
+    let value = Value::read(&file);
+    if value.is_err() {
         // Whatever that is: to close it may block.
         Callbacks::get().run_own(move || drop(file));
     }
-    mapped
+    value
 }
 
 impl Outcome {
@@ -207,11 +223,11 @@ impl Outcome {
         self,
         all: Vec<u8>,
         rest: usize,
-        file: impl FnOnce() -> io::Result<Mapped>,
+        file: impl FnOnce() -> io::Result<Value>,
     ) -> Result<Value, TaskError> {
         match self {
             Outcome::Value => Ok(Value::behind(all, rest)),
-            Outcome::ValueInFile => file().map(Value::File).map_err(|error| unread(&error)),
+            Outcome::ValueInFile => file().map_err(|error| unread(&error)),
             Outcome::Panicked(told) => Err(told.into_error()),
             Outcome::Codec { why } => Err(TaskError::Codec(why)),
             Outcome::Skipped | Outcome::Taken => Err(TaskError::Cancelled),

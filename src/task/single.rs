@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll};
 use std::time::Instant;
 
+use super::elsewhere::Elsewhere;
 use super::error::TaskError;
 use super::handle::{Ended, Work};
 use super::outcome;
@@ -17,12 +18,13 @@ use crate::sys::channel::Channel;
 pub(super) struct Single {
     process: Process,
     exited: Exited,
-    channel: Channel,
+    channel: Elsewhere<Channel>,
     is_cancelled: AtomicBool,
 }
 
 impl Single {
     pub(super) fn new(process: Process, channel: Channel) -> Single {
+        let channel = Elsewhere::new(channel);
         Single { exited: process.exited(), process, channel, is_cancelled: AtomicBool::new(false) }
     }
 

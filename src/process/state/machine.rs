@@ -90,6 +90,11 @@ impl Machine {
     }
 
     /// The run that is there has said that it is ready, whatever became of it since.
+    /// As a stop does, which is to follow.
+    pub(crate) fn restart_no_more(&mut self) {
+        self.restarting = false;
+    }
+
     pub(crate) fn was_ready(&self) -> bool {
         match &self.phase {
             Phase::Up(run) => run.ready.is_some(),

@@ -6,7 +6,9 @@ use std::collections::VecDeque;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use std::time::Duration;
 
+use super::WAKING;
 use super::host::{self, Begun, Host};
 use super::wire::{self, ANSWERS, LANES, Lane, Request, Signal};
 use crate::sys;
@@ -14,8 +16,8 @@ use crate::sys::channel::Channel;
 use crate::sys::image::Image;
 use crate::sys::locked;
 use crate::sys::ring::{Garbage, Reader, Shared, Wake, Writer};
+use crate::sys::spin::Spin;
 use crate::task::outcome::{Encoded, Outcome, Value};
-use crate::task::spin::Spin;
 
 /// The main thread of a worker.
 pub(super) fn live(_: &[u8], channel: &mut dyn Any) -> i32 {
@@ -89,7 +91,7 @@ impl Worker {
     }
 
     fn next(&self, ordered: &mut Reader) -> Result<Vec<u8>, Garbage> {
-        let mut spin = Spin::new();
+        let mut spin = Spin::new(WAKING);
         loop {
             if let Some((message, wake)) = ordered.read()? {
                 self.tell(wake);
@@ -118,11 +120,18 @@ impl Worker {
 
     /// The next message of the channel; a file in it is put where it is looked for.
     fn receive(&self) -> Signal {
-        let (signal, file) = match self.channel().receive() {
-            Ok(Some(mut message)) => (Signal::read(&message.bytes), message.descriptors.pop()),
-            Ok(None) => sys::process::leave(0),
-            Err(_) => sys::process::leave(1),
+        let mut message = loop {
+            // That is done with the socket that it was begun with, whoever has the number by then.
+            let waited = self.channel().wait_for_message(Duration::MAX);
+            let channel = self.channel();
+            match waited.and_then(|_| channel.receive_at_once()) {
+                Ok(Some(message)) => break message,
+                Ok(None) if channel.is_finished().is_ok_and(|is_finished| !is_finished) => {}
+                Ok(None) => sys::process::leave(0),
+                Err(_) => sys::process::leave(1),
+            }
         };
+        let (signal, file) = (Signal::read(&message.bytes), message.descriptors.pop());
         match signal {
             Some(Signal::File) => self.files[Lane::Ordered as usize].put(file),
             Some(Signal::FileAside) => self.files[Lane::Aside as usize].put(file),

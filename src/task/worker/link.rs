@@ -32,7 +32,7 @@ use crate::sys::ring::{Garbage, Nudge, Reader, Shared, Writer};
 use crate::task::background;
 use crate::task::elsewhere::Elsewhere;
 use crate::task::error::TaskError;
-use crate::task::outcome::{Outcome, mapped};
+use crate::task::outcome::{Outcome, in_file};
 
 /// So many answers are read in a row by who has something else to look at: the reaper has others to serve, who waits has a limit.
 const MOST_ANSWERS: usize = 1_000;
@@ -233,7 +233,7 @@ impl Link {
             let told = outcome.told(message, rest, || {
                 let file = self.take_file().map_err(|Garbage| io::Error::from(io::ErrorKind::InvalidData));
                 // One that no worker sends is as good as none.
-                file.and_then(mapped).inspect_err(|error| is_whole = !blob::is_refusal(error))
+                file.and_then(in_file).inspect_err(|error| is_whole = !blob::is_refusal(error))
             });
             if !is_whole {
                 return None;

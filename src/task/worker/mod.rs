@@ -24,6 +24,7 @@ mod wire;
 use std::any::Any;
 use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::Duration;
 
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -41,6 +42,10 @@ use host::answering;
 use link::Link;
 use thread::Thread;
 use wire::Lane;
+
+/// How long one looks for the other side's answer before it sleeps: about as long as it takes to be woken, on a machine whose processors have to
+/// wake up first.
+const WAKING: Duration = Duration::from_micros(50);
 
 pub use builder::WorkerBuilder;
 pub use remote::Remote;

@@ -20,7 +20,7 @@ use crate::sys::image::Entry;
 use crate::sys::locked;
 use crate::task::error::TaskError;
 use crate::task::handle::Ended;
-use crate::task::outcome::{Encoded, Outcome, Value, mapped};
+use crate::task::outcome::{Encoded, Outcome, Value, in_file};
 use crate::task::owner::Owner;
 
 pub(super) struct Thread {
@@ -125,8 +125,8 @@ fn told(answer: Result<Encoded, Outcome>) -> Ended {
             let (_, rest) = wire::decode::<Answer>(&message).ok_or_else(unread)?;
             Ok(Value::behind(message, rest))
         }
-        Ok(Encoded::File(file)) => Outcome::ValueInFile.told(Vec::new(), 0, || mapped(Some(file))),
-        Err(outcome) => outcome.told(Vec::new(), 0, || mapped(None)),
+        Ok(Encoded::File(file)) => Outcome::ValueInFile.told(Vec::new(), 0, || in_file(Some(file))),
+        Err(outcome) => outcome.told(Vec::new(), 0, || in_file(None)),
     }
 }
 

@@ -97,7 +97,7 @@ pub(super) fn decode<T: DeserializeOwned>(bytes: &[u8]) -> Option<(T, usize)> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::task::outcome::mapped;
+    use crate::task::outcome::in_file;
     use proptest::prelude::*;
 
     proptest! {
@@ -109,7 +109,7 @@ mod tests {
             let rests = [decode::<Answer>(&bytes).map(|(_, rest)| rest), decode::<Request>(&bytes).map(|(_, rest)| rest)];
             prop_assert!(rests.into_iter().flatten().all(|rest| rest < bytes.len()));
             if let Some((Answer { outcome, .. }, rest)) = decode::<Answer>(&bytes) {
-                let told = outcome.told(bytes.clone(), rest, || mapped(None));
+                let told = outcome.told(bytes.clone(), rest, || in_file(None));
                 prop_assert!(told.is_err() || told.unwrap().bytes().len() == rest);
             }
         }

@@ -367,6 +367,11 @@ tests! {
         signal(std::fs::read_to_string(file.path()).unwrap().parse().unwrap(), Raw::SIGKILL);
     }
 
+    fn a_preload_that_was_stopped_goes_on() {
+        pkit::preload(|| nix::sys::signal::raise(Raw::SIGSTOP).unwrap()).unwrap();
+        assert_eq!(add(vec![1, 2]), Some(3));
+    }
+
     fn a_server_that_hung_is_not_asked_again_whatever_it_left() {
         pkit::preload(|| LEFT.set(leave_fork()).unwrap()).unwrap();
         let first = pkit::run(left, ()).unwrap();

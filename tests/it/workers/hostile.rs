@@ -4,9 +4,12 @@ use std::fs::File;
 use std::io::{IoSlice, Write};
 use std::net::{TcpListener, TcpStream};
 use std::os::fd::{AsRawFd, RawFd};
-use std::os::unix::fs::FileExt;
+use std::os::unix::fs::{FileExt, OpenOptionsExt};
+use std::os::unix::net::UnixStream;
 use std::sync::mpsc;
 
+use nix::fcntl::{FcntlArg, SealFlag, fcntl};
+use nix::sys::memfd::{MFdFlags, memfd_create};
 use nix::sys::signal::{Signal, kill};
 use nix::sys::socket::{ControlMessage, MsgFlags, sendmsg, setsockopt, sockopt};
 use nix::unistd::{ForkResult, Pid, alarm, fork, setsid};
@@ -39,15 +42,15 @@ fn scribble((from, length, seed): (u64, usize, u64)) {
     memory.write_all_at(&bytes, start + from).unwrap();
 }
 
-/// A socket whose last close takes ten minutes, or until this process is gone.
-fn slow_to_close() -> TcpStream {
+/// A socket whose last close takes ten minutes, or until nobody has the other end any more, which comes with it.
+fn slow_to_close() -> [TcpStream; 2] {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let mut client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
-    std::mem::forget(listener.accept().unwrap());
+    let (other, _) = listener.accept().unwrap();
     client.set_nonblocking(true).unwrap();
     while client.write(&[0; 65_536]).is_ok() {}
     setsockopt(&client, sockopt::Linger, &libc::linger { l_onoff: 1, l_linger: 600 }).unwrap();
-    client
+    [client, other]
 }
 
 /// Sends that to every socket that it has. How often that went well.
@@ -64,16 +67,46 @@ fn flood((bytes, times): (Vec<u8>, usize)) -> usize {
 
 /// Sends the only descriptor of such a socket.
 fn send_what_is_slow_to_close(bytes: ByteBuf) {
-    let slow = slow_to_close();
+    let [slow, other] = slow_to_close();
     assert!(send(&bytes, &[slow.as_raw_fd()]) > 0);
     drop(slow);
+    std::mem::forget(other);
     crate::functions::park(());
 }
 
 /// Sends such a one as if it were a file, and goes on.
 fn send_one_more(signal: u8) {
-    let slow = slow_to_close();
+    let [slow, other] = slow_to_close();
     assert!(send(&[signal], &[slow.as_raw_fd()]) > 0);
+    std::mem::forget(other);
+}
+
+/// Gives its value so often, with such ones, and ends.
+fn answer_with_what_is_slow_to_close(times: usize) -> u8 {
+    for _ in 0..times {
+        let slow = slow_to_close();
+        assert!(send(&[0, 7], &slow.each_ref().map(AsRawFd::as_raw_fd)) > 0);
+    }
+    std::process::exit(0);
+}
+
+/// Sends as a file what cannot be mapped, and goes on.
+fn send_what_cannot_be_mapped(flags: i32) {
+    let memory = memfd_create("sealed", MFdFlags::MFD_ALLOW_SEALING).unwrap();
+    (&File::from(memory.try_clone().unwrap())).write_all(&[1; 100_000]).unwrap();
+    fcntl(&memory, FcntlArg::F_ADD_SEALS(SealFlag::all())).unwrap();
+    let path = format!("/proc/self/fd/{}", memory.as_raw_fd());
+    let again =
+        File::options().write(flags == libc::O_WRONLY).read(flags != libc::O_WRONLY).custom_flags(flags).open(path);
+    assert!(send(&[2], &[again.unwrap().as_raw_fd()]) > 0);
+}
+
+/// As a daemon does, and opens something of its own.
+fn close_all_and_open_many(_: ()) {
+    for fd in 3..100 {
+        let _ = nix::unistd::close(fd);
+    }
+    (0..40).for_each(|_| std::mem::forget(UnixStream::pair().unwrap()));
 }
 
 /// Closes what it does not know, and opens something of its own in its place.
@@ -81,7 +114,7 @@ fn close_all(_: ()) {
     for fd in 3..100 {
         let _ = nix::unistd::close(fd);
     }
-    std::mem::forget(std::os::unix::net::UnixStream::pair().unwrap());
+    std::mem::forget(UnixStream::pair().unwrap());
 }
 
 /// Sends so often that, with so many descriptors.
@@ -257,6 +290,48 @@ tests! {
             done.send(()).unwrap();
         });
         is_done.recv_timeout(LONG / 6).expect("it is dropped before the other end lets go");
+    }
+
+    fn a_file_that_cannot_be_mapped_ends_it() {
+        for flags in [libc::O_PATH, libc::O_WRONLY] {
+            let worker = Worker::new().unwrap();
+            worker.invoke(send_what_cannot_be_mapped, flags).unwrap();
+            let large = worker.schedule(|n: usize| ByteBuf::from(vec![1; n]), 100_000).unwrap().wait();
+            assert!(is_refused(&large), "{large:?}");
+        }
+    }
+
+    fn what_comes_with_the_value_of_a_task_holds_nobody_up() {
+        for times in 1..3 {
+            let task = pkit::spawn(answer_with_what_is_slow_to_close, times).unwrap();
+            let (told, is_told) = mpsc::channel();
+            std::thread::spawn(move || told.send(task.wait()).unwrap());
+            let value = is_told.recv_timeout(LONG / 6).expect("it waits for its process, and for nothing else");
+            assert_eq!(value.unwrap(), 7);
+        }
+    }
+
+    fn values_that_nobody_takes_are_no_mappings() {
+        let worker = Worker::new().unwrap();
+        let mappings = || std::fs::read_to_string("/proc/self/maps").unwrap().lines().count();
+        let before = mappings();
+        let large = |n: usize| ByteBuf::from(vec![1; n]);
+        let tasks: Vec<_> = (0..200).map(|_| worker.schedule(large, 100_000).unwrap()).collect();
+        eventually("all are done", || tasks.iter().all(pkit::Task::is_done));
+        assert!(mappings() < before + 100);
+        assert!(tasks.into_iter().all(|task| task.wait().unwrap().len() == 100_000));
+    }
+
+    fn one_that_opens_other_sockets_in_place_of_its_own_ends() {
+        let worker = Worker::new().unwrap();
+        // One that has to tell us of its answer ends at once.
+        eventually("it goes on", || worker.invoke(close_all_and_open_many, ()).is_ok());
+        let (told, is_told) = mpsc::channel();
+        let large = worker.schedule(|bytes: ByteBuf| bytes.len(), vec![1; 100_000].into()).unwrap();
+        large.on_done(move |end| told.send(end).unwrap());
+        let end = is_told.recv_timeout(LONG).expect("it ends");
+        assert!(matches!(end, Err(TaskError::Crashed(_))), "{end:?}");
+        assert_eq!(worker.invoke(square, 3).unwrap(), 9);
     }
 
     fn one_that_closes_all_descriptors_ends() {

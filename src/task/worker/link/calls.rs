@@ -9,9 +9,10 @@ use super::{FIRST, Link, MOST_ANSWERS};
 use crate::forkserver;
 use crate::sys::image::Entry;
 use crate::sys::locked;
+use crate::sys::spin::Spin;
 use crate::task::error::TaskError;
 use crate::task::outcome::Encoded;
-use crate::task::spin::Spin;
+use crate::task::worker::WAKING;
 use crate::task::worker::board::Pending;
 use crate::task::worker::home::Home;
 use crate::task::worker::host::Host;
@@ -98,7 +99,7 @@ impl Home for Link {
             };
             answers.come_back();
             let is_due = || slot.is_done() || self.is_ending.load(Ordering::SeqCst);
-            let (mut spin, mut wakers) = (Spin::new(), Wakers::default());
+            let (mut spin, mut wakers) = (Spin::new(WAKING), Wakers::default());
             loop {
                 let is_all = self.read(&mut answers, MOST_ANSWERS, &mut wakers);
                 // Others are not to wait for what we wait for.
