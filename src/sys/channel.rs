@@ -124,6 +124,12 @@ impl Channel {
         self.take(libc::MSG_DONTWAIT)
     }
 
+    /// Waits until there is a message, or nothing will come any more. To the socket that the number stands for when this is called (unlike
+    /// `poll(2)`, which looks that up again whenever it is woken).
+    pub(crate) fn until_any(&self) -> io::Result<()> {
+        self.length_of_next(0).map(drop)
+    }
+
     fn take(&self, flags: i32) -> io::Result<Option<Message>> {
         let Some(length) = self.length_of_next(flags)? else { return Ok(None) };
         let mut bytes = vec![0; length.min(MOST_BYTES)];

@@ -6,7 +6,6 @@ use std::collections::VecDeque;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
-use std::time::Duration;
 
 use super::WAKING;
 use super::host::{self, Begun, Host};
@@ -122,9 +121,9 @@ impl Worker {
     fn receive(&self) -> Signal {
         let mut message = loop {
             // That is done with the socket that it was begun with, whoever has the number by then.
-            let waited = self.channel().wait_for_message(Duration::MAX);
+            let came = self.channel().until_any();
             let channel = self.channel();
-            match waited.and_then(|_| channel.receive_at_once()) {
+            match came.and_then(|()| channel.receive_at_once()) {
                 Ok(Some(message)) => break message,
                 Ok(None) if channel.is_finished().is_ok_and(|is_finished| !is_finished) => {}
                 Ok(None) => sys::process::leave(0),
