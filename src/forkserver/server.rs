@@ -184,6 +184,8 @@ impl Server {
                 // It ended while it waited, which says nothing about what it was to be.
                 Ok(Born { child, is_settled: false }) => reap(&child.pidfd),
                 Err(Trouble::Replace) => {}
+                // There was no room for it when it was asked for.
+                Err(Trouble::Failed(failure)) if failure.step == Step::Create => {}
                 Err(trouble) => return Err(trouble),
             }
         }

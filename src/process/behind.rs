@@ -15,6 +15,7 @@ use crate::signal::Signal;
 use crate::stop::Stop;
 use crate::sys;
 use crate::sys::fork::tests::in_fork;
+use crate::sys::pidfd::Pidfd;
 
 const LONG: Duration = Duration::from_secs(60);
 
@@ -114,8 +115,46 @@ fn what_was_said_and_done_in_time_counts() {
         let ready = in_time("echo >&3; echo said; exec sleep 1000");
         assert!(smol::block_on(ready.ready()).is_ok());
         ready.kill(LONG).unwrap();
+        let ready = in_time("printf '%1000s\\n' '' >&3; echo said; exec sleep 1000");
+        assert!(smol::block_on(ready.ready()).is_ok(), "the newline comes behind much else");
+        ready.kill(LONG).unwrap();
         let ended: Exit = in_time("echo ends; exit 3").join().unwrap();
         assert_eq!((ended.code(), ended.fault()), (Some(3), None));
+    });
+}
+
+#[test]
+fn what_it_left_behind_and_ended_in_time_is_not_killed() {
+    const GRACE: Duration = Duration::from_millis(300);
+    let script = "trap 'exit 0' TERM; exec 4<&0
+sh -c 'trap \"\" TERM; echo $$; read line' <&4 &
+while :; do sleep 0.01; done";
+    let stop_in_time = || {
+        let command = Command::new("sh").args(["-c", script]).stdin(Stdio::piped()).stdout(Stdio::piped()).clone();
+        let process = Process::builder(command).stop(Stop::signal(Signal::TERM, GRACE)).build().unwrap();
+        process.start(true).unwrap();
+        let (stdin, stdout, mut line) = (process.stdin().unwrap(), process.stdout().unwrap(), String::new());
+        BufReader::new(stdout).read_line(&mut line).unwrap();
+        let other = Pidfd::open(line.trim().parse().unwrap()).unwrap();
+        let asked = Instant::now();
+        process.terminate(false).unwrap();
+        // It is known that the leader has ended, and the other has not.
+        while process.pid().is_some() {
+            std::thread::yield_now();
+        }
+        let held = Held::now();
+        drop(stdin);
+        while !sys::event::is_readable(other.as_fd()) && asked.elapsed() < GRACE {}
+        let in_time = asked.elapsed() < GRACE;
+        let (_never, over) = channel::<()>();
+        let _ = over.recv_timeout((GRACE + Duration::from_millis(20)).saturating_sub(asked.elapsed()));
+        drop(held);
+        let exit = process.join().unwrap();
+        in_time.then_some(exit)
+    };
+    in_fork(|| {
+        let exit = std::iter::repeat_with(stop_in_time).flatten().next().unwrap();
+        assert_eq!((exit.code(), exit.requested(), exit.forced()), (Some(0), true, false));
     });
 }
 

@@ -105,7 +105,7 @@ impl Builder {
     }
 
     /// How long it may take to become ready before the run has failed. Default: 30 s. Without meaning for
-    /// [`Ready::spawned`].
+    /// [`Ready::spawned`]. Of what is tried again and again (a socket, a file, a check) the last try within it counts.
     pub fn ready_within(mut self, limit: Duration) -> Builder {
         self.config.ready_within = limit;
         self

@@ -30,11 +30,31 @@ impl Turn<'_> {
     pub(super) fn read_gate(&mut self) {
         let Some(run) = &self.core.run else { return };
         match &run.gate {
-            Gate::Notify(_) => self.read_notifications(),
+            Gate::Notify(_) => {
+                let began = Instant::now();
+                self.read_notifications(|| began.elapsed() < LISTENING);
+            }
             Gate::Fd { .. } => _ = self.read_newline(),
-            Gate::Line(_) => [0, 1].into_iter().for_each(|index| self.read_output(index)),
+            Gate::Open | Gate::Line(_) | Gate::Try { .. } => {}
+        }
+    }
+
+    /// All that has been said by now, however much that is.
+    pub(super) fn read_gate_to_the_end(&mut self) {
+        let Some(run) = &self.core.run else { return };
+        match &run.gate {
+            Gate::Notify(_) => {
+                let mut messages = 0..LAST_MESSAGES;
+                self.read_notifications(|| messages.next().is_some());
+            }
+            Gate::Fd { .. } => self.read_newlines(),
+            Gate::Line(_) => self.read_to_the_end(),
             Gate::Open | Gate::Try { .. } => {}
         }
+    }
+
+    fn read_newlines(&mut self) {
+        let _ = (0..LAST_READS).take_while(|_| self.read_newline()).count();
     }
 
     /// Whether there may be more of it.
@@ -57,9 +77,7 @@ impl Turn<'_> {
         let Some(run) = &self.core.run else { return };
         match &run.gate {
             Gate::Notify(_) => self.read_last_notifications(),
-            Gate::Fd { .. } => {
-                let _ = (0..LAST_READS).take_while(|_| self.read_newline()).count();
-            }
+            Gate::Fd { .. } => self.read_newlines(),
             Gate::Line(_) => {
                 // However slow the consumers are.
                 self.make_room();
@@ -69,9 +87,8 @@ impl Turn<'_> {
         }
     }
 
-    fn read_notifications(&mut self) {
-        let began = Instant::now();
-        while began.elapsed() < LISTENING {
+    fn read_notifications(&mut self, mut goes_on: impl FnMut() -> bool) {
+        while goes_on() {
             let Some(run) = &mut self.core.run else { return };
             if !matches!(run.hearing, Hearing::Open) {
                 return;

@@ -114,7 +114,7 @@ impl Turn<'_> {
         if self.core.machine.is_draining() {
             return self.read_to_the_end();
         }
-        self.read_gate();
+        self.read_gate_to_the_end();
     }
 
     pub(super) fn read_to_the_end(&mut self) {

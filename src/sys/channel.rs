@@ -124,10 +124,14 @@ impl Channel {
         self.take(libc::MSG_DONTWAIT)
     }
 
-    /// Waits until there is a message, or nothing will come any more. To the socket that the number stands for when this is called (unlike
-    /// `poll(2)`, which looks that up again whenever it is woken).
+    /// Waits until there is a message, or nothing will come any more: at the socket that the number stands for when this is called, or was
+    /// interrupted by a signal. (`poll(2)` looks that up again whenever it is woken.)
     pub(crate) fn until_any(&self) -> io::Result<()> {
-        self.length_of_next(0).map(drop)
+        if self.length_of_next(0)?.is_none() {
+            // Somebody made it non-blocking.
+            self.wait_for_message(Duration::MAX)?;
+        }
+        Ok(())
     }
 
     fn take(&self, flags: i32) -> io::Result<Option<Message>> {

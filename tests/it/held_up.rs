@@ -9,14 +9,13 @@ use std::time::Duration;
 
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::sched::CloneFlags;
-use nix::sys::resource::{UsageWho, getrusage};
 use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, sigaction};
-use nix::sys::time::TimeValLike;
 use nix::unistd::Pid;
 use pkit::{Backoff, Command, Containment, Process, Ready, Restart, Signal, State, Stdio};
 
 use crate::support::{
-    LINGERING, LONG, eventually, is_alive, open_descriptors, python, say, sh, skipped, tests, without_descriptors,
+    LINGERING, LONG, cpu_time, eventually, is_alive, open_descriptors, python, say, sh, skipped, tests,
+    without_descriptors,
 };
 
 /// Sockets that neither end takes any more from.
@@ -56,12 +55,6 @@ fn connect_on_a_file_system_that_does_not_answer() {
     // What waits for it fails then.
     drop(fuse);
     umount2(directory.path(), MntFlags::MNT_DETACH).unwrap();
-}
-
-fn cpu_time() -> Duration {
-    let usage = getrusage(UsageWho::RUSAGE_SELF).unwrap();
-    let [user, system] = [usage.user_time(), usage.system_time()].map(|time| time.num_microseconds());
-    Duration::from_micros((user + system) as u64)
 }
 
 type Way = fn(&Process);

@@ -7,7 +7,8 @@ use std::fs;
 use std::io::Write;
 use std::time::{Duration, Instant};
 
-use nix::sys::resource::{Resource, getrlimit, setrlimit};
+use nix::sys::resource::{Resource, UsageWho, getrlimit, getrusage, setrlimit};
+use nix::sys::time::TimeValLike;
 use pkit::{Command, Process};
 
 /// Long enough on a loaded machine; nothing waits that long unless it is broken.
@@ -115,6 +116,13 @@ pub(crate) fn settle() {
         let stats = tasks.filter_map(|task| fs::read_to_string(task.path().join("stat")).ok());
         stats.filter(|stat| stat.contains("(pkit-")).all(|stat| stat.rsplit_once(") ").unwrap().1.starts_with('S'))
     });
+}
+
+/// Of this process, so far.
+pub(crate) fn cpu_time() -> Duration {
+    let usage = getrusage(UsageWho::RUSAGE_SELF).unwrap();
+    let [user, system] = [usage.user_time(), usage.system_time()].map(|time| time.num_microseconds());
+    Duration::from_micros((user + system) as u64)
 }
 
 /// Whether a process is there and has not ended: a zombie is not alive, one whose main thread alone has ended is.

@@ -38,6 +38,8 @@ use crate::task::outcome::{Outcome, in_file};
 const MOST_ANSWERS: usize = 1_000;
 /// Until a descriptor that could not be sent is tried again.
 const AGAIN: Duration = Duration::from_millis(20);
+/// Between the close of a process's descriptors and its end, in the kernel.
+const FAREWELL: Duration = Duration::from_secs(1);
 
 pub(super) struct Link {
     id: u64,
@@ -62,6 +64,8 @@ pub(super) struct Link {
     next_id: AtomicU64,
     /// The first call is the setup: without it there are no others.
     has_setup: bool,
+    /// It is ended then: its end of the channel is closed.
+    deaf_until: Mutex<Option<Instant>>,
     /// The process has ended, or is to.
     is_ending: AtomicBool,
     /// Of this program: a fork of it may not touch the rings.
@@ -105,6 +109,7 @@ impl Link {
             again: Mutex::default(),
             next_id: AtomicU64::new(FIRST),
             has_setup,
+            deaf_until: Mutex::default(),
             is_ending: AtomicBool::new(false),
             incarnation: sys::process::incarnation(),
             successor: Mutex::default(),
@@ -313,6 +318,19 @@ impl Link {
         }
     }
 
+    /// Nobody has the other end any more. How it ended, its process tells: at once, or it goes on with what its function did to it, and then all
+    /// who wait would wait for ever.
+    fn is_deaf(self: &Arc<Self>) {
+        self.unwatch();
+        let until = *locked(&self.deaf_until).get_or_insert_with(|| Instant::now() + FAREWELL);
+        if Instant::now() < until {
+            Reaper::get().set_timer(self.id, None, Some(until), self);
+        } else {
+            // It may have ended.
+            let _ = self.process.kill(false);
+        }
+    }
+
     fn ended(&self, exit: Exit) {
         self.is_ending.store(true, Ordering::SeqCst);
         self.nudge.nudge();
@@ -338,8 +356,7 @@ impl Watcher for Link {
         self.watch_for(Interest::READ);
         let Ok(left) = self.inbox.receive(&self.channel) else { return self.refuse() };
         if self.channel.is_finished().is_ok_and(|is_finished| is_finished) {
-            // How it ended, its process tells.
-            self.unwatch();
+            self.is_deaf();
         }
         self.lanes.iter().for_each(|lane| self.pump(lane));
         let mut wakers = Wakers::default();

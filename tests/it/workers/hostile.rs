@@ -7,6 +7,7 @@ use std::os::fd::{AsRawFd, RawFd};
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::os::unix::net::UnixStream;
 use std::sync::mpsc;
+use std::time::Duration;
 
 use nix::fcntl::{FcntlArg, SealFlag, fcntl};
 use nix::sys::memfd::{MFdFlags, memfd_create};
@@ -117,6 +118,18 @@ fn close_all(_: ()) {
     std::mem::forget(UnixStream::pair().unwrap());
 }
 
+fn set_non_blocking(_: ()) {
+    for fd in 3..64 {
+        // SAFETY: fcntl(2) takes numbers.
+        #[allow(unsafe_code)]
+        let _ = unsafe { libc::fcntl(fd, libc::F_SETFL, libc::O_NONBLOCK) };
+    }
+}
+
+fn cpu_time(_: ()) -> Duration {
+    crate::support::cpu_time()
+}
+
 /// Sends so often that, with so many descriptors.
 fn flood_and_stay((bytes, descriptors, times): (ByteBuf, usize, usize)) {
     (0..times).for_each(|_| _ = send(&bytes, &vec![0; descriptors]));
@@ -208,7 +221,7 @@ fn boast(_: ()) -> ByteBuf {
     std::process::exit(0)
 }
 
-const SOON: std::time::Duration = std::time::Duration::from_millis(20);
+const SOON: Duration = Duration::from_millis(20);
 const RING: u64 = 4096 + 256 * 1024;
 
 tests! {
@@ -323,15 +336,31 @@ tests! {
     }
 
     fn one_that_opens_other_sockets_in_place_of_its_own_ends() {
+        for signals in [&[][..], &[Signal::SIGSTOP, Signal::SIGCONT]] {
+            let worker = Worker::new().unwrap();
+            // One that has to tell us of its answer ends at once.
+            eventually("it goes on", || worker.invoke(close_all_and_open_many, ()).is_ok());
+            // What waits for its channel begins again.
+            let pid = Pid::from_raw(worker.pid().unwrap() as i32);
+            signals.iter().for_each(|signal| kill(pid, *signal).unwrap());
+            let (told, is_told) = mpsc::channel();
+            let large = worker.schedule(|bytes: ByteBuf| bytes.len(), vec![1; 100_000].into()).unwrap();
+            large.on_done(move |end| told.send(end).unwrap());
+            let end = is_told.recv_timeout(LONG).expect("it ends");
+            assert!(matches!(end, Err(TaskError::Crashed(_))), "{end:?}");
+            assert_eq!(worker.invoke(square, 3).unwrap(), 9);
+        }
+    }
+
+    fn one_that_does_not_block_waits_all_the_same() {
         let worker = Worker::new().unwrap();
-        // One that has to tell us of its answer ends at once.
-        eventually("it goes on", || worker.invoke(close_all_and_open_many, ()).is_ok());
-        let (told, is_told) = mpsc::channel();
-        let large = worker.schedule(|bytes: ByteBuf| bytes.len(), vec![1; 100_000].into()).unwrap();
-        large.on_done(move |end| told.send(end).unwrap());
-        let end = is_told.recv_timeout(LONG).expect("it ends");
-        assert!(matches!(end, Err(TaskError::Crashed(_))), "{end:?}");
-        assert_eq!(worker.invoke(square, 3).unwrap(), 9);
+        worker.invoke(set_non_blocking, ()).unwrap();
+        worker.concurrent(square, 2).unwrap().wait().unwrap();
+        let before = worker.invoke(cpu_time, ()).unwrap();
+        // (Nothing else takes its time.)
+        assert!(worker.concurrent(crate::functions::park, ()).unwrap().wait_timeout(Duration::from_millis(500)).is_err());
+        let spent = worker.invoke(cpu_time, ()).unwrap() - before;
+        assert!(spent < Duration::from_millis(100), "{spent:?} of CPU time in half a second");
     }
 
     fn one_that_closes_all_descriptors_ends() {
