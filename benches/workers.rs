@@ -14,7 +14,7 @@ use std::os::unix::net::UnixStream;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use pkit::{Task, Worker};
+use pkit::{SharedBytes, Task, Worker};
 use serde_bytes::ByteBuf;
 use support::{Machine, Rounds, Served, Times, serve, smoke};
 
@@ -47,12 +47,12 @@ fn main() -> io::Result<()> {
         println!("  pkit: {:.0} a second, aim 1,000,000", many() as f64 / times.median().as_secs_f64());
     }
     if wants("large") {
-        let copies = ["memcpy", "memcpy, new memory"];
-        let times =
-            compare("100 MiB there and back", "large", &[copies[0], copies[1], "procspawn"], &["pool", "ray"], 15)?;
-        times.require(copies[0], 4.0, 1.5);
-        // Whoever gets a value has to have memory for it.
-        times.require(copies[1], 4.0, 1.5);
+        let sides = ["memcpy", "memcpy, new memory", "pkit, Vec", "pkit, other", "procspawn"];
+        let times = compare("100 MiB there and back", "large", &sides, &["pool", "ray"], 15)?;
+        times.require("memcpy", 4.0, 1.5);
+        for other in ["procspawn", "Python pool", "Python ray"] {
+            times.require(other, 1.0, 1.0);
+        }
     }
     Ok(())
 }
@@ -93,6 +93,22 @@ fn large() -> usize {
 
 fn same<T>(value: T) -> T {
     value
+}
+
+/// Of one in each page.
+fn sum(bytes: &[u8]) -> u64 {
+    bytes.iter().step_by(4096).map(|byte| u64::from(*byte)).sum()
+}
+
+/// The same bytes, which it has looked at.
+fn looked_at(bytes: SharedBytes) -> SharedBytes {
+    black_box(sum(&bytes));
+    bytes
+}
+
+/// Bytes of its own.
+fn other(bytes: SharedBytes) -> SharedBytes {
+    SharedBytes::from(black_box(bytes.to_vec()))
 }
 
 fn work_of(work: &str, side: &str) -> Box<dyn FnMut() -> Duration> {
@@ -142,11 +158,10 @@ fn work_of(work: &str, side: &str) -> Box<dyn FnMut() -> Duration> {
         }
         ("large", "pkit") => {
             let worker = Worker::new().expect("a worker");
-            let mut bytes = Some(bytes);
             Box::new(move || {
                 timed(|| {
-                    let back = worker.invoke(same::<ByteBuf>, bytes.take().expect("they came back"));
-                    assert_eq!(bytes.insert(back.expect("it is there")).len(), large);
+                    let back = worker.invoke(looked_at, SharedBytes::from(&bytes[..])).expect("it is there");
+                    assert_eq!((sum(&back), back.len()), (sum(&bytes), large));
                 })
             })
         }
@@ -157,6 +172,24 @@ fn work_of(work: &str, side: &str) -> Box<dyn FnMut() -> Duration> {
                     let there = bytes.take().expect("they came back");
                     let back = procspawn::spawn!(in pool, (there) || there).join();
                     assert_eq!(bytes.insert(back.expect("it is there")).len(), large);
+                })
+            })
+        }
+        ("large", "pkit, Vec") => {
+            let (worker, mut bytes) = (Worker::new().expect("a worker"), Some(bytes));
+            Box::new(move || {
+                timed(|| {
+                    let back = worker.invoke(same::<ByteBuf>, bytes.take().expect("they came back"));
+                    assert_eq!(bytes.insert(back.expect("it is there")).len(), large);
+                })
+            })
+        }
+        ("large", "pkit, other") => {
+            let worker = Worker::new().expect("a worker");
+            Box::new(move || {
+                timed(|| {
+                    let back = worker.invoke(other, SharedBytes::from(&bytes[..])).expect("it is there");
+                    assert_eq!((sum(&back), back.len()), (sum(&bytes), large));
                 })
             })
         }

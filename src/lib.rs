@@ -97,6 +97,8 @@ mod readable;
 mod ready;
 mod reaper;
 mod ring;
+#[cfg(feature = "tasks")]
+mod shared_bytes;
 mod signal;
 mod spawners;
 mod stop;
@@ -119,6 +121,8 @@ pub use process::{
     Ready, Resource, RestartMode, State, Status, Stdio, Target,
 };
 pub use ready::ready;
+#[cfg(feature = "tasks")]
+pub use shared_bytes::SharedBytes;
 pub use signal::{ParseSignalError, Signal};
 pub use stop::{Stop, Survivors};
 #[cfg(feature = "tasks")]

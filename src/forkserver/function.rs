@@ -5,7 +5,7 @@ use std::ffi::CString;
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::process::Termination;
-use std::sync::Mutex;
+use std::sync::{Arc, Mutex};
 
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -14,7 +14,9 @@ use super::client;
 use super::server::{Work, unasked};
 use crate::error::{Error, Kind, Result, Who};
 use crate::process::{Make, Target, exit_code};
-use crate::sys::image::{Entry, Image, the_only};
+use crate::shared_bytes;
+use crate::sys::blob::Blob;
+use crate::sys::image::{Argument, Entry, Image, the_only};
 use crate::sys::locked;
 use crate::sys::spawn::{Child, Creator, Failure, Setup};
 
@@ -164,7 +166,7 @@ pub(crate) fn captures_nothing<F>(_: F) {
     }
 }
 
-fn function_entry<F, A, T>(argument: &[u8], _: &mut dyn Any) -> i32
+fn function_entry<F, A, T>(argument: Argument<'_>, _: &mut dyn Any) -> i32
 where
     F: Fn(A) -> T + Copy,
     A: DeserializeOwned,
@@ -173,27 +175,37 @@ where
     exit_code(the_only::<F>()(decoded(argument)).report())
 }
 
-fn run_entry<R: Run>(argument: &[u8], _: &mut dyn Any) -> i32 {
+fn run_entry<R: Run>(argument: Argument<'_>, _: &mut dyn Any) -> i32 {
     exit_code(decoded::<R>(argument).run().report())
 }
 
-fn preload_entry<F: Fn() + Copy>(_: &[u8], _: &mut dyn Any) -> i32 {
+fn preload_entry<F: Fn() + Copy>(_: Argument<'_>, _: &mut dyn Any) -> i32 {
     the_only::<F>()();
     0
 }
 
-fn encode(argument: &impl Serialize) -> Result<Vec<u8>, String> {
-    postcard::to_stdvec(argument).map_err(|error| format!("its argument cannot be encoded: {error}"))
+/// An argument of its own, encoded.
+#[derive(Default)]
+pub(crate) struct Packed {
+    bytes: Vec<u8>,
+    blobs: Vec<Arc<Blob>>,
+}
+
+fn encode(argument: &impl Serialize) -> Result<Packed, String> {
+    let (bytes, blobs) = shared_bytes::packing(|| postcard::to_stdvec(argument));
+    let bytes = bytes.map_err(|error| format!("its argument cannot be encoded: {error}"))?;
+    Ok(Packed { bytes, blobs })
 }
 
 /// # Errors
 /// In words.
-pub(crate) fn decode_argument<A: DeserializeOwned>(bytes: &[u8]) -> Result<A, String> {
-    postcard::from_bytes(bytes).map_err(|error| format!("its argument cannot be decoded: {error}"))
+pub(crate) fn decode_argument<A: DeserializeOwned>(argument: Argument<'_>) -> Result<A, String> {
+    shared_bytes::unpacking(argument.blobs, || postcard::from_bytes(argument.bytes))
+        .map_err(|error| format!("its argument cannot be decoded: {error}"))
 }
 
-fn decoded<A: DeserializeOwned>(bytes: &[u8]) -> A {
-    decode_argument(bytes).unwrap_or_else(|why| panic!("{why}"))
+fn decoded<A: DeserializeOwned>(argument: Argument<'_>) -> A {
+    decode_argument(argument).unwrap_or_else(|why| panic!("{why}"))
 }
 
 /// Where a function begins in the executable.
@@ -210,13 +222,13 @@ pub(crate) fn place_of(entry: Entry) -> io::Result<u64> {
 pub(crate) struct Function {
     name: &'static str,
     entry: Entry,
-    argument: Result<Vec<u8>, String>,
+    argument: Result<Packed, String>,
     /// For one run.
     channel: Mutex<Option<OwnedFd>>,
 }
 
 impl Function {
-    pub(crate) fn new(name: &'static str, entry: Entry, argument: Result<Vec<u8>, String>) -> Function {
+    pub(crate) fn new(name: &'static str, entry: Entry, argument: Result<Packed, String>) -> Function {
         Function { name, entry, argument, channel: Mutex::default() }
     }
 
@@ -257,6 +269,7 @@ impl Make for Function {
     fn make(&self, setup: &Setup, environment: Vec<CString>, _: Creator<'_>) -> Result<Child, Failure> {
         let argument = self.argument.as_ref();
         let argument = argument.map_err(|why| unasked(io::Error::new(io::ErrorKind::InvalidInput, why.clone())))?;
+        let argument = Argument { bytes: &argument.bytes, blobs: &argument.blobs };
         let entry = place_of(self.entry).map_err(unasked)?;
         let channel = locked(&self.channel).take();
         let work = Work { entry, argument, channel: channel.as_ref().map(AsRawFd::as_raw_fd) };

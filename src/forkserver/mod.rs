@@ -34,5 +34,5 @@ mod server;
 
 #[cfg(feature = "_testing")]
 pub(crate) use client::{end, pid};
-pub(crate) use function::{Function, captures_nothing, decode_argument, not_started, place_of};
+pub(crate) use function::{Function, Packed, captures_nothing, decode_argument, not_started, place_of};
 pub use function::{Run, preload};

@@ -55,6 +55,8 @@ pub(super) struct Order {
     pub(super) entry: u64,
     /// The place of the function's own channel.
     pub(super) channel: Option<usize>,
+    /// So many of the descriptors, the last ones, go with the argument.
+    pub(super) blobs: usize,
 }
 
 #[derive(Debug, Serialize, Deserialize)]
@@ -69,7 +71,16 @@ enum Envelope {
 pub(super) struct Received {
     pub(super) order: Box<Order>,
     pub(super) descriptors: Vec<OwnedFd>,
+    /// Of the argument.
+    pub(super) blobs: Vec<OwnedFd>,
     pub(super) payload: Payload,
+}
+
+impl Received {
+    fn new(order: Box<Order>, mut descriptors: Vec<OwnedFd>, payload: Payload) -> Received {
+        let blobs = descriptors.split_off(descriptors.len().saturating_sub(order.blobs));
+        Received { order, descriptors, blobs, payload }
+    }
 }
 
 /// What came behind an order.
@@ -145,14 +156,14 @@ impl Order {
         let (envelope, rest) = split(&bytes)?;
         if let Envelope::Here(order) = envelope {
             let payload = Payload::new(Bytes::Here(bytes), rest, &order);
-            return Ok(Some(Received { order, descriptors, payload }));
+            return Ok(Some(Received::new(order, descriptors, payload)));
         }
         let file = descriptors.pop().ok_or_else(|| io::Error::other("an order without its file"))?;
         let mapped = Mapped::writable(file.as_fd())?;
         let (envelope, rest) = split(&mapped)?;
         let Envelope::Here(order) = envelope else { return Err(io::Error::other("an order without an end")) };
         let payload = Payload::new(Bytes::File(mapped), rest, &order);
-        Ok(Some(Received { order, descriptors, payload }))
+        Ok(Some(Received::new(order, descriptors, payload)))
     }
 }
 

@@ -1,16 +1,19 @@
 //! The fork server, and what becomes of its copies.
 
 use std::env;
+use std::io;
 use std::os::fd::{AsFd, AsRawFd, IntoRawFd, OwnedFd, RawFd};
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
 
 use super::order::{self, Answer, Order, Payload, Received, Request, VARIABLE};
 use super::server::unasked;
 use crate::sys;
+use crate::sys::blob::Blob;
 use crate::sys::channel::Channel;
-use crate::sys::image::Image;
+use crate::sys::image::{Argument, Image};
 use crate::sys::sibling::{Copied, Origin, Settling, Side};
-use crate::sys::spawn::{Failure, Step};
+use crate::sys::spawn::{Failure, Setup, Step};
 
 crate::sys::entry::before_main!(ENTRY, begin);
 
@@ -74,7 +77,7 @@ fn serve(requests: Channel) -> Option<()> {
 
 /// Runs a function in the server itself. Which signals are ignored by now.
 fn preload(entry: u64) -> Result<(Origin, u64), String> {
-    let call = || Image::get().call(entry as usize, &[], &mut ());
+    let call = || Image::get().call(entry as usize, Argument::default(), &mut ());
     match catch_unwind(AssertUnwindSafe(call)) {
         Ok(Some(0)) => {}
         Ok(Some(_)) | Err(_) => return Err("it panicked; its message is on the standard error of the program".into()),
@@ -88,7 +91,7 @@ fn preload(entry: u64) -> Result<(Origin, u64), String> {
 
 /// The life of a copy.
 fn live(copied: Copied, starter: Channel, inherited: Inherited) -> ! {
-    let Received { order, descriptors, payload } = match Order::receive(&starter) {
+    let Received { order, descriptors, blobs, payload } = match Order::receive(&starter) {
         Ok(Some(received)) => received,
         // Who asked for it needs it no more.
         Ok(None) => sys::process::leave(0),
@@ -97,10 +100,16 @@ fn live(copied: Copied, starter: Channel, inherited: Inherited) -> ! {
     // Where there is no other number for it, its hang-up says enough.
     let Ok(starter) = order.setup.beside(starter.into()) else { sys::process::leave(127) };
     let starter = Channel::from(starter);
+    let blobs: Vec<Arc<Blob>> = match blobs.into_iter().map(|fd| received(fd, &order.setup)).collect() {
+        Ok(blobs) => blobs,
+        Err(error) => fail(&starter, &unasked(error)),
+    };
     let entry = order.entry;
+    let keep: Vec<RawFd> =
+        blobs.iter().map(|blob| blob.as_fd().as_raw_fd()).chain([starter.as_fd().as_raw_fd()]).collect();
     // The environment stays where it came.
     let payload: &'static Payload = Box::leak(Box::new(payload));
-    let mut channel = match settle(copied, *order, payload.environment(), descriptors, &starter, inherited) {
+    let mut channel = match settle(copied, *order, payload.environment(), descriptors, keep, inherited) {
         Ok(settled) => settled,
         Err(failure) => fail(&starter, &failure),
     };
@@ -109,10 +118,17 @@ fn live(copied: Copied, starter: Channel, inherited: Inherited) -> ! {
         sys::process::leave(127);
     }
     drop(starter);
-    let call = || Image::get().call(entry as usize, payload.argument(), &mut channel);
+    let argument = Argument { bytes: payload.argument(), blobs: &blobs };
+    let call = || Image::get().call(entry as usize, argument, &mut channel);
     let code = catch_unwind(AssertUnwindSafe(call)).map_or(PANICKED, |code| code.unwrap_or(PANICKED));
     // What was written without a newline is flushed, by Rust and by C.
     std::process::exit(code)
+}
+
+/// A part of the argument, where no descriptor of the function's comes.
+fn received(fd: OwnedFd, setup: &Setup) -> io::Result<Arc<Blob>> {
+    let opened = Blob::open(setup.beside(fd)?);
+    opened.map(Arc::new).map_err(|(error, _)| error)
 }
 
 fn fail(starter: &Channel, failure: &Failure) -> ! {
@@ -127,19 +143,20 @@ struct Inherited {
     has_handlers: bool,
 }
 
-/// Makes the copy what it was ordered to be. The function's channel.
+/// Makes the copy what it was ordered to be; of its own descriptors it keeps those, and the function's channel, which it gives.
 fn settle(
     copied: Copied,
     order: Order,
     environment: &'static [u8],
     descriptors: Vec<OwnedFd>,
-    starter: &Channel,
+    mut keep: Vec<RawFd>,
     inherited: Inherited,
 ) -> Result<Option<OwnedFd>, Failure> {
     let mut setup = order.setup;
     let mut descriptors: Vec<Option<OwnedFd>> = descriptors.into_iter().map(Some).collect();
     let channel = order.channel.and_then(|place| descriptors.get_mut(place)?.take());
     let channel = channel.map(|fd| setup.beside(fd)).transpose().map_err(unasked)?;
+    keep.extend(channel.as_ref().map(AsRawFd::as_raw_fd));
     let directory = order.directory.and_then(|place| descriptors.get_mut(place)?.take());
     let number = |place: RawFd| {
         let fd = usize::try_from(place).ok().and_then(|place| descriptors.get(place)?.as_ref());
@@ -153,7 +170,7 @@ fn settle(
         directory,
         ignored: (inherited.ignored, order.ignored),
         has_handlers: inherited.has_handlers,
-        keep: &[starter.as_fd().as_raw_fd(), channel.as_ref().map_or(-1, AsRawFd::as_raw_fd)],
+        keep: &keep,
     };
     // From here on they are not ours to close: they are closed, or where they belong.
     descriptors.into_iter().flatten().for_each(|fd| _ = fd.into_raw_fd());

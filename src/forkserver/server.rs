@@ -2,7 +2,7 @@
 
 use std::error::Error as _;
 use std::io;
-use std::os::fd::{AsRawFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, RawFd};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
@@ -13,7 +13,7 @@ use crate::process::{Command, Group, Process, Stdio};
 use crate::sys;
 use crate::sys::channel::{Channel, Message, is_gone};
 use crate::sys::directory::Directory;
-use crate::sys::image::Image;
+use crate::sys::image::{Argument, Image};
 use crate::sys::locked;
 use crate::sys::pidfd::Pidfd;
 use crate::sys::spawn::{Child, Failure, Setup, Step, reap};
@@ -29,7 +29,7 @@ const SETTLING: Duration = Duration::from_micros(200);
 /// What is to run.
 pub(super) struct Work<'a> {
     pub(super) entry: u64,
-    pub(super) argument: &'a [u8],
+    pub(super) argument: Argument<'a>,
     /// The function's own.
     pub(super) channel: Option<RawFd>,
 }
@@ -283,8 +283,10 @@ impl Server {
             ignored: now.ignored,
             entry: work.entry,
             channel,
+            blobs: work.argument.blobs.len(),
         };
-        match order.send(to, environment, work.argument, descriptors) {
+        descriptors.extend(work.argument.blobs.iter().map(|blob| blob.as_fd().as_raw_fd()));
+        match order.send(to, environment, work.argument.bytes, descriptors) {
             // It was killed.
             Err(error) if is_gone(&error) => Ok(()),
             sent => Ok(sent?),

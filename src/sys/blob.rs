@@ -4,7 +4,7 @@ use std::ffi::c_void;
 use std::fs::File;
 use std::io::{self, BufWriter, IntoInnerError, Write};
 use std::ops::Deref;
-use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::ptr;
 
 use nix::errno::Errno;
@@ -121,9 +121,48 @@ impl Drop for Mapped {
     }
 }
 
+/// A file in memory that nobody changes any more, and what it holds.
+#[derive(Debug)]
+pub(crate) struct Blob {
+    mapped: Mapped,
+    file: OwnedFd,
+}
+
+impl Blob {
+    /// A new one with those bytes.
+    pub(crate) fn new(bytes: &[u8]) -> io::Result<Blob> {
+        let file = of(&[bytes])?;
+        Ok(Blob { mapped: Mapped::new(file.as_fd())?, file })
+    }
+
+    /// One that somebody else made.
+    ///
+    /// # Errors
+    /// Those of [`Mapped::new`], and the file: to close whatever that is may block.
+    pub(crate) fn open(file: OwnedFd) -> Result<Blob, (io::Error, OwnedFd)> {
+        match Mapped::new(file.as_fd()) {
+            Ok(mapped) => Ok(Blob { mapped, file }),
+            Err(error) => Err((error, file)),
+        }
+    }
+}
+
+impl AsFd for Blob {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.file.as_fd()
+    }
+}
+
+impl Deref for Blob {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        &self.mapped
+    }
+}
+
 #[cfg(test)]
 mod tests {
-    use std::os::fd::AsFd;
 
     use super::*;
 

@@ -11,11 +11,21 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 use std::io;
 use std::ops::Range;
 use std::os::unix::fs::MetadataExt;
-use std::sync::OnceLock;
+use std::sync::{Arc, OnceLock};
+
+use super::blob::Blob;
 
 /// What can be called by its place: takes an encoded argument, and what it may answer by (each entry knows what that is); gives an
 /// exit code.
-pub(crate) type Entry = fn(&[u8], &mut dyn Any) -> i32;
+pub(crate) type Entry = fn(Argument<'_>, &mut dyn Any) -> i32;
+
+/// An argument, encoded.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Argument<'a> {
+    pub(crate) bytes: &'a [u8],
+    /// What goes with them.
+    pub(crate) blobs: &'a [Arc<Blob>],
+}
 
 /// A value of a type that takes no place: a function item, or a closure that captures nothing. Somebody had one, or the caller could not name
 /// the type's code; and it may be copied. (Who calls it on another thread of this process asks for `Send + 'static`, too: a closure may
@@ -64,7 +74,7 @@ impl Image {
     /// Calls the entry that is so far from its base; `None`: there is no code.
     ///
     /// Whoever names it runs the same file and took the distance of an [`Entry`]: a number from elsewhere must not come here.
-    pub(crate) fn call(&self, offset: usize, argument: &[u8], answer: &mut dyn Any) -> Option<i32> {
+    pub(crate) fn call(&self, offset: usize, argument: Argument<'_>, answer: &mut dyn Any) -> Option<i32> {
         let code = self.at(offset)?;
         // SAFETY: it is the address of an `Entry`, as the caller knows.
         let entry = unsafe { std::mem::transmute::<*const (), Entry>(code) };

@@ -20,7 +20,7 @@ use serde::de::DeserializeOwned;
 use crate::forkserver::{self, Function};
 use crate::process::{Builder, Process};
 use crate::sys::channel::Channel;
-use crate::sys::image::the_only;
+use crate::sys::image::{Argument, the_only};
 use single::Single;
 
 pub use cancelled::cancelled;
@@ -118,7 +118,7 @@ where
     Ok(Task::new(Single::new(process, ours)))
 }
 
-fn entry<F, A, R>(argument: &[u8], channel: &mut dyn Any) -> i32
+fn entry<F, A, R>(argument: Argument<'_>, channel: &mut dyn Any) -> i32
 where
     F: Fn(A) -> R + Copy,
     A: DeserializeOwned,

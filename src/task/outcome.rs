@@ -1,7 +1,8 @@
 //! What a task says at its end: one message, to which a large value comes as a file in memory.
 
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
+use std::sync::Arc;
 
 use postcard::ser_flavors::Flavor;
 use serde::de::DeserializeOwned;
@@ -10,8 +11,10 @@ use serde::{Deserialize, Serialize};
 use super::error::TaskError;
 use super::panicking::{Told, caught};
 use crate::callbacks::Callbacks;
-use crate::sys::blob::{Growing, Mapped};
+use crate::shared_bytes::{self, MOST_BLOBS};
+use crate::sys::blob::{self, Blob, Growing, Mapped};
 use crate::sys::channel::{Channel, MOST_BYTES, Message};
+use crate::sys::image::Argument;
 
 #[derive(Debug, Serialize, Deserialize)]
 pub(super) enum Outcome {
@@ -34,11 +37,29 @@ pub(super) enum Outcome {
 pub(super) enum Encoded {
     /// Behind what else the message has.
     Here(Vec<u8>),
-    /// Alone: it is large.
-    File(OwnedFd),
+    /// Alone: it is large, or something goes with it.
+    Parcel(Parcel),
 }
 
-/// Writes `value` behind `head`, or into a file.
+/// A file with a value in it, and what goes with it.
+#[derive(Debug)]
+pub(super) struct Parcel {
+    file: OwnedFd,
+    blobs: Vec<Arc<Blob>>,
+}
+
+/// More descriptors does none have.
+pub(super) const MOST_IN_PARCEL: usize = 1 + MOST_BLOBS;
+
+impl Parcel {
+    /// In the order in which they are sent.
+    pub(super) fn descriptors(&self) -> Vec<RawFd> {
+        let blobs = self.blobs.iter().map(|blob| blob.as_fd());
+        [self.file.as_fd()].into_iter().chain(blobs).map(|fd| fd.as_raw_fd()).collect()
+    }
+}
+
+/// Writes `value` behind `head`, or into a file; into one, too, where it has shared bytes.
 ///
 /// # Errors
 /// In words.
@@ -46,8 +67,21 @@ pub(super) fn encode(head: Vec<u8>, value: &impl Serialize) -> Result<Encoded, S
     let mut trouble = None;
     let start = head.len();
     let spilling = Spilling { here: head, start, file: None, trouble: &mut trouble };
-    let encoded = postcard::serialize_with_flavor(value, spilling);
-    encoded.map_err(|error| trouble.map_or_else(|| error.to_string(), |trouble| trouble.to_string()))
+    let (encoded, blobs) = shared_bytes::packing(|| postcard::serialize_with_flavor(value, spilling));
+    let encoded = encoded.map_err(|error| trouble.map_or_else(|| error.to_string(), |trouble| trouble.to_string()))?;
+    Ok(match encoded {
+        Spilled::Here(bytes) if blobs.is_empty() => Encoded::Here(bytes),
+        Spilled::Here(bytes) => {
+            let file = blob::of(&[bytes.get(start..).unwrap_or_default()]).map_err(|error| error.to_string())?;
+            Encoded::Parcel(Parcel { file, blobs })
+        }
+        Spilled::File(file) => Encoded::Parcel(Parcel { file, blobs }),
+    })
+}
+
+enum Spilled {
+    Here(Vec<u8>),
+    File(OwnedFd),
 }
 
 /// Bytes in memory until they are many.
@@ -85,7 +119,7 @@ impl Spilling<'_> {
 }
 
 impl Flavor for Spilling<'_> {
-    type Output = Encoded;
+    type Output = Spilled;
 
     fn try_push(&mut self, byte: u8) -> postcard::Result<()> {
         self.try_extend(&[byte])
@@ -96,11 +130,11 @@ impl Flavor for Spilling<'_> {
         self.noted(written)
     }
 
-    fn finalize(mut self) -> postcard::Result<Encoded> {
+    fn finalize(mut self) -> postcard::Result<Spilled> {
         match self.file.take() {
-            None => Ok(Encoded::Here(self.here)),
+            None => Ok(Spilled::Here(self.here)),
             Some(file) => {
-                let finished = file.finish().map(Encoded::File);
+                let finished = file.finish().map(Spilled::File);
                 self.noted(finished)
             }
         }
@@ -109,44 +143,79 @@ impl Flavor for Spilling<'_> {
 
 /// An encoded value, or an argument, that came here.
 #[derive(Debug)]
-pub(super) enum Value {
-    Bytes { all: Vec<u8>, from: usize },
+pub(super) struct Value {
+    bytes: Bytes,
+    blobs: Vec<Arc<Blob>>,
+}
+
+#[derive(Debug)]
+enum Bytes {
+    Here { all: Vec<u8>, from: usize },
     File(Mapped),
+}
+
+impl Bytes {
+    fn read(file: &OwnedFd) -> io::Result<Bytes> {
+        /// A mapping is one of few, for as long as nobody takes the value (`vm.max_map_count`: 65,530 where nobody changed that).
+        const WORTH_A_MAPPING: usize = 256 * 1024;
+        let mapped = Mapped::new(file.as_fd())?;
+        Ok(if mapped.len() < WORTH_A_MAPPING {
+            Bytes::Here { all: mapped.to_vec(), from: 0 }
+        } else {
+            Bytes::File(mapped)
+        })
+    }
 }
 
 impl Value {
     /// What comes behind the head of a message, of which `rest` bytes are left.
     pub(super) fn behind(all: Vec<u8>, rest: usize) -> Value {
         let from = all.len().saturating_sub(rest);
-        Value::Bytes { all, from }
+        Value { bytes: Bytes::Here { all, from }, blobs: Vec::new() }
     }
 
-    /// An argument's.
-    pub(super) fn in_file(file: io::Result<OwnedFd>) -> Result<Value, Outcome> {
-        file.and_then(|file| Value::read(&file))
-            .map_err(|error| Outcome::Codec { why: format!("its argument was lost: {error}") })
+    /// What was not sent, and stays in this process.
+    pub(super) fn of(parcel: Parcel) -> io::Result<Value> {
+        let bytes = Bytes::read(&parcel.file)?;
+        Ok(Value { bytes, blobs: parcel.blobs })
     }
 
-    fn read(file: &OwnedFd) -> io::Result<Value> {
-        /// A mapping is one of few, for as long as nobody takes the value (`vm.max_map_count`: 65,530 where nobody changed that).
-        const WORTH_A_MAPPING: usize = 256 * 1024;
-        let mapped = Mapped::new(file.as_fd())?;
-        Ok(if mapped.len() < WORTH_A_MAPPING {
-            Value::behind(mapped.to_vec(), mapped.len())
-        } else {
-            Value::File(mapped)
-        })
-    }
-
-    pub(super) fn bytes(&self) -> &[u8] {
-        match self {
-            Value::Bytes { all, from } => all.get(*from..).unwrap_or_default(),
-            Value::File(mapped) => mapped,
+    /// What came; where there was no place for all of it, nothing.
+    ///
+    /// # Errors
+    /// Those of [`Mapped::new`].
+    pub(super) fn unpack(files: Option<Vec<OwnedFd>>) -> io::Result<Value> {
+        let mut files = files.ok_or_else(|| io::Error::from_raw_os_error(libc::EMFILE))?.into_iter();
+        let file = files.next().ok_or(io::ErrorKind::InvalidData)?;
+        let mut blobs = Vec::new();
+        let read = Bytes::read(&file).map_err(|error| (error, file)).and_then(|bytes| {
+            for file in &mut files {
+                blobs.push(Arc::new(Blob::open(file)?));
+            }
+            Ok(bytes)
+        });
+        match read {
+            Ok(bytes) => Ok(Value { bytes, blobs }),
+            Err((error, file)) => {
+                // Whatever that is: to close it may block.
+                let rest: Vec<OwnedFd> = files.chain([file]).collect();
+                Callbacks::get().run_own(move || drop(rest));
+                Err(error)
+            }
         }
     }
 
+    pub(super) fn argument(&self) -> Argument<'_> {
+        let bytes = match &self.bytes {
+            Bytes::Here { all, from } => all.get(*from..).unwrap_or_default(),
+            Bytes::File(mapped) => mapped,
+        };
+        Argument { bytes, blobs: &self.blobs }
+    }
+
     pub(super) fn decode<R: DeserializeOwned>(&self) -> Result<R, TaskError> {
-        postcard::from_bytes(self.bytes())
+        let Argument { bytes, blobs } = self.argument();
+        shared_bytes::unpacking(blobs, || postcard::from_bytes(bytes))
             .map_err(|error| TaskError::Codec(format!("its value cannot be decoded: {error}")))
     }
 }
@@ -155,7 +224,7 @@ impl Value {
 pub(super) fn report<R: Serialize>(to: &Channel, call: impl FnOnce() -> Result<R, String>) -> bool {
     let sent = match answer(head, call) {
         Ok(Encoded::Here(message)) => to.send(&message, &[]),
-        Ok(Encoded::File(file)) => to.send_patiently(&head(&Outcome::ValueInFile), &[file.as_raw_fd()]),
+        Ok(Encoded::Parcel(parcel)) => to.send_patiently(&head(&Outcome::ValueInFile), &parcel.descriptors()),
         Err(outcome) => {
             // Nobody may want to know any more.
             _ = to.send(&head(&outcome), &[]);
@@ -163,6 +232,11 @@ pub(super) fn report<R: Serialize>(to: &Channel, call: impl FnOnce() -> Result<R
         }
     };
     sent.is_ok()
+}
+
+/// A call cannot be made, for want of what it is called with.
+pub(super) fn lost_argument(error: &io::Error) -> Outcome {
+    Outcome::Codec { why: format!("its argument was lost: {error}") }
 }
 
 fn head(outcome: &Outcome) -> Vec<u8> {
@@ -195,26 +269,26 @@ fn unread(error: &io::Error) -> TaskError {
 }
 
 fn read(message: Message) -> io::Result<Result<Value, TaskError>> {
-    let Message { bytes, mut descriptors, .. } = message;
+    let Message { bytes, descriptors, incomplete } = message;
+    let mut files = whole(descriptors, incomplete);
     let decoded = postcard::take_from_bytes::<Outcome>(&bytes).map(|(outcome, rest)| (outcome, rest.len()));
-    let told = decoded.map(|(outcome, rest)| outcome.told(bytes, rest, || in_file(descriptors.pop())));
-    if !descriptors.is_empty() {
+    let told = decoded.map(|(outcome, rest)| outcome.told(bytes, rest, || Value::unpack(files.take())));
+    if let Some(files) = files.filter(|files| !files.is_empty()) {
         // None of ours, and to close them may block.
-        Callbacks::get().run_own(move || drop(descriptors));
+        Callbacks::get().run_own(move || drop(files));
     }
     told.map_err(io::Error::other)
 }
 
-/// That of a file that somebody else sent.
-pub(super) fn in_file(file: Option<OwnedFd>) -> io::Result<Value> {
-    // There was no place for it here.
-    let file = file.ok_or_else(|| io::Error::from_raw_os_error(libc::EMFILE))?;
-    let value = Value::read(&file);
-    if value.is_err() {
-        // Whatever that is: to close it may block.
-        Callbacks::get().run_own(move || drop(file));
+/// What came with a message; `None`: some of it found no place here.
+pub(super) fn whole(descriptors: Vec<OwnedFd>, incomplete: bool) -> Option<Vec<OwnedFd>> {
+    if !incomplete {
+        return Some(descriptors);
     }
-    value
+    if !descriptors.is_empty() {
+        Callbacks::get().run_own(move || drop(descriptors));
+    }
+    None
 }
 
 impl Outcome {

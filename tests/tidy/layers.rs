@@ -20,6 +20,7 @@ const LAYERS: &[(&str, u8)] = &[
     ("policy", 1),
     ("process/state", 1),
     ("ring", 1),
+    ("shared_bytes", 1),
     ("signal", 1),
     ("stop", 1),
     ("supervisor/strategy", 1),

@@ -16,7 +16,7 @@ use super::{Form, Now, Worker};
 use crate::forkserver::{captures_nothing, decode_argument};
 use crate::process::{Builder, Process, exit_code};
 use crate::stop::{Stop, Survivors};
-use crate::sys::image::{Entry, the_only};
+use crate::sys::image::{Argument, Entry, the_only};
 use crate::task::error::TaskError;
 
 /// The options of a [`Worker`]; from [`Worker::builder`].
@@ -174,7 +174,7 @@ fn link_of(worker: &Worker) -> Option<Arc<Link>> {
 }
 
 /// What it returns is told as by `main`.
-fn setup_entry<F, A, R>(argument: &[u8], call: &mut dyn Any) -> i32
+fn setup_entry<F, A, R>(argument: Argument<'_>, call: &mut dyn Any) -> i32
 where
     F: Fn(A) -> R + Copy + Send + 'static,
     A: DeserializeOwned,

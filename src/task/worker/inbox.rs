@@ -10,17 +10,18 @@ use crate::callbacks::Callbacks;
 use crate::sys::channel::Channel;
 use crate::sys::locked;
 use crate::sys::ring::Garbage;
+use crate::task::outcome::{MOST_IN_PARCEL, whole};
 
-/// So many files are kept, and messages read in a row, whatever a worker sends.
+/// About so many files are kept, and messages read in a row, whatever a worker sends.
 const MOST_AT_ONCE: usize = 64;
 /// More than a socket holds, also one that is larger than usual (`wmem_default`, socket(7)): between two files there are fewer.
 const MOST_WORDS: usize = 65_536;
 
-/// The files that wait for who reads the answers.
+/// The files that wait for who reads the answers, those of an answer together.
 #[derive(Default)]
 pub(super) struct Inbox {
-    /// One for which there was no place is `None`. Before the queue of the callback threads.
-    files: Mutex<VecDeque<Option<OwnedFd>>>,
+    /// Those for which there was no place are `None`. Before the queue of the callback threads.
+    files: Mutex<VecDeque<Option<Vec<OwnedFd>>>>,
     /// How many there ever were.
     came: AtomicU64,
     /// And were taken; by who reads the answers, while he does.
@@ -41,7 +42,7 @@ impl Inbox {
     pub(super) fn receive(&self, channel: &Channel) -> Result<Left, Garbage> {
         let mut files = locked(&self.files);
         for _ in 0..MOST_AT_ONCE {
-            if files.len() >= MOST_AT_ONCE {
+            if files.iter().map(|files| files.as_ref().map_or(1, Vec::len)).sum::<usize>() >= MOST_AT_ONCE {
                 return Ok(Left::Files);
             }
             if !self.receive_one(&mut files, channel)? {
@@ -51,8 +52,8 @@ impl Inbox {
         Ok(Left::Little)
     }
 
-    /// The next file. It was sent before the answer that tells of it: it is here, or in the channel.
-    pub(super) fn take(&self, channel: &Channel) -> Result<Option<OwnedFd>, Garbage> {
+    /// The next files. They were sent before the answer that tells of them: they are here, or in the channel.
+    pub(super) fn take(&self, channel: &Channel) -> Result<Option<Vec<OwnedFd>>, Garbage> {
         let mut files = locked(&self.files);
         for _ in 0..MOST_WORDS {
             if let Some(file) = files.pop_front() {
@@ -67,12 +68,12 @@ impl Inbox {
     }
 
     /// False: nothing has come.
-    fn receive_one(&self, files: &mut VecDeque<Option<OwnedFd>>, channel: &Channel) -> Result<bool, Garbage> {
-        let Ok(Some(mut message)) = channel.receive_at_once() else { return Ok(false) };
+    fn receive_one(&self, files: &mut VecDeque<Option<Vec<OwnedFd>>>, channel: &Channel) -> Result<bool, Garbage> {
+        let Ok(Some(message)) = channel.receive_at_once() else { return Ok(false) };
         match (Signal::read(&message.bytes), message.descriptors.len(), message.incomplete) {
             (Some(Signal::Look), 0, false) => {}
-            (Some(Signal::File), 1, false) | (Some(Signal::File), 0, true) => {
-                files.push_back(message.descriptors.pop());
+            (Some(Signal::File), 1..=MOST_IN_PARCEL, false) | (Some(Signal::File), 0..MOST_IN_PARCEL, true) => {
+                files.push_back(whole(message.descriptors, message.incomplete));
                 self.came.fetch_add(1, Ordering::SeqCst);
             }
             _ => {

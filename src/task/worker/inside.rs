@@ -4,22 +4,22 @@
 use std::any::Any;
 use std::collections::VecDeque;
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, OwnedFd};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 
 use super::WAKING;
 use super::host::{self, Begun, Host};
 use super::wire::{self, ANSWERS, LANES, Lane, Request, Signal};
 use crate::sys;
-use crate::sys::channel::Channel;
-use crate::sys::image::Image;
+use crate::sys::channel::{Channel, Message};
+use crate::sys::image::{Argument, Image};
 use crate::sys::locked;
 use crate::sys::ring::{Garbage, Reader, Shared, Wake, Writer};
 use crate::sys::spin::Spin;
-use crate::task::outcome::{Encoded, Outcome, Value};
+use crate::task::outcome::{Encoded, Outcome, Value, lost_argument, whole};
 
 /// The main thread of a worker.
-pub(super) fn live(_: &[u8], channel: &mut dyn Any) -> i32 {
+pub(super) fn live(_: Argument<'_>, channel: &mut dyn Any) -> i32 {
     let channel = channel.downcast_mut::<Option<OwnedFd>>().and_then(Option::take);
     let worker = channel.and_then(|channel| Worker::new(channel.into()).ok());
     worker.and_then(|(worker, ordered, aside)| worker.live(ordered, aside)).unwrap_or(1)
@@ -34,10 +34,10 @@ struct Worker {
     files: [Files; 2],
 }
 
-/// Those that have come for a lane; one for which there was no place is `None`.
+/// Those that have come for a lane, those of a call together; those for which there was no place are `None`.
 #[derive(Default)]
 struct Files {
-    come: Mutex<VecDeque<Option<OwnedFd>>>,
+    come: Mutex<VecDeque<Option<Vec<OwnedFd>>>>,
     more: Condvar,
 }
 
@@ -119,7 +119,7 @@ impl Worker {
 
     /// The next message of the channel; a file in it is put where it is looked for.
     fn receive(&self) -> Signal {
-        let mut message = loop {
+        let message = loop {
             // That is done with the socket that it was begun with, whoever has the number by then.
             let came = self.channel().until_any();
             let channel = self.channel();
@@ -130,10 +130,11 @@ impl Worker {
                 Err(_) => sys::process::leave(1),
             }
         };
-        let (signal, file) = (Signal::read(&message.bytes), message.descriptors.pop());
+        let Message { bytes, descriptors, incomplete } = message;
+        let (signal, files) = (Signal::read(&bytes), whole(descriptors, incomplete));
         match signal {
-            Some(Signal::File) => self.files[Lane::Ordered as usize].put(file),
-            Some(Signal::FileAside) => self.files[Lane::Aside as usize].put(file),
+            Some(Signal::File) => self.files[Lane::Ordered as usize].put(files),
+            Some(Signal::FileAside) => self.files[Lane::Aside as usize].put(files),
             Some(Signal::Look) | None => {}
         }
         signal.unwrap_or(Signal::Look)
@@ -180,10 +181,10 @@ impl Worker {
         if !in_file {
             return Ok(Value::behind(message, rest));
         }
-        let file = self.files[lane as usize].take();
+        let files = self.files[lane as usize].take();
         // Another one may be sent.
         self.say(id, Err(Outcome::Taken));
-        Value::in_file(file.ok_or_else(|| io::Error::from_raw_os_error(libc::EMFILE)))
+        Value::unpack(files).map_err(|error| lost_argument(&error))
     }
 
     fn run(&self, id: u64, begun: Option<Begun>, entry: u64, argument: Result<Value, Outcome>) {
@@ -191,21 +192,21 @@ impl Worker {
             Ok(argument) => argument,
             Err(outcome) => return self.say(id, Err(outcome)),
         };
-        let enter = |call: &mut dyn Any| Image::get().call(entry as usize, argument.bytes(), call);
+        let enter = |call: &mut dyn Any| Image::get().call(entry as usize, argument.argument(), call);
         self.say(id, self.host.run(begun, enter));
         // Nobody waits while a large one is given back.
         drop(argument);
     }
 
     fn say(&self, id: u64, answer: Result<Encoded, Outcome>) {
-        let (message, file) = match answer {
+        let (message, parcel) = match answer {
             Ok(Encoded::Here(message)) => (message, None),
-            Ok(Encoded::File(file)) => (host::head(id, &Outcome::ValueInFile), Some(file)),
+            Ok(Encoded::Parcel(parcel)) => (host::head(id, &Outcome::ValueInFile), Some(parcel)),
             Err(outcome) => (host::head(id, &outcome), None),
         };
         // Files and answers in files come in the same order.
         let mut answers = locked(&self.answers);
-        let sent = file.map(|file| self.channel().send_patiently(&Signal::File.bytes(), &[file.as_raw_fd()]));
+        let sent = parcel.map(|parcel| self.channel().send_patiently(&Signal::File.bytes(), &parcel.descriptors()));
         let message = match sent {
             // Without its file it would be given that of the next.
             Some(Err(error)) => host::head(id, &Outcome::Codec { why: format!("its value was lost: {error}") }),
@@ -222,8 +223,8 @@ impl Worker {
 }
 
 impl Files {
-    fn put(&self, file: Option<OwnedFd>) {
-        locked(&self.come).push_back(file);
+    fn put(&self, files: Option<Vec<OwnedFd>>) {
+        locked(&self.come).push_back(files);
         self.more.notify_all();
     }
 
@@ -231,12 +232,12 @@ impl Files {
         locked(&self.come).is_empty()
     }
 
-    /// The next; it was sent before whoever takes it was told of it.
-    fn take(&self) -> Option<OwnedFd> {
+    /// The next; they were sent before whoever takes them was told of them.
+    fn take(&self) -> Option<Vec<OwnedFd>> {
         let mut come = locked(&self.come);
         loop {
-            if let Some(file) = come.pop_front() {
-                return file;
+            if let Some(files) = come.pop_front() {
+                return files;
             }
             come = self.more.wait(come).unwrap_or_else(PoisonError::into_inner);
         }

@@ -20,7 +20,7 @@ use super::slot::Wakers;
 use super::wire::{self, ANSWERS, Answer, LANES, Lane, Request, Signal};
 use crate::error::Result as Started;
 use crate::exit::Exit;
-use crate::forkserver::{self, Function};
+use crate::forkserver::{self, Function, Packed};
 use crate::process::{Builder, Process};
 use crate::reaper::{Reaper, Token, Watcher};
 use crate::sys;
@@ -32,7 +32,7 @@ use crate::sys::ring::{Garbage, Nudge, Reader, Shared, Writer};
 use crate::task::background;
 use crate::task::elsewhere::Elsewhere;
 use crate::task::error::TaskError;
-use crate::task::outcome::{Outcome, in_file};
+use crate::task::outcome::{Outcome, Value};
 
 /// So many answers are read in a row by who has something else to look at: the reaper has others to serve, who waits has a limit.
 const MOST_ANSWERS: usize = 1_000;
@@ -79,7 +79,7 @@ const FIRST: u64 = 1;
 
 /// What the target of a worker's process is; each run gets a channel of its own.
 pub(super) fn target() -> Function {
-    Function::new("worker", inside::live, Ok(Vec::new()))
+    Function::new("worker", inside::live, Ok(Packed::default()))
 }
 
 impl Link {
@@ -238,7 +238,7 @@ impl Link {
             let told = outcome.told(message, rest, || {
                 let file = self.take_file().map_err(|Garbage| io::Error::from(io::ErrorKind::InvalidData));
                 // One that no worker sends is as good as none.
-                file.and_then(in_file).inspect_err(|error| is_whole = !blob::is_refusal(error))
+                file.and_then(Value::unpack).inspect_err(|error| is_whole = !blob::is_refusal(error))
             });
             if !is_whole {
                 return None;
@@ -264,7 +264,7 @@ impl Link {
         Some(())
     }
 
-    fn take_file(&self) -> Result<Option<OwnedFd>, Garbage> {
+    fn take_file(&self) -> Result<Option<Vec<OwnedFd>>, Garbage> {
         let file = self.inbox.take(&self.channel);
         // There is room for another one.
         self.watch_for(Interest::READ);

@@ -34,7 +34,7 @@ use super::handle::Task;
 use super::owner::Owner;
 use crate::error::{Error, Kind, Who};
 use crate::forkserver::{captures_nothing, decode_argument};
-use crate::sys::image::{Entry, the_only};
+use crate::sys::image::{Argument, Entry, the_only};
 use crate::sys::locked;
 use builder::Options;
 use home::{Home, Homes, Queued};
@@ -365,7 +365,7 @@ impl fmt::Debug for Worker {
     }
 }
 
-fn call_entry<F, A, R>(argument: &[u8], call: &mut dyn Any) -> i32
+fn call_entry<F, A, R>(argument: Argument<'_>, call: &mut dyn Any) -> i32
 where
     F: Fn(A) -> R + Copy + Send + 'static,
     A: DeserializeOwned,
@@ -374,7 +374,7 @@ where
     answering(call, |call| call.answer(|| Ok(the_only::<F>()(decode_argument(argument)?))))
 }
 
-fn hold_entry<F, A, T>(argument: &[u8], call: &mut dyn Any) -> i32
+fn hold_entry<F, A, T>(argument: Argument<'_>, call: &mut dyn Any) -> i32
 where
     F: Fn(A) -> T + Copy + Send + 'static,
     A: DeserializeOwned,

@@ -1,13 +1,13 @@
 //! What goes to a worker by one of its lanes: what there is no room for yet waits here, in order.
 
 use std::collections::VecDeque;
-use std::os::fd::{AsRawFd, OwnedFd};
 
 use super::wire::{self, Lane, Request, Signal};
 use crate::sys::channel::{Channel, is_gone};
 use crate::sys::ring::{Garbage, Writer};
+use crate::task::outcome::Parcel;
 
-/// So many large arguments are on their way at once: each takes a descriptor there until it is taken.
+/// So many large arguments are on their way at once: each takes descriptors there until it is taken.
 const MOST_FILES: usize = 8;
 
 /// What goes to a lane.
@@ -31,7 +31,7 @@ struct Letter {
     id: u64,
     is_call: bool,
     message: Vec<u8>,
-    file: Option<OwnedFd>,
+    parcel: Option<Parcel>,
 }
 
 /// What has become of the letters that wait.
@@ -49,19 +49,19 @@ impl Outgoing {
         Outgoing { lane, ring, waiting, files, last: 0, calls: 0, is_held: false }
     }
 
-    pub(super) fn add_call(&mut self, id: u64, message: Vec<u8>, file: Option<OwnedFd>) {
+    pub(super) fn add_call(&mut self, id: u64, message: Vec<u8>, parcel: Option<Parcel>) {
         (self.last, self.calls) = (id, self.calls + 1);
-        self.waiting.push_back(Letter { id, is_call: true, message, file });
+        self.waiting.push_back(Letter { id, is_call: true, message, parcel });
     }
 
     pub(super) fn add(&mut self, request: &Request) {
         let message = wire::encode(request);
-        self.waiting.push_back(Letter { id: self.last, is_call: false, message, file: None });
+        self.waiting.push_back(Letter { id: self.last, is_call: false, message, parcel: None });
     }
 
     /// Before all that waits.
     pub(super) fn add_first(&mut self, request: &Request) {
-        self.waiting.push_front(Letter { id: 0, is_call: false, message: wire::encode(request), file: None });
+        self.waiting.push_front(Letter { id: 0, is_call: false, message: wire::encode(request), parcel: None });
     }
 
     /// Cancels a call that was not sent yet. False: it was.
@@ -70,7 +70,7 @@ impl Outgoing {
         let Some(letter) = self.waiting.get_mut(at).filter(|letter| letter.is_call && letter.id == id) else {
             return false;
         };
-        (letter.message, letter.file) = (wire::encode(&Request::Skip { id }), None);
+        (letter.message, letter.parcel) = (wire::encode(&Request::Skip { id }), None);
         true
     }
 
@@ -99,11 +99,11 @@ impl Outgoing {
             if !self.ring.has_room_for(length)? && self.ring.go_away(length)? {
                 return Ok(Pumped::Well);
             }
-            if let Some(file) = &letter.file {
+            if let Some(parcel) = &letter.parcel {
                 if self.files.len() >= MOST_FILES {
                     return Ok(Pumped::Well);
                 }
-                match channel.send_at_once(&Signal::file_for(self.lane).bytes(), &[file.as_raw_fd()]) {
+                match channel.send_at_once(&Signal::file_for(self.lane).bytes(), &parcel.descriptors()) {
                     Ok(()) => {}
                     Err(error) if is_gone(&error) => {
                         self.forget();
@@ -112,7 +112,7 @@ impl Outgoing {
                     Err(_) => return Ok(Pumped::AgainLater),
                 }
                 self.files.push(letter.id);
-                letter.file = None;
+                letter.parcel = None;
             }
             let Some(wake) = self.ring.write(&[&letter.message])? else { return Ok(Pumped::Well) };
             self.waiting.pop_front();

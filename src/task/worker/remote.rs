@@ -14,7 +14,7 @@ use super::home::{Home, Queued};
 use super::host::{Host, answering};
 use super::wire::Lane;
 use crate::forkserver::{captures_nothing, decode_argument};
-use crate::sys::image::the_only;
+use crate::sys::image::{Argument, the_only};
 use crate::sys::locked;
 use crate::task::error::TaskError;
 use crate::task::handle::Ended;
@@ -223,7 +223,7 @@ fn find<T: Send + 'static>(host: &Host, id: u64) -> Result<Arc<Mutex<T>>, String
     object.ok_or_else(|| format!("there is no such object of type `{}` in this worker", type_name::<T>()))
 }
 
-fn with_entry<F, T, A, R>(argument: &[u8], call: &mut dyn Any) -> i32
+fn with_entry<F, T, A, R>(argument: Argument<'_>, call: &mut dyn Any) -> i32
 where
     F: Fn(&mut T, A) -> R + Copy + Send + 'static,
     T: Send + 'static,
@@ -241,7 +241,7 @@ where
     })
 }
 
-fn fetch_entry<T: Serialize + Send + 'static>(argument: &[u8], call: &mut dyn Any) -> i32 {
+fn fetch_entry<T: Serialize + Send + 'static>(argument: Argument<'_>, call: &mut dyn Any) -> i32 {
     answering(call, |call| {
         let host = call.host();
         call.answer(|| {

@@ -20,7 +20,7 @@ use crate::sys::image::Entry;
 use crate::sys::locked;
 use crate::task::error::TaskError;
 use crate::task::handle::Ended;
-use crate::task::outcome::{Encoded, Outcome, Value, in_file};
+use crate::task::outcome::{Encoded, Outcome, Value, lost_argument};
 use crate::task::owner::Owner;
 
 pub(super) struct Thread {
@@ -107,7 +107,7 @@ impl Inside {
         let mut kept = None;
         let answer = argument.and_then(|argument| {
             let argument = kept.insert(argument);
-            self.host.run(begun, |call| Some(entry(argument.bytes(), call)))
+            self.host.run(begun, |call| Some(entry(argument.argument(), call)))
         });
         if let Some(wakers) = self.board.finish(id, told(answer)) {
             // Who is called next is not to wait for them.
@@ -125,8 +125,8 @@ fn told(answer: Result<Encoded, Outcome>) -> Ended {
             let (_, rest) = wire::decode::<Answer>(&message).ok_or_else(unread)?;
             Ok(Value::behind(message, rest))
         }
-        Ok(Encoded::File(file)) => Outcome::ValueInFile.told(Vec::new(), 0, || in_file(Some(file))),
-        Err(outcome) => outcome.told(Vec::new(), 0, || in_file(None)),
+        Ok(Encoded::Parcel(parcel)) => Outcome::ValueInFile.told(Vec::new(), 0, || Value::of(parcel)),
+        Err(outcome) => outcome.told(Vec::new(), 0, || Value::unpack(None)),
     }
 }
 
@@ -149,8 +149,11 @@ impl Home for Thread {
 
     fn call(&self, lane: Lane, entry: Entry, argument: Encoded, pending: Pending) -> u64 {
         let argument = match argument {
-            Encoded::Here(bytes) => Ok(Value::Bytes { all: bytes, from: 0 }),
-            Encoded::File(file) => Value::in_file(Ok(file)),
+            Encoded::Here(bytes) => {
+                let length = bytes.len();
+                Ok(Value::behind(bytes, length))
+            }
+            Encoded::Parcel(parcel) => Value::of(parcel).map_err(|error| lost_argument(&error)),
         };
         if let Err(error) = self.owner.check(|| self.name.clone(), "call a function of") {
             // (Nobody has it yet.)

@@ -97,7 +97,7 @@ pub(super) fn decode<T: DeserializeOwned>(bytes: &[u8]) -> Option<(T, usize)> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::task::outcome::in_file;
+    use crate::task::outcome::Value;
     use proptest::prelude::*;
 
     proptest! {
@@ -109,8 +109,8 @@ mod tests {
             let rests = [decode::<Answer>(&bytes).map(|(_, rest)| rest), decode::<Request>(&bytes).map(|(_, rest)| rest)];
             prop_assert!(rests.into_iter().flatten().all(|rest| rest < bytes.len()));
             if let Some((Answer { outcome, .. }, rest)) = decode::<Answer>(&bytes) {
-                let told = outcome.told(bytes.clone(), rest, || in_file(None));
-                prop_assert!(told.is_err() || told.unwrap().bytes().len() == rest);
+                let told = outcome.told(bytes.clone(), rest, || Value::unpack(None));
+                prop_assert!(told.is_err() || told.unwrap().argument().bytes.len() == rest);
             }
         }
 

@@ -4,6 +4,7 @@ mod inherited;
 mod inside;
 mod options;
 mod server;
+mod shared_bytes;
 mod tasks;
 
 use std::process::ExitCode;

@@ -63,7 +63,7 @@ impl Home for Link {
         let head = |in_file| wire::encode(&Request::Call { id, entry, in_file });
         match argument {
             Encoded::Here(argument) => outgoing.add_call(id, [head(false), argument].concat(), None),
-            Encoded::File(file) => outgoing.add_call(id, head(true), Some(file)),
+            Encoded::Parcel(parcel) => outgoing.add_call(id, head(true), Some(parcel)),
         }
         drop(outgoing);
         self.pump(lane);
