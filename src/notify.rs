@@ -13,6 +13,8 @@
 //! What is *not* decided here: whether the sender may speak for the process, and whether a `MAINPID=` names a process
 //! of ours. Descriptors that come along (`BARRIER=1`, `FDSTORE=1`) are the receiver's to close.
 
+use std::mem::discriminant;
+
 /// The most bytes that are kept of a status.
 pub(crate) const STATUS_MAX: usize = 1024;
 
@@ -33,11 +35,19 @@ pub(crate) enum Message {
     WatchdogTrigger,
 }
 
-/// The messages in one datagram, in order. Never panics; what is not understood is skipped.
+/// The messages in one datagram, in order, of each kind the last. Never panics; what is not understood is skipped.
 pub(crate) fn parse(datagram: &[u8]) -> Vec<Message> {
     // Some clients send the NUL at the end of their C string, which systemd permits as well.
     let datagram = datagram.strip_suffix(b"\0").unwrap_or(datagram);
-    datagram.split(|&byte| byte == b'\n').filter_map(message).collect()
+    let mut messages: Vec<Message> = Vec::new();
+    for message in datagram.rsplit(|&byte| byte == b'\n').filter_map(message) {
+        // So there are few, however many lines somebody sends.
+        if !messages.iter().any(|later| discriminant(later) == discriminant(&message)) {
+            messages.push(message);
+        }
+    }
+    messages.reverse();
+    messages
 }
 
 /// The message in one line, if it is one.
@@ -119,7 +129,8 @@ mod tests {
             }
         }
         let all = known.iter().map(|(line, _)| *line).collect::<Vec<_>>().join("\n");
-        assert_eq!(parse(all.as_bytes()), known.map(|(_, message)| message));
+        let of_each_the_last = [0, 1, 3, 5, 6, 7].map(|at| known[at].1.clone());
+        assert_eq!(parse(all.as_bytes()), of_each_the_last);
     }
 
     #[test]
@@ -228,7 +239,9 @@ mod tests {
             ], 0..20),
         ) {
             let datagram = lines.iter().map(|(line, _)| &line[..]).collect::<Vec<_>>().join(&b'\n');
-            let expected = lines.into_iter().filter_map(|(_, message)| message).collect::<Vec<_>>();
+            let all = lines.into_iter().filter_map(|(_, message)| message).collect::<Vec<_>>();
+            let is_last = |at: usize| !all[at + 1..].iter().any(|later| discriminant(later) == discriminant(&all[at]));
+            let expected = (0..all.len()).filter(|at| is_last(*at)).map(|at| all[at].clone()).collect::<Vec<_>>();
             prop_assert_eq!(parse(&datagram), expected);
         }
     }

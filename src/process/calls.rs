@@ -28,8 +28,17 @@ pub(super) enum Call {
 #[derive(Default)]
 pub(super) struct Calling {
     queue: VecDeque<Call>,
+    /// Of which runs the end is in it, or being told.
+    exits: Vec<u64>,
     /// A callback thread is at it, or on its way.
     busy: bool,
+}
+
+impl Calling {
+    /// The ends of all runs were told, up to that one.
+    pub(super) fn has_told(&self, generation: u64) -> bool {
+        self.exits.iter().all(|exit| *exit > generation)
+    }
 }
 
 thread_local! {
@@ -58,8 +67,19 @@ impl Turn<'_> {
             Call::Exit(..) => true,
         };
         if wanted {
+            if let Call::Exit(generation, _) = call {
+                self.core.calling.exits.push(generation);
+            }
             self.core.calling.queue.push_back(call);
         }
+    }
+
+    /// Who wanted to hear of the end of run number `generation` has. It may have been started by hand meanwhile.
+    fn reported(&mut self, generation: u64) {
+        self.core.calling.exits.retain(|exit| *exit != generation);
+        self.feed_of(generation, Event::Reported);
+        self.changed = true;
+        self.settle();
     }
 
     /// Whether calls wait for the lines of run number `generation` that do not belong behind all of them.
@@ -134,7 +154,7 @@ impl Inner {
                         on_exit(&Process::lend(self), &exit);
                     }
                 });
-                self.turn(|turn| turn.feed_of(generation, Event::Reported));
+                self.turn(|turn| turn.reported(generation));
             }
         }
     }

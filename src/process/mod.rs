@@ -17,6 +17,7 @@ mod futures;
 mod gate;
 mod handle;
 mod hearing;
+mod jitter;
 mod launch;
 mod leader;
 mod left;

@@ -110,11 +110,12 @@ impl Turn<'_> {
             return;
         }
         self.see_end();
-        // One that had more to say, or whose end alone was not seen yet, is no leak.
         if self.core.machine.is_draining() {
-            return self.read_to_the_end();
+            // One that had more to say, or whose end alone was not seen yet, is no leak.
+            self.read_to_the_end();
+        } else if self.core.machine.judges_word(self.now) {
+            self.read_gate_to_the_end();
         }
-        self.read_gate_to_the_end();
     }
 
     pub(super) fn read_to_the_end(&mut self) {

@@ -47,6 +47,8 @@ pub(super) struct Run {
     pub(super) generation: u64,
     pub(super) started: SystemTime,
     pub(super) began: Instant,
+    /// So long it took after that until it was known to live.
+    pub(super) creation: Duration,
     pub(super) leader: Leader,
     pidfd_token: Option<Token>,
     /// A thread in a join looks after the leader in the reaper's stead.
@@ -124,6 +126,7 @@ impl Run {
             generation,
             started: launched.started,
             began: launched.began,
+            creation: Duration::ZERO,
             leader: Leader {
                 pid: launched.child.pid,
                 pidfd: Arc::new(launched.child.pidfd),

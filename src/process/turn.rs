@@ -8,7 +8,6 @@ use std::collections::VecDeque;
 use std::io;
 use std::os::fd::AsFd;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::Waker;
 use std::time::{Instant, SystemTime};
 
@@ -16,6 +15,7 @@ use super::calls::Call;
 use super::containment::{Occupancy, Seen, Survey};
 use super::core::{Core, Inner, NeverReady, let_go};
 use super::events::{Event as PublicEvent, EventKind, Queue};
+use super::jitter::random;
 use super::monitor::{self, Guard};
 use super::procfs;
 use super::refused::NO_THREAD;
@@ -78,8 +78,14 @@ impl<'a> Turn<'a> {
                 events.extend(self.perform(action));
             }
         }
-        if self.core.machine.is_settled() {
-            self.core.settled = self.core.machine.generation();
+        self.settle();
+    }
+
+    /// It is at rest when nothing is to come, and everyone who wanted to hear of an end has.
+    pub(super) fn settle(&mut self) {
+        let generation = self.core.machine.generation();
+        if self.core.machine.is_settled() && self.core.calling.has_told(generation) {
+            self.core.settled = generation;
         }
     }
 
@@ -138,7 +144,8 @@ impl<'a> Turn<'a> {
             return Err((run, error));
         }
         let pid = run.pid();
-        let (generation, began) = (run.generation, run.began);
+        let generation = run.generation;
+        run.creation = self.now.saturating_duration_since(run.began);
         self.core.started = Some(run.started);
         self.core.containment = Some(run.contained.level());
         self.core.error = None;
@@ -148,10 +155,7 @@ impl<'a> Turn<'a> {
         run.try_at = run.gate.next_try(self.now);
         self.core.run = Some(*run);
         Reaper::get().add_child(self.inner.id, Arc::clone(self.inner) as Arc<dyn Watcher>);
-        // Its time counts from before its creation: a short run may be over by now.
-        let now = std::mem::replace(&mut self.now, began);
         self.feed_of(generation, Event::Spawned);
-        self.now = now;
         if has_ended {
             self.look_at_leader();
         }
@@ -272,7 +276,8 @@ impl<'a> Turn<'a> {
             requested: conclusion.requested,
             forced: conclusion.forced,
             fault: conclusion.fault,
-            runtime: conclusion.runtime,
+            // (A short one is over by the time when it is known to live.)
+            runtime: run.creation + conclusion.runtime,
             usage,
             output_leaked: conclusion.output_leaked,
         });
@@ -385,14 +390,4 @@ impl Inner {
             let_go(inner);
         }));
     }
-}
-
-/// Between 0 and 1, for the jitter of a back-off. It needs to differ between processes, not to be unpredictable. It takes no
-/// lock: a fork could copy one that is held.
-fn random() -> f64 {
-    use std::hash::{DefaultHasher, Hash, Hasher};
-    static DRAWN: AtomicUsize = AtomicUsize::new(0);
-    let mut hasher = DefaultHasher::new();
-    (sys::process::pid(), SystemTime::now(), DRAWN.fetch_add(1, Ordering::Relaxed)).hash(&mut hasher);
-    hasher.finish() as f64 / u64::MAX as f64
 }

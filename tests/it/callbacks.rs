@@ -1,6 +1,7 @@
 //! `on_start`, `on_ready`, `on_line`, `on_exit`.
 
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::fs;
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, mpsc};
 use std::time::Duration;
 
@@ -325,6 +326,45 @@ tests! {
             assert_eq!(entries(&journal), ["start", "ready", "line one", "exit 3"], "{at}");
             shared.lock().unwrap().take();
         }
+    }
+
+    fn a_start_by_hand_that_fails_meanwhile_lets_nobody_go() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("tool");
+        fs::copy("/bin/true", &path).unwrap();
+        let ((tell, told), (release, released)) = (mpsc::channel(), mpsc::channel::<()>());
+        let (released, has_returned) = (Mutex::new(released), Arc::new(AtomicBool::new(false)));
+        let (gone, returns) = (path.clone(), Arc::clone(&has_returned));
+        let process = Process::builder(Command::new(&path)).on_exit(move |process, _| {
+            fs::remove_file(&gone).unwrap();
+            process.start(false).unwrap_err();
+            tell.send(()).unwrap();
+            released.lock().unwrap().recv_timeout(LONG).unwrap();
+            returns.store(true, Ordering::SeqCst);
+        });
+        let process = process.build().unwrap();
+        process.start(true).unwrap();
+        let ways: [fn(&Process); 3] = [
+            |process| assert!(process.join().unwrap().success()),
+            |process| process.terminate(true).unwrap(),
+            |process| assert!(smol::future::block_on(process.exited()).unwrap().success()),
+        ];
+        std::thread::scope(|scope| {
+            let all = ways.map(|way| scope.spawn({
+                let (process, has_returned) = (process.clone(), &has_returned);
+                move || {
+                    way(&process);
+                    has_returned.load(Ordering::SeqCst)
+                }
+            }));
+            told.recv_timeout(LONG).unwrap();
+            assert!(process.start(false).is_err(), "somebody else tries, too");
+            let early = process.join_timeout(Duration::from_millis(100)).unwrap();
+            assert!(early.is_none(), "{early:?}");
+            release.send(()).unwrap();
+            assert_eq!(all.map(|way| way.join().unwrap()), [true; 3], "it was waited for");
+        });
+        assert_eq!(process.state(), State::Idle);
     }
 
     fn terminate_from_inside() {

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use pkit::{
     Backoff, Command, Containment, ContainmentLevel, EventKind, Fault, Process, Ready, Restart, Signal, State, Stdio,
-    Stop,
+    Stop, Survivors,
 };
 
 use crate::support::{LINGERING, LONG, python, say, tests, wait_for, without_descriptors};
@@ -276,7 +276,7 @@ tell(f'MAINPID={child}\\nREADY=1')";
             }
             for _ in 0..10 {
                 let process = Process::builder(python(script)).ready(Ready::notify()).contain(Containment::Tree);
-                let process = process.survivors(pkit::Survivors::stop(Stop::kill())).build().unwrap();
+                let process = process.survivors(Survivors::stop(Stop::kill())).build().unwrap();
                 process.start(true).unwrap();
                 assert!(process.join().unwrap().success());
             }
@@ -315,6 +315,26 @@ while True: tell('STATUS=x')";
             assert_eq!(flood.status().state, State::Ready);
             other.start(true).unwrap();
             other.join().unwrap();
+        }
+        flood.kill(true).unwrap();
+    }
+
+    fn a_flood_from_those_left_behind_makes_nobody_else_wait() {
+        let script = "
+signal.signal(signal.SIGTERM, signal.SIG_IGN)
+if os.fork(): os._exit(0)
+os.fork()
+while True: tell('STATUS=x\\n' * 800)";
+        let flood = Process::builder(python(script)).ready(Ready::notify());
+        let flood = flood.survivors(Survivors::stop(Stop::signal(Signal::TERM, LONG))).build().unwrap();
+        flood.start(false).unwrap();
+        flood.wait_until(LONG, |status| status.state == State::Stopping).unwrap();
+        let other = Process::new(Command::new("true"));
+        // Held by the flood, each of these would take half a second.
+        for _ in 0..200 {
+            assert_eq!(flood.state(), State::Stopping);
+            other.start(true).unwrap();
+            other.join_timeout(LONG).unwrap().unwrap();
         }
         flood.kill(true).unwrap();
     }

@@ -47,6 +47,33 @@ tests! {
         assert_eq!(process.state(), State::Idle);
     }
 
+    fn the_time_of_a_creation_is_no_time_of_being_ready() {
+        let stable = Duration::from_secs(1);
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("tool");
+        fs::copy("/bin/false", &path).unwrap();
+        // Whoever writes it takes longer than what counts as stable.
+        let written = path.clone();
+        let write = move || {
+            let writer = fs::File::options().append(true).open(&written).unwrap();
+            let (hold, held) = std::sync::mpsc::channel::<()>();
+            std::thread::spawn(move || {
+                assert!(held.recv_timeout(stable + stable / 10).is_err());
+                drop(writer);
+            });
+            hold
+        };
+        let holds = std::sync::Mutex::new(vec![write()]);
+        let policy = Restart::always().backoff(Backoff::none()).limit(1, LONG).reset_after(stable);
+        let process = Process::builder(Command::new(&path)).restart(policy).retry_text_busy(LONG);
+        let process = process.on_exit(move |_, _| holds.lock().unwrap().push(write())).build().unwrap();
+        process.start(true).unwrap();
+        process.wait_until(LONG, |status| status.restarts > 1 || status.state == State::Failed).unwrap();
+        assert_eq!((process.state(), process.restarts()), (State::Failed, 1));
+        let exit = process.exit().unwrap();
+        assert!(exit.runtime() > stable, "that is how long its creation took: {exit}");
+    }
+
     fn a_restart_given_up_while_an_end_is_reported_leaves_the_policy_on() {
         let always = Restart::always().backoff(Backoff::none()).unlimited();
         let (report, go_on) = std::sync::mpsc::channel::<()>();

@@ -89,12 +89,12 @@ impl Machine {
         }
     }
 
-    /// The run that is there has said that it is ready, whatever became of it since.
     /// As a stop does, which is to follow.
     pub(crate) fn restart_no_more(&mut self) {
         self.restarting = false;
     }
 
+    /// The run that is there has said that it is ready, whatever became of it since.
     pub(crate) fn was_ready(&self) -> bool {
         match &self.phase {
             Phase::Up(run) => run.ready.is_some(),
@@ -143,6 +143,13 @@ impl Machine {
             Phase::Draining(draining) => draining.until,
             Phase::Backoff { due } => Some(*due),
         }
+    }
+
+    /// Whether a limit has passed within which the run had something to say.
+    pub(crate) fn judges_word(&self, now: Instant) -> bool {
+        let Phase::Up(run) = &self.phase else { return false };
+        let limits = [run.ready_by, run.watchdog_by].map(|limit| run.lateness.when(limit));
+        limits.into_iter().flatten().any(|limit| now >= limit)
     }
 
     /// Takes an event of the current generation, or a request.

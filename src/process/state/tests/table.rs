@@ -259,6 +259,21 @@ fn not_ready_in_time_is_a_failure_whatever_the_exit_says() {
 }
 
 #[test]
+fn what_it_says_is_judged_when_a_limit_for_that_passes_and_at_no_other_time() {
+    let both = Rules { ready_within: Some(5 * S), watchdog: Some(S), ..rules(Restart::never()) };
+    let mut life = Life::running(both);
+    let judges = |life: &Life, after| life.machine.judges_word(life.now + after);
+    assert_eq!([4 * S, 5 * S].map(|after| judges(&life, after)), [false, true]);
+    life.feed(Event::Ready);
+    assert_eq!([S / 2, S].map(|after| judges(&life, after)), [false, true]);
+    life.feed(Event::Stop);
+    assert!(!judges(&life, 9 * S), "it is asked to end, whatever it says");
+    life.feed(Event::LeaderExited(ExitReason::Exited(0)));
+    life.feed(Event::Occupied);
+    assert!(!judges(&life, 9 * S), "and those left behind say nothing that counts");
+}
+
+#[test]
 fn a_watchdog_counts_from_readiness_and_from_each_word() {
     let limits = Rules { ready_within: Some(9 * S), watchdog: Some(3 * S), ..rules(Restart::on_failure()) };
     let mut life = Life::running(limits);
