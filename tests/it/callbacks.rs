@@ -344,25 +344,24 @@ tests! {
         });
         let process = process.build().unwrap();
         process.start(true).unwrap();
-        let ways: [fn(&Process); 3] = [
-            |process| assert!(process.join().unwrap().success()),
-            |process| process.terminate(true).unwrap(),
-            |process| assert!(smol::future::block_on(process.exited()).unwrap().success()),
-        ];
+        let waits = |way: fn(&Process)| {
+            let (process, has_returned) = (process.clone(), &has_returned);
+            move || {
+                way(&process);
+                has_returned.load(Ordering::SeqCst)
+            }
+        };
         std::thread::scope(|scope| {
-            let all = ways.map(|way| scope.spawn({
-                let (process, has_returned) = (process.clone(), &has_returned);
-                move || {
-                    way(&process);
-                    has_returned.load(Ordering::SeqCst)
-                }
-            }));
+            let join = scope.spawn(waits(|process| assert!(process.join().unwrap().success())));
+            let future = |process: &Process| assert!(smol::future::block_on(process.exited()).unwrap().success());
+            let future = scope.spawn(waits(future));
             told.recv_timeout(LONG).unwrap();
+            let terminate = scope.spawn(waits(|process| process.terminate(true).unwrap()));
             assert!(process.start(false).is_err(), "somebody else tries, too");
             let early = process.join_timeout(Duration::from_millis(100)).unwrap();
             assert!(early.is_none(), "{early:?}");
             release.send(()).unwrap();
-            assert_eq!(all.map(|way| way.join().unwrap()), [true; 3], "it was waited for");
+            assert_eq!([join, future, terminate].map(|way| way.join().unwrap()), [true; 3], "it was waited for");
         });
         assert_eq!(process.state(), State::Idle);
     }
