@@ -32,7 +32,7 @@ pub(super) enum Answer {
     /// There is a child: the server tells, with its pidfd, and it does itself.
     Copied { pid: u32 },
     /// The child is what it was ordered to be, and runs.
-    Settled { pid: u32 },
+    Settled,
     /// There is no child, or it ends.
     Failed { step: Step, errno: i32 },
     /// To a preload, or a ping.

@@ -55,9 +55,9 @@ impl Said {
     fn add(&mut self, mut message: Message) -> io::Result<()> {
         let answer = order::decode(&message)?;
         match answer {
-            Answer::Copied { pid } | Answer::Settled { pid } => {
+            Answer::Settled => self.is_settled = true,
+            Answer::Copied { pid } => {
                 self.pid = Some(pid);
-                self.is_settled |= matches!(answer, Answer::Settled { .. });
                 if let Some(pidfd) = message.descriptors.pop() {
                     self.child = Some(Child { pid, pidfd: Pidfd::from(pidfd) });
                 }
