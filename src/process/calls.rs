@@ -77,9 +77,8 @@ impl Turn<'_> {
     /// Who wanted to hear of the end of run number `generation` has. It may have been started by hand meanwhile.
     fn reported(&mut self, generation: u64) {
         self.core.calling.exits.retain(|exit| *exit != generation);
+        (self.changed, self.has_news) = (true, true);
         self.feed_of(generation, Event::Reported);
-        self.changed = true;
-        self.settle();
     }
 
     /// Whether calls wait for the lines of run number `generation` that do not belong behind all of them.

@@ -48,9 +48,9 @@ pub(super) struct Core {
     /// The exit of the last run that is over, and its generation.
     pub(super) exit: Option<(u64, Exit)>,
     pub(super) error: Option<Error>,
-    /// The last generation after which it came to rest: nothing ran and nothing was scheduled. Who waits for that sees
-    /// it here even when somebody started the next run before he woke up.
-    pub(super) settled: u64,
+    /// The last generation after which it came to rest: nothing ran and nothing was scheduled, but for telling of its end. Who waits
+    /// for that sees it here even when somebody started the next run before he woke up.
+    pub(super) rested: u64,
     /// Those who wait until a run is ready.
     pub(super) awaited: Vec<Awaited>,
     pub(super) started: Option<SystemTime>,
@@ -101,7 +101,7 @@ impl Inner {
             timer: None,
             exit: None,
             error: None,
-            settled: 0,
+            rested: 0,
             awaited: Vec::new(),
             started: None,
             containment: None,
@@ -215,6 +215,11 @@ impl Inner {
 }
 
 impl Core {
+    /// At some moment in or after generation `since` it came to rest, and its callbacks have returned.
+    pub(super) fn is_settled(&self, since: u64) -> bool {
+        self.rested >= since && self.calling.has_told(self.rested)
+    }
+
     /// The leader's, while it lives.
     pub(super) fn pid(&self) -> Option<u32> {
         self.run.as_ref().filter(|run| run.ended.is_none()).map(Run::pid)

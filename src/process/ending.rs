@@ -45,7 +45,7 @@ impl Ending {
         let settled = self.process.inner.poll(self.id, waker, |core: &Core| {
             let machine = &core.machine;
             is_over = machine.generation() >= self.since && !machine.is_alive() && machine.next_start().is_none();
-            (core.settled >= self.since).then_some(())
+            core.is_settled(self.since).then_some(())
         });
         match settled.is_ready() {
             true => Rest::Settled,

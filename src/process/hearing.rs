@@ -48,9 +48,15 @@ impl Turn<'_> {
                 self.read_notifications(|| messages.next().is_some());
             }
             Gate::Fd { .. } => self.read_newlines(),
-            Gate::Line(_) => self.read_to_the_end(),
+            Gate::Line(_) => self.read_lines(),
             Gate::Open | Gate::Try { .. } => {}
         }
+    }
+
+    /// However slow the consumers are.
+    fn read_lines(&mut self) {
+        self.make_room();
+        self.read_to_the_end();
     }
 
     fn read_newlines(&mut self) {
@@ -78,11 +84,7 @@ impl Turn<'_> {
         match &run.gate {
             Gate::Notify(_) => self.read_last_notifications(),
             Gate::Fd { .. } => self.read_newlines(),
-            Gate::Line(_) => {
-                // However slow the consumers are.
-                self.make_room();
-                self.read_to_the_end();
-            }
+            Gate::Line(_) => self.read_lines(),
             Gate::Open | Gate::Try { .. } => {}
         }
     }

@@ -200,11 +200,7 @@ impl Process {
             turn.core.machine.generation()
         });
         let Patience::Until { at, limit } = until else { return Ok(()) };
-        // A later run was started by hand after the end of this one: the policy is off.
-        let is_past = |core: &Core| {
-            core.machine.generation() > since && (core.calling.has_told(since) || self.inner.is_within_callback())
-        };
-        let is_gone = |core: &Core| self.inner.is_over(core, since) || is_past(core);
+        let is_gone = |core: &Core| self.inner.is_over(core, since);
         let gone = |core: &Core| is_gone(core).then_some(());
         if self.inner.wait_end(at, gone).is_some() {
             return Ok(());

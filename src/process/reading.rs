@@ -7,6 +7,7 @@ use std::os::fd::AsFd;
 
 use super::calls::Call;
 use super::core::Core;
+use super::run::Run;
 use super::state::Event;
 use super::turn::Turn;
 use crate::line::Line;
@@ -115,6 +116,8 @@ impl Turn<'_> {
             self.read_to_the_end();
         } else if self.core.machine.judges_word(self.now) {
             self.read_gate_to_the_end();
+            let is_all = self.core.run.as_ref().is_none_or(Run::hears);
+            self.core.machine.has_been_heard(is_all, self.now);
         }
     }
 

@@ -115,6 +115,11 @@ pub(super) struct Relook {
 }
 
 impl Run {
+    /// What is said comes to us, and waits for nothing.
+    pub(super) fn hears(&self) -> bool {
+        matches!(self.hearing, Hearing::Open)
+    }
+
     pub(super) fn new(generation: u64, launched: Launched) -> Run {
         let [stdout, stderr] = launched.piped;
         let streams = Streams {

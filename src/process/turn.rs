@@ -40,8 +40,8 @@ pub(super) struct Turn<'a> {
     pub(super) by_hand: bool,
     /// Something that a waiter may wait for is different.
     pub(super) changed: bool,
-    /// Someone has an answer who waited until it is ready.
-    answered: bool,
+    /// Someone has an answer who may be told by a waker alone: that it is ready, or a run over, or that told.
+    pub(super) has_news: bool,
     /// Of subscribers.
     wakers: Vec<Waker>,
     /// Perhaps not held by their subscribers any more: dropped after the lock is released, with the wakers in them.
@@ -58,7 +58,7 @@ impl<'a> Turn<'a> {
             now: Instant::now(),
             by_hand: false,
             changed: false,
-            answered: false,
+            has_news: false,
             wakers: Vec::new(),
             queues: Vec::new(),
             ended: None,
@@ -78,14 +78,12 @@ impl<'a> Turn<'a> {
                 events.extend(self.perform(action));
             }
         }
-        self.settle();
+        self.note_rest();
     }
 
-    /// It is at rest when nothing is to come, and everyone who wanted to hear of an end has.
-    pub(super) fn settle(&mut self) {
-        let generation = self.core.machine.generation();
-        if self.core.machine.is_settled() && self.core.calling.has_told(generation) {
-            self.core.settled = generation;
+    pub(super) fn note_rest(&mut self) {
+        if self.core.machine.is_at_rest() {
+            self.core.rested = self.core.machine.generation();
         }
     }
 
@@ -284,6 +282,8 @@ impl<'a> Turn<'a> {
         self.core.streams.stdin = None;
         self.core.output.end();
         self.emit_as(Some(run.pid()), EventKind::Exited(exit.clone()));
+        // Also where it is started again in the same breath: for who waits in a callback.
+        self.has_news = true;
         self.deliver_lines();
         if self.core.is_awaited(run.generation) || self.core.output.has_readers(run.generation) {
             let end = self.core.end_of(exit.clone());
@@ -304,7 +304,7 @@ impl<'a> Turn<'a> {
     fn answer(&mut self, generation: u64, answer: &Result<u32, NeverReady>) {
         if self.core.is_awaited(generation) {
             self.core.answer(generation, answer);
-            self.answered = true;
+            self.has_news = true;
         }
     }
 
@@ -367,8 +367,8 @@ impl<'a> Turn<'a> {
             self.core.timer = due;
         }
         self.inner.run_calls_if_any(&mut self.core);
-        let Turn { inner, core, changed, answered, wakers, queues, ended, .. } = self;
-        let over = answered || !core.machine.is_alive();
+        let Turn { inner, core, changed, has_news, wakers, queues, ended, .. } = self;
+        let over = has_news || !core.machine.is_alive();
         inner.core.release(core, changed, over);
         wakers.into_iter().for_each(monitor::wake);
         drop((queues, ended));

@@ -74,6 +74,7 @@ impl Inner {
                 return Err(Error::new(self.who(turn.core.pid()), "start", Kind::Running));
             }
             turn.by_hand = true;
+            turn.note_rest();
             turn.feed(Event::Start);
             let generation = turn.core.machine.generation();
             let awaited = turn.core.await_ready(generation);
@@ -163,9 +164,10 @@ impl Inner {
     }
 
     /// At some moment in or after generation `since` it would not run again by itself and its callbacks had returned;
-    /// within one of them, the run is over. Not "at this moment": somebody else may have started it again.
+    /// within one of them, the run is over. Not "at this moment": it may have been started again.
     pub(super) fn is_over(&self, core: &Core, since: u64) -> bool {
-        core.settled >= since || (!core.machine.is_alive() && self.is_within_callback())
+        let is_past = || !core.machine.is_alive() || core.machine.generation() > since;
+        core.is_settled(since) || (is_past() && self.is_within_callback())
     }
 
     pub(super) fn status(&self, core: &Core) -> Status {

@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, mpsc};
 use std::time::Duration;
 
-use pkit::{Backoff, Builder, Command, Process, Restart, RestartMode, State};
+use pkit::{Backoff, Builder, Command, Process, Restart, RestartMode, State, Stdio};
 
 use crate::support::{LONG, eventually, is_alive, sh, tests};
 
@@ -364,6 +364,52 @@ tests! {
             assert_eq!([join, future, terminate].map(|way| way.join().unwrap()), [true; 3], "it was waited for");
         });
         assert_eq!(process.state(), State::Idle);
+    }
+
+    fn join_from_inside_waits_for_no_later_run() {
+        for reports in [true, false] {
+            let (tell, told) = mpsc::channel();
+            let is_first = AtomicBool::new(true);
+            let always = Restart::always().backoff(Backoff::none()).unlimited();
+            // Its end is that of its stdin, which a join closes.
+            let builder = Process::builder(sh("read line")).stdin(Stdio::piped()).restart(always);
+            let builder = builder.on_ready(move |process| {
+                if is_first.swap(false, Ordering::SeqCst) {
+                    tell.send(process.join().unwrap().code()).unwrap();
+                }
+            });
+            let process = if reports { builder.on_exit(|_, _| ()).build() } else { builder.build() }.unwrap();
+            process.start(true).unwrap();
+            assert_eq!(told.recv_timeout(LONG).unwrap(), Some(1), "{reports}");
+            process.kill(true).unwrap();
+        }
+    }
+
+    fn a_join_does_not_wait_for_a_run_that_somebody_else_started() {
+        for reports in [true, false] {
+            let directory = tempfile::tempdir().unwrap();
+            let mut command = sh("if [ -e \"$0\" ]; then exec sleep 1000; fi; touch \"$0\"; read line");
+            command.arg(directory.path().join("second"));
+            let (release, released) = mpsc::channel::<()>();
+            let released = Mutex::new(released);
+            let builder = Process::builder(command).stdin(Stdio::piped());
+            let process = if reports {
+                builder.on_exit(move |_, _| _ = released.lock().unwrap().recv()).build()
+            } else {
+                builder.build()
+            };
+            let process = process.unwrap();
+            let first = process.start(true).unwrap();
+            let exited = process.exited();
+            std::thread::scope(|scope| {
+                let join = scope.spawn(|| process.join().unwrap().pid());
+                let future = scope.spawn(|| smol::future::block_on(exited).unwrap().pid());
+                eventually("the first has ended, and another one runs", || process.start(true).is_ok());
+                drop(release);
+                assert_eq!([join, future].map(|end| end.join().unwrap()), [first; 2], "{reports}");
+            });
+            process.kill(true).unwrap();
+        }
     }
 
     fn terminate_from_inside() {

@@ -56,6 +56,21 @@ while True: server.accept()[0].close()"
 }
 
 tests! {
+    fn a_line_that_came_in_time_counts_however_slow_the_consumers_are() {
+        // More than is kept for them, and all of it fits into the pipe.
+        let script = "i=0; while [ $i -lt 1200 ]; do
+            echo 'a line of log that is about eighty bytes long, give or take some, as logs are.'; i=$((i + 1))
+        done; echo listening; exec sleep 1000";
+        let (release, released) = std::sync::mpsc::channel::<()>();
+        let released = std::sync::Mutex::new(released);
+        let process = Process::builder(sh(script)).stdout(Stdio::captured()).ready(Ready::line("listening"));
+        let process = process.on_line(move |_| _ = released.lock().unwrap().recv());
+        let process = process.ready_within(Duration::from_secs(3)).build().unwrap();
+        process.start(true).unwrap();
+        drop(release);
+        process.kill(true).unwrap();
+    }
+
     fn spawned_is_ready_at_once() {
         let process = Process::new(sh("exec sleep 1000"));
         process.start(false).unwrap();

@@ -27,6 +27,11 @@ impl Lateness {
         }
     }
 
+    /// What came in cannot be known yet.
+    pub(super) fn put_off(&mut self, now: Instant) {
+        self.0 = Some((now, now + MOMENT));
+    }
+
     /// When to ask that.
     pub(super) fn when(&self, due: Option<Instant>) -> Option<Instant> {
         match self.0 {

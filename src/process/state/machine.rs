@@ -106,9 +106,15 @@ impl Machine {
         }
     }
 
-    /// It will not run again by itself, and everyone who wanted to hear of that has.
-    pub(crate) fn is_settled(&self) -> bool {
-        matches!(self.phase, Phase::Idle | Phase::Failed)
+    /// It will not run again by itself; but perhaps its end is still to be told.
+    pub(crate) fn is_at_rest(&self) -> bool {
+        match self.phase {
+            Phase::Idle | Phase::Failed => true,
+            Phase::Reporting { verdict } => !matches!(self.in_force(verdict), Verdict::Again { .. }),
+            Phase::Starting { .. } | Phase::Up(_) | Phase::Clearing(_) | Phase::Draining(_) | Phase::Backoff { .. } => {
+                false
+            }
+        }
     }
 
     /// When the next automatic start is due.
@@ -150,6 +156,13 @@ impl Machine {
         let Phase::Up(run) = &self.phase else { return false };
         let limits = [run.ready_by, run.watchdog_by].map(|limit| run.lateness.when(limit));
         limits.into_iter().flatten().any(|limit| now >= limit)
+    }
+
+    /// What it has said by now was heard, all of it or not.
+    pub(crate) fn has_been_heard(&mut self, is_all: bool, now: Instant) {
+        if let Phase::Up(run) = &mut self.phase {
+            run.has_been_heard(is_all, now);
+        }
     }
 
     /// Takes an event of the current generation, or a request.

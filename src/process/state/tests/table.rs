@@ -274,6 +274,28 @@ fn what_it_says_is_judged_when_a_limit_for_that_passes_and_at_no_other_time() {
 }
 
 #[test]
+fn what_it_says_is_not_judged_while_it_cannot_be_heard() {
+    let mut life = Life::running(Rules { ready_within: Some(S), ..rules(Restart::never()) });
+    let mut waited = Duration::ZERO;
+    let fault = loop {
+        let passed = life.machine.deadline().unwrap() - life.now;
+        (life.now, waited) = (life.now + passed, waited + passed);
+        life.machine.has_been_heard(false, life.now);
+        match life.feed(Event::Tick) {
+            actions if actions.is_empty() => {}
+            actions => break actions,
+        }
+    };
+    assert_eq!(fault[0], Action::Announce(Notice::Fault(Fault::NotReady)));
+    assert_eq!(waited, 6 * S, "but not for ever");
+    let mut life = Life::running(Rules { ready_within: Some(S), ..rules(Restart::never()) });
+    life.now += S;
+    life.machine.has_been_heard(false, life.now);
+    assert_eq!(life.feed(Event::Tick), []);
+    assert_eq!(life.feed(Event::Ready), [Action::Announce(Notice::Ready)], "it had said so in time");
+}
+
+#[test]
 fn a_watchdog_counts_from_readiness_and_from_each_word() {
     let limits = Rules { ready_within: Some(9 * S), watchdog: Some(3 * S), ..rules(Restart::on_failure()) };
     let mut life = Life::running(limits);
