@@ -1,14 +1,16 @@
 //! Bytes that are in the memory of several processes, and travel between them without being copied.
 
-use std::cell::RefCell;
+use std::any::TypeId;
 use std::fmt;
 use std::ops::Deref;
 use std::sync::Arc;
 
-use serde::de::{Error as _, SeqAccess, Visitor};
+use postcard::{de_flavors, ser_flavors};
+use serde::de::{DeserializeOwned, Error as _, SeqAccess, Visitor};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use crate::sys::blob::Blob;
+use crate::sys::for_thread::ForThread;
 
 /// Fewer are copied: a file and its mapping cost as much as to copy some hundred KiB, and both are limited.
 const WORTH_A_FILE: usize = 256 * 1024;
@@ -21,9 +23,11 @@ pub(crate) const MOST_BLOBS: usize = 16;
 /// and passed on or back: what goes through to the other process is a descriptor of the memory that they are in, to which all who have it come. So
 /// they also take their place once, however many have them, until the last one drops them. Clones are cheap.
 ///
+/// Those that are the argument of a [`Process`](crate::Process) are kept with it, for its next start.
+///
 /// From 256 KiB on they are in a file in memory (`memfd_create(2)`) that is sealed against every change. In each process that has it, that takes one
-/// descriptor and one mapping. Shorter ones, those that are more than 16 in one value, and those for which there was no descriptor left, are copied like
-/// a `Vec<u8>`. Where they are serialized to something else than an argument or a value of this crate, they are bytes.
+/// descriptor and one mapping. Shorter ones, those that are more than 16 in one value, and those for which there was no descriptor left when they were made, are copied like
+/// a `Vec<u8>`. (Who gets them needs a free one: else the call fails with [`TaskError::Codec`](crate::TaskError).) Where they are serialized to something else than an argument or a value of this crate, they are bytes.
 ///
 /// # Example
 ///
@@ -54,7 +58,7 @@ impl From<&[u8]> for SharedBytes {
     fn from(bytes: &[u8]) -> SharedBytes {
         let file = if bytes.len() < WORTH_A_FILE { None } else { Blob::new(bytes).ok() };
         SharedBytes(match file {
-            Some(blob) => Place::InFile(Arc::new(blob)),
+            Some(blob) => Place::InFile(blob),
             None => Place::Here(Arc::from(bytes)),
         })
     }
@@ -109,12 +113,16 @@ impl fmt::Debug for SharedBytes {
 enum Luggage {
     /// It is none of this crate's.
     None,
-    Packed(Vec<Arc<Blob>>),
+    Packed {
+        /// The type of what encodes it, if that is we: what a value encodes by other means while it is encoded is not ours.
+        serializer: TypeId,
+        blobs: Vec<Arc<Blob>>,
+    },
     Unpacked(Vec<Arc<Blob>>),
 }
 
 thread_local! {
-    static LUGGAGE: RefCell<Luggage> = const { RefCell::new(Luggage::None) };
+    static LUGGAGE: ForThread<Luggage> = const { ForThread::new(Luggage::None) };
 }
 
 /// Puts back what was there before: to encode is the user's code, which may encode something else meanwhile, or panic.
@@ -122,30 +130,77 @@ struct Before(Luggage);
 
 impl Before {
     fn enter(luggage: Luggage) -> Before {
-        Before(LUGGAGE.replace(luggage))
+        Before(LUGGAGE.with(|current| current.replace(luggage)))
     }
 }
 
 impl Drop for Before {
     fn drop(&mut self) {
-        LUGGAGE.set(std::mem::replace(&mut self.0, Luggage::None));
+        let before = std::mem::replace(&mut self.0, Luggage::None);
+        drop(LUGGAGE.with(|current| current.replace(before)));
     }
 }
 
+/// What our own encoding goes through, so that it can be told from others'.
+struct Ours<F>(F);
+
+impl<F: ser_flavors::Flavor> ser_flavors::Flavor for Ours<F> {
+    type Output = F::Output;
+
+    fn try_push(&mut self, byte: u8) -> postcard::Result<()> {
+        self.0.try_push(byte)
+    }
+
+    fn try_extend(&mut self, bytes: &[u8]) -> postcard::Result<()> {
+        self.0.try_extend(bytes)
+    }
+
+    fn finalize(self) -> postcard::Result<F::Output> {
+        self.0.finalize()
+    }
+}
+
+impl<'de, F: de_flavors::Flavor<'de>> de_flavors::Flavor<'de> for Ours<F> {
+    type Remainder = F::Remainder;
+    type Source = F::Source;
+
+    fn pop(&mut self) -> postcard::Result<u8> {
+        self.0.pop()
+    }
+
+    fn size_hint(&self) -> Option<usize> {
+        self.0.size_hint()
+    }
+
+    fn try_take_n(&mut self, count: usize) -> postcard::Result<&'de [u8]> {
+        self.0.try_take_n(count)
+    }
+
+    fn finalize(self) -> postcard::Result<F::Remainder> {
+        self.0.finalize()
+    }
+}
+
+type Unpacker<'de> = postcard::Deserializer<'de, Ours<de_flavors::Slice<'de>>>;
+
 /// Encodes a value. Also what is to go with it.
-pub(crate) fn packing<R>(encode: impl FnOnce() -> R) -> (R, Vec<Arc<Blob>>) {
-    let _before = Before::enter(Luggage::Packed(Vec::new()));
-    let encoded = encode();
-    match LUGGAGE.replace(Luggage::None) {
-        Luggage::Packed(blobs) => (encoded, blobs),
+pub(crate) fn packing<F: ser_flavors::Flavor>(
+    flavor: F,
+    value: &impl Serialize,
+) -> (postcard::Result<F::Output>, Vec<Arc<Blob>>) {
+    let serializer = typeid::of::<&mut postcard::Serializer<Ours<F>>>();
+    let _before = Before::enter(Luggage::Packed { serializer, blobs: Vec::new() });
+    let encoded = postcard::serialize_with_flavor(value, Ours(flavor));
+    match LUGGAGE.with(|current| current.replace(Luggage::None)) {
+        Luggage::Packed { blobs, .. } => (encoded, blobs),
         Luggage::None | Luggage::Unpacked(_) => (encoded, Vec::new()),
     }
 }
 
 /// Decodes a value that came with those.
-pub(crate) fn unpacking<R>(blobs: &[Arc<Blob>], decode: impl FnOnce() -> R) -> R {
-    let _before = Before::enter(Luggage::Unpacked(blobs.to_vec()));
-    decode()
+pub(crate) fn unpacking<T: DeserializeOwned>(bytes: &[u8], blobs: Vec<Arc<Blob>>) -> postcard::Result<T> {
+    let _before = Before::enter(Luggage::Unpacked(blobs));
+    T::deserialize(&mut Unpacker::from_flavor(Ours(de_flavors::Slice::new(bytes))))
 }
 
 /// How they are encoded in an argument or a value.
@@ -165,18 +220,22 @@ impl Serialize for Plain<'_> {
 }
 
 impl Serialize for SharedBytes {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        let form = LUGGAGE.with_borrow_mut(|luggage| match (luggage, &self.0) {
-            (Luggage::Packed(blobs), Place::InFile(blob)) => {
-                Some(pack(blobs, blob).map_or(Form::Copied(()), Form::Packed))
-            }
-            (Luggage::Packed(_), Place::Here(_)) => Some(Form::Copied(())),
-            (Luggage::None | Luggage::Unpacked(_), _) => None,
+    fn serialize<S: Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
+        let form = LUGGAGE.with(|current| {
+            current.with(|luggage| match luggage {
+                Luggage::Packed { serializer, blobs } if *serializer == typeid::of::<S>() => {
+                    let place = match &self.0 {
+                        Place::InFile(blob) => pack(blobs, blob),
+                        Place::Here(_) => None,
+                    };
+                    Some(place.map_or(Form::Copied(Plain(self)), Form::Packed))
+                }
+                Luggage::Packed { .. } | Luggage::None | Luggage::Unpacked(_) => None,
+            })
         });
         match form {
-            Some(Form::Packed(place)) => Form::<Plain<'_>>::Packed(place).serialize(serializer),
-            Some(Form::Copied(())) => Form::Copied(Plain(self)).serialize(serializer),
-            None => Plain(self).serialize(serializer),
+            Some(form) => form.serialize(to),
+            None => Plain(self).serialize(to),
         }
     }
 }
@@ -185,7 +244,7 @@ impl Serialize for SharedBytes {
 fn pack(blobs: &mut Vec<Arc<Blob>>, blob: &Arc<Blob>) -> Option<usize> {
     let place = blobs.iter().position(|packed| Arc::ptr_eq(packed, blob));
     place.or_else(|| {
-        (blobs.len() < MOST_BLOBS).then(|| {
+        (blob.file().is_some() && blobs.len() < MOST_BLOBS).then(|| {
             blobs.push(Arc::clone(blob));
             blobs.len() - 1
         })
@@ -221,17 +280,18 @@ impl<'de> Deserialize<'de> for Owned {
 }
 
 impl<'de> Deserialize<'de> for SharedBytes {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<SharedBytes, D::Error> {
-        let is_ours = LUGGAGE.with_borrow(|luggage| matches!(luggage, Luggage::Unpacked(_)));
-        let form =
-            if is_ours { Form::deserialize(deserializer)? } else { Form::Copied(Owned::deserialize(deserializer)?) };
+    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<SharedBytes, D::Error> {
+        let is_ours = typeid::of::<D>() == typeid::of::<&mut Unpacker<'_>>();
+        let form = if is_ours { Form::deserialize(from)? } else { Form::Copied(Owned::deserialize(from)?) };
         let place = match form {
             Form::Copied(Owned(bytes)) => return Ok(bytes),
             Form::Packed(place) => place,
         };
-        let blob = LUGGAGE.with_borrow(|luggage| match luggage {
-            Luggage::Unpacked(blobs) => blobs.get(place).cloned(),
-            Luggage::None | Luggage::Packed(_) => None,
+        let blob = LUGGAGE.with(|current| {
+            current.with(|luggage| match luggage {
+                Luggage::Unpacked(blobs) => blobs.get(place).cloned(),
+                Luggage::None | Luggage::Packed { .. } => None,
+            })
         });
         let blob = blob.ok_or_else(|| D::Error::custom("shared bytes that did not come with it"))?;
         Ok(SharedBytes(Place::InFile(blob)))
@@ -244,7 +304,7 @@ mod tests {
     use proptest::prelude::*;
 
     fn sent<T: Serialize>(value: &T) -> (Vec<u8>, Vec<Arc<Blob>>) {
-        let (encoded, blobs) = packing(|| postcard::to_stdvec(value));
+        let (encoded, blobs) = packing(ser_flavors::StdVec::new(), value);
         (encoded.unwrap(), blobs)
     }
 
@@ -255,10 +315,10 @@ mod tests {
         let (bytes, blobs) = sent(&value);
         assert_eq!(blobs.len(), 1);
         assert!(bytes.len() < WORTH_A_FILE + 16);
-        let back: (SharedBytes, SharedBytes, SharedBytes) = unpacking(&blobs, || postcard::from_bytes(&bytes)).unwrap();
+        let back: (SharedBytes, SharedBytes, SharedBytes) = unpacking(&bytes, blobs).unwrap();
         assert_eq!(back, value);
         assert_eq!(back.1.as_ptr(), value.2.as_ptr(), "nothing was copied");
-        assert!(LUGGAGE.with_borrow(|luggage| matches!(luggage, Luggage::None)));
+        assert!(LUGGAGE.with(|current| current.with(|luggage| matches!(luggage, Luggage::None))));
     }
 
     #[test]
@@ -267,7 +327,7 @@ mod tests {
         let (bytes, blobs) = sent(&value);
         assert_eq!(blobs.len(), MOST_BLOBS);
         assert!(bytes.len() > 2 * WORTH_A_FILE);
-        assert_eq!(unpacking(&blobs, || postcard::from_bytes::<Vec<SharedBytes>>(&bytes)).unwrap(), value);
+        assert_eq!(unpacking::<Vec<SharedBytes>>(&bytes, blobs).unwrap(), value);
     }
 
     #[test]
@@ -282,33 +342,67 @@ mod tests {
     #[test]
     fn what_did_not_come_is_an_error() {
         let (bytes, blobs) = sent(&SharedBytes::from(vec![1; WORTH_A_FILE]));
-        unpacking(&blobs, || postcard::from_bytes::<SharedBytes>(&bytes)).unwrap();
-        unpacking(&[], || postcard::from_bytes::<SharedBytes>(&bytes)).unwrap_err();
+        unpacking::<SharedBytes>(&bytes, blobs).unwrap();
+        unpacking::<SharedBytes>(&bytes, Vec::new()).unwrap_err();
+    }
+
+    /// Has bytes with it that are encoded in its own way.
+    struct Outer {
+        bytes: SharedBytes,
+        record: Vec<u8>,
+    }
+
+    impl Serialize for Outer {
+        fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+            let (_, within) = sent(&vec![self.bytes.clone(), SharedBytes::from(vec![0; WORTH_A_FILE])]);
+            assert_eq!(within.len(), 1 + usize::from(self.bytes.len() >= WORTH_A_FILE), "it has a luggage of its own");
+            let record = postcard::to_stdvec(&self.bytes).unwrap();
+            assert_eq!(record, self.record, "and elsewhere they are bytes");
+            (&self.bytes, &record).serialize(serializer)
+        }
+    }
+
+    impl<'de> Deserialize<'de> for Outer {
+        fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Outer, D::Error> {
+            let (bytes, record) = <(SharedBytes, Vec<u8>)>::deserialize(deserializer)?;
+            assert_eq!(postcard::from_bytes::<SharedBytes>(&record).unwrap(), bytes);
+            Ok(Outer { bytes, record })
+        }
     }
 
     #[test]
     fn what_is_encoded_within_is_another_matter() {
-        struct Outer(SharedBytes);
-        impl Serialize for Outer {
-            fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-                let (_, within) = sent(&vec![self.0.clone(), SharedBytes::from(vec![0; WORTH_A_FILE])]);
-                assert_eq!(within.len(), 2);
-                self.0.serialize(serializer)
+        for length in [1, WORTH_A_FILE] {
+            let bytes = SharedBytes::from(vec![9; length]);
+            let record = postcard::to_stdvec(&bytes).unwrap();
+            let (encoded, blobs) = sent(&Outer { bytes: bytes.clone(), record });
+            assert_eq!(blobs.len(), usize::from(length == WORTH_A_FILE));
+            assert_eq!(unpacking::<Outer>(&encoded, blobs).unwrap().bytes, bytes);
+        }
+    }
+
+    #[test]
+    fn a_thread_that_ends_can_encode() {
+        struct Last;
+        impl Drop for Last {
+            fn drop(&mut self) {
+                let value = SharedBytes::from(vec![6; WORTH_A_FILE]);
+                let (bytes, blobs) = sent(&value);
+                assert_eq!(unpacking::<SharedBytes>(&bytes, blobs).unwrap(), value);
             }
         }
-        let (bytes, blobs) = sent(&Outer(SharedBytes::from(vec![9; WORTH_A_FILE])));
-        assert_eq!(blobs.len(), 1);
-        assert_eq!(
-            unpacking(&blobs, || postcard::from_bytes::<SharedBytes>(&bytes)).unwrap(),
-            vec![9; WORTH_A_FILE].into()
-        );
+        thread_local!(static LAST: Last = const { Last });
+        let thread = std::thread::spawn(|| {
+            LAST.with(|_| ());
+            sent(&SharedBytes::from(vec![6; WORTH_A_FILE]));
+        });
+        thread.join().unwrap();
     }
 
     proptest! {
         #[test]
         fn any_bytes_are_decoded_or_refused(bytes in proptest::collection::vec(any::<u8>(), 0..50)) {
-            let blobs = [Arc::new(Blob::new(&[1, 2, 3]).unwrap())];
-            let _ = unpacking(&blobs, || postcard::from_bytes::<Vec<SharedBytes>>(&bytes));
+            let _ = unpacking::<Vec<SharedBytes>>(&bytes, vec![Blob::new(&[1, 2, 3]).unwrap()]);
         }
     }
 }

@@ -7,6 +7,7 @@ use std::os::fd::{AsRawFd, OwnedFd};
 use std::process::Termination;
 use std::sync::{Arc, Mutex};
 
+use postcard::ser_flavors::StdVec;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
@@ -192,7 +193,7 @@ pub(crate) struct Packed {
 }
 
 fn encode(argument: &impl Serialize) -> Result<Packed, String> {
-    let (bytes, blobs) = shared_bytes::packing(|| postcard::to_stdvec(argument));
+    let (bytes, blobs) = shared_bytes::packing(StdVec::new(), argument);
     let bytes = bytes.map_err(|error| format!("its argument cannot be encoded: {error}"))?;
     Ok(Packed { bytes, blobs })
 }
@@ -200,7 +201,7 @@ fn encode(argument: &impl Serialize) -> Result<Packed, String> {
 /// # Errors
 /// In words.
 pub(crate) fn decode_argument<A: DeserializeOwned>(argument: Argument<'_>) -> Result<A, String> {
-    shared_bytes::unpacking(argument.blobs, || postcard::from_bytes(argument.bytes))
+    shared_bytes::unpacking(argument.bytes, argument.blobs)
         .map_err(|error| format!("its argument cannot be decoded: {error}"))
 }
 
@@ -269,7 +270,7 @@ impl Make for Function {
     fn make(&self, setup: &Setup, environment: Vec<CString>, _: Creator<'_>) -> Result<Child, Failure> {
         let argument = self.argument.as_ref();
         let argument = argument.map_err(|why| unasked(io::Error::new(io::ErrorKind::InvalidInput, why.clone())))?;
-        let argument = Argument { bytes: &argument.bytes, blobs: &argument.blobs };
+        let argument = Argument { bytes: &argument.bytes, blobs: argument.blobs.clone() };
         let entry = place_of(self.entry).map_err(unasked)?;
         let channel = locked(&self.channel).take();
         let work = Work { entry, argument, channel: channel.as_ref().map(AsRawFd::as_raw_fd) };

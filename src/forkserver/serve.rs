@@ -34,6 +34,8 @@ fn serve(requests: Channel) -> Option<()> {
     // For good: a copy takes its signals when it is set up.
     std::mem::forget(sys::process::block_all_signals());
     sys::process::take_name_of_executable();
+    // What comes for a copy finds a place, whatever the limit is that it gets.
+    sys::standing::allow_all_descriptors();
     let mut ignored = sys::standing::Standing::now().ok()?.ignored;
     let mut origin = Origin::new().ok()?;
     // Until something of the program has run in it there are none.
@@ -105,8 +107,8 @@ fn live(copied: Copied, starter: Channel, inherited: Inherited) -> ! {
         Err(error) => fail(&starter, &unasked(error)),
     };
     let entry = order.entry;
-    let keep: Vec<RawFd> =
-        blobs.iter().map(|blob| blob.as_fd().as_raw_fd()).chain([starter.as_fd().as_raw_fd()]).collect();
+    let files = blobs.iter().filter_map(|blob| blob.file());
+    let keep: Vec<RawFd> = files.map(|file| file.as_raw_fd()).chain([starter.as_fd().as_raw_fd()]).collect();
     // The environment stays where it came.
     let payload: &'static Payload = Box::leak(Box::new(payload));
     let mut channel = match settle(copied, *order, payload.environment(), descriptors, keep, inherited) {
@@ -118,7 +120,7 @@ fn live(copied: Copied, starter: Channel, inherited: Inherited) -> ! {
         sys::process::leave(127);
     }
     drop(starter);
-    let argument = Argument { bytes: payload.argument(), blobs: &blobs };
+    let argument = Argument { bytes: payload.argument(), blobs };
     let call = || Image::get().call(entry as usize, argument, &mut channel);
     let code = catch_unwind(AssertUnwindSafe(call)).map_or(PANICKED, |code| code.unwrap_or(PANICKED));
     // What was written without a newline is flushed, by Rust and by C.
@@ -127,8 +129,7 @@ fn live(copied: Copied, starter: Channel, inherited: Inherited) -> ! {
 
 /// A part of the argument, where no descriptor of the function's comes.
 fn received(fd: OwnedFd, setup: &Setup) -> io::Result<Arc<Blob>> {
-    let opened = Blob::open(setup.beside(fd)?);
-    opened.map(Arc::new).map_err(|(error, _)| error)
+    Blob::open(setup.beside(fd)?).map_err(|(error, _)| error)
 }
 
 fn fail(starter: &Channel, failure: &Failure) -> ! {

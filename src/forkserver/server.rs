@@ -2,7 +2,7 @@
 
 use std::error::Error as _;
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, RawFd};
+use std::os::fd::{AsRawFd, RawFd};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
@@ -270,12 +270,13 @@ impl Server {
         setup.umask.get_or_insert(now.umask);
         // What was preloaded may have set some as well.
         let has_preloaded = self.has_preloaded.load(Ordering::SeqCst);
-        let changed = now.limits.iter().filter(|limit| has_preloaded || !self.standing.limits.contains(limit));
-        setup.limits.splice(0..0, changed.copied());
+        setup.limits.splice(0..0, now.limits_beyond(&self.standing, has_preloaded));
         if !setup.session && now.group != self.standing.group {
             setup.group.get_or_insert(now.group);
         }
         let directory_place = directory.as_ref().map(|directory| place(directory.fd.as_raw_fd()));
+        let files = work.argument.blobs.iter().filter_map(|blob| blob.file());
+        let blobs = files.map(|file| place(file.as_raw_fd())).count();
         let order = Order {
             setup,
             directory: directory_place,
@@ -283,9 +284,8 @@ impl Server {
             ignored: now.ignored,
             entry: work.entry,
             channel,
-            blobs: work.argument.blobs.len(),
+            blobs,
         };
-        descriptors.extend(work.argument.blobs.iter().map(|blob| blob.as_fd().as_raw_fd()));
         match order.send(to, environment, work.argument.bytes, descriptors) {
             // It was killed.
             Err(error) if is_gone(&error) => Ok(()),

@@ -1,15 +1,21 @@
 //! Bytes that another process gets without their going through a socket: a file in memory (`memfd_create(2)`).
 
+use std::collections::HashMap;
 use std::ffi::c_void;
 use std::fs::File;
 use std::io::{self, BufWriter, IntoInnerError, Write};
+use std::mem::ManuallyDrop;
 use std::ops::Deref;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::ptr;
+use std::sync::{Arc, Mutex, Weak};
 
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, SealFlag, fcntl};
 use nix::sys::memfd::{MFdFlags, memfd_create};
+use nix::unistd::{Whence, lseek};
+
+use super::{PerProcess, locked, process};
 
 /// A file in memory that holds `parts`, one after the other, and is never changed again.
 pub(crate) fn of(parts: &[&[u8]]) -> io::Result<OwnedFd> {
@@ -80,16 +86,18 @@ impl Mapped {
         /// The unit of `st_blocks` (stat(3type)), whatever the size of a page is.
         const BLOCK: i64 = 512;
         let status = nix::sys::stat::fstat(fd)?;
-        // What is swapped out counts, and of a page that was written in part all of it.
-        if status.st_blocks.saturating_mul(BLOCK) < status.st_size {
+        let size = status.st_size;
+        let length = usize::try_from(size).map_err(io::Error::other)?;
+        if length == 0 {
+            return Ok(Mapped { start: ptr::null_mut(), length });
+        }
+        // What is swapped out counts, and of a page that was written in part all of it. But room that was asked for behind the end does, too; and
+        // huge pages have no holes that could be asked for.
+        if status.st_blocks.saturating_mul(BLOCK) < size || lseek(fd, 0, Whence::SeekHole)? != size {
             return Err(io::Error::new(
                 io::ErrorKind::InvalidData,
                 "a file that is larger than what was written to it",
             ));
-        }
-        let length = usize::try_from(status.st_size).map_err(io::Error::other)?;
-        if length == 0 {
-            return Ok(Mapped { start: ptr::null_mut(), length });
         }
         // SAFETY: a new mapping at an address of the kernel's choice harms nobody.
         let start = unsafe { libc::mmap(ptr::null_mut(), length, protection, libc::MAP_PRIVATE, fd.as_raw_fd(), 0) };
@@ -121,35 +129,77 @@ impl Drop for Mapped {
     }
 }
 
-/// A file in memory that nobody changes any more, and what it holds.
+/// A file in memory that nobody changes any more, and what it holds. A process has it once.
 #[derive(Debug)]
 pub(crate) struct Blob {
     mapped: Mapped,
-    file: OwnedFd,
+    /// Of the process that opened it: a copy of that has the mapping; what has the number there is another matter.
+    file: ManuallyDrop<OwnedFd>,
+    identity: Identity,
+    incarnation: u32,
 }
+
+/// Device and inode.
+type Identity = (u64, u64);
+
+/// Those that this process has. Leaf lock.
+static KNOWN: PerProcess<Mutex<HashMap<Identity, Weak<Blob>>>> = PerProcess::new();
 
 impl Blob {
     /// A new one with those bytes.
-    pub(crate) fn new(bytes: &[u8]) -> io::Result<Blob> {
-        let file = of(&[bytes])?;
-        Ok(Blob { mapped: Mapped::new(file.as_fd())?, file })
+    pub(crate) fn new(bytes: &[u8]) -> io::Result<Arc<Blob>> {
+        Blob::open(of(&[bytes])?).map_err(|(error, _)| error)
     }
 
-    /// One that somebody else made.
+    /// One that somebody else made, perhaps one that is here already.
     ///
     /// # Errors
     /// Those of [`Mapped::new`], and the file: to close whatever that is may block.
-    pub(crate) fn open(file: OwnedFd) -> Result<Blob, (io::Error, OwnedFd)> {
-        match Mapped::new(file.as_fd()) {
-            Ok(mapped) => Ok(Blob { mapped, file }),
+    pub(crate) fn open(file: OwnedFd) -> Result<Arc<Blob>, (io::Error, OwnedFd)> {
+        match Blob::read(file.as_fd()) {
+            Ok((identity, mapped)) => {
+                let mut known = locked(KNOWN.get_or_init(Mutex::default));
+                if let Some(blob) = known.get(&identity).and_then(Weak::upgrade) {
+                    return Ok(blob);
+                }
+                let (file, incarnation) = (ManuallyDrop::new(file), process::incarnation());
+                let blob = Arc::new(Blob { mapped, file, identity, incarnation });
+                known.insert(identity, Arc::downgrade(&blob));
+                Ok(blob)
+            }
             Err(error) => Err((error, file)),
         }
     }
+
+    fn read(file: BorrowedFd<'_>) -> io::Result<(Identity, Mapped)> {
+        let mapped = Mapped::new(file)?;
+        let status = nix::sys::stat::fstat(file)?;
+        Ok(((status.st_dev, status.st_ino), mapped))
+    }
+
+    fn is_ours(&self) -> bool {
+        self.incarnation == process::incarnation()
+    }
+
+    /// `None` in a copy of the process that opened it.
+    pub(crate) fn file(&self) -> Option<BorrowedFd<'_>> {
+        self.is_ours().then(|| self.file.as_fd())
+    }
 }
 
-impl AsFd for Blob {
-    fn as_fd(&self) -> BorrowedFd<'_> {
-        self.file.as_fd()
+impl Drop for Blob {
+    fn drop(&mut self) {
+        if !self.is_ours() {
+            return;
+        }
+        let mut known = locked(KNOWN.get_or_init(Mutex::default));
+        // Somebody may have opened it again meanwhile.
+        if known.get(&self.identity).is_some_and(|blob| blob.strong_count() == 0) {
+            known.remove(&self.identity);
+        }
+        drop(known);
+        // SAFETY: nobody uses it after this.
+        unsafe { ManuallyDrop::drop(&mut self.file) };
     }
 }
 
@@ -163,6 +213,7 @@ impl Deref for Blob {
 
 #[cfg(test)]
 mod tests {
+    use nix::fcntl::{FallocateFlags, fallocate};
 
     use super::*;
 
@@ -189,9 +240,44 @@ mod tests {
         assert_eq!(with(10 << 40, b"some", all).unwrap_err().kind(), io::ErrorKind::InvalidData);
         assert_eq!(with(1 << 20, &[1; (1 << 20) - 65_536], all).unwrap_err().kind(), io::ErrorKind::InvalidData);
         assert_eq!(with(1 << 20, &[1; 1 << 20], all).unwrap(), 1 << 20);
+        let file = File::from(memfd_create("behind", MFdFlags::MFD_CLOEXEC | MFdFlags::MFD_ALLOW_SEALING).unwrap());
+        file.set_len(1 << 20).unwrap();
+        fallocate(&file, FallocateFlags::FALLOC_FL_KEEP_SIZE, 1 << 20, 1 << 20).unwrap();
+        fcntl(&file, FcntlArg::F_ADD_SEALS(all)).unwrap();
+        assert_eq!(
+            Mapped::new(file.as_fd()).unwrap_err().kind(),
+            io::ErrorKind::InvalidData,
+            "all of it is behind the end"
+        );
         for seal in [SealFlag::F_SEAL_SHRINK, SealFlag::F_SEAL_GROW, SealFlag::F_SEAL_WRITE] {
             assert_eq!(with(0, b"some", all - seal).unwrap_err().raw_os_error(), Some(libc::EINVAL));
         }
+    }
+
+    #[test]
+    fn a_process_has_it_once() {
+        let blob = Blob::new(&[3; 10]).unwrap();
+        let copy = || blob.file().unwrap().try_clone_to_owned().unwrap();
+        assert!(Arc::ptr_eq(&blob, &Blob::open(copy()).unwrap()));
+        let (identity, file) = (blob.identity, copy());
+        drop(blob);
+        assert!(!locked(KNOWN.get_or_init(Mutex::default)).contains_key(&identity));
+        assert_eq!(**Blob::open(file).unwrap(), [3; 10], "it is opened again");
+        Blob::open(super::super::fd::null().unwrap().try_clone_to_owned().unwrap()).unwrap_err();
+    }
+
+    #[test]
+    fn a_copy_of_the_process_has_the_bytes_and_not_the_descriptor() {
+        let mut blob = Some(Blob::new(&[4; 10]).unwrap());
+        super::super::fork::tests::in_fork(move || {
+            let blob = blob.take().unwrap();
+            assert_eq!((&**blob, blob.file().is_none()), (&[4; 10][..], true));
+            let number = blob.file.as_raw_fd();
+            drop(blob);
+            // SAFETY: fcntl(2) with F_GETFD takes a number and touches no memory.
+            let flags = unsafe { libc::fcntl(number, libc::F_GETFD) };
+            assert!(flags >= 0, "it is somebody else's by now, for all we know");
+        });
     }
 
     #[test]

@@ -20,11 +20,11 @@ use super::blob::Blob;
 pub(crate) type Entry = fn(Argument<'_>, &mut dyn Any) -> i32;
 
 /// An argument, encoded.
-#[derive(Debug, Clone, Copy, Default)]
+#[derive(Debug, Default)]
 pub(crate) struct Argument<'a> {
     pub(crate) bytes: &'a [u8],
-    /// What goes with them.
-    pub(crate) blobs: &'a [Arc<Blob>],
+    /// What goes with them; nobody else keeps it.
+    pub(crate) blobs: Vec<Arc<Blob>>,
 }
 
 /// A value of a type that takes no place: a function item, or a closure that captures nothing. Somebody had one, or the caller could not name

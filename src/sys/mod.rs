@@ -17,6 +17,8 @@ mod dumpable;
 pub(crate) mod entry;
 pub(crate) mod event;
 pub(crate) mod fd;
+#[cfg(feature = "tasks")]
+pub(crate) mod for_thread;
 pub(crate) mod fork;
 #[cfg(feature = "tasks")]
 pub(crate) mod image;

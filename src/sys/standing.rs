@@ -6,6 +6,7 @@ use std::io::{self, Read};
 use std::os::unix::fs::MetadataExt;
 
 use libc::c_int;
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::unistd::getpgrp;
 
 /// What this process has now. Of its main thread, as `/proc` tells it.
@@ -18,8 +19,20 @@ pub(crate) struct Standing {
     pub(crate) rights: u64,
     /// Its process group.
     pub(crate) group: i32,
-    /// (`RLIMIT_*`, soft, hard).
-    pub(crate) limits: Vec<(i32, u64, u64)>,
+    pub(crate) limits: Vec<Limit>,
+}
+
+/// (`RLIMIT_*`, soft, hard).
+pub(crate) type Limit = (i32, u64, u64);
+
+/// The limit of open files, which a server raises.
+const DESCRIPTORS: i32 = libc::RLIMIT_NOFILE as i32;
+
+/// As many as this process may allow itself.
+pub(crate) fn allow_all_descriptors() {
+    let allowed =
+        getrlimit(Resource::RLIMIT_NOFILE).and_then(|(_, hard)| setrlimit(Resource::RLIMIT_NOFILE, hard, hard));
+    debug_assert!(allowed.is_ok(), "a soft limit may be raised to the hard one (setrlimit(2))");
 }
 
 /// `RLIM_NLIMITS` (linux/resource.h).
@@ -47,6 +60,12 @@ impl Standing {
         (root.dev(), root.ino()).hash(&mut rights);
         standing.rights = rights.finish();
         Ok(standing)
+    }
+
+    /// Those that a copy of a server does not have from it, which was started at that time; all, where it has changed some itself.
+    pub(crate) fn limits_beyond(&self, server: &Standing, has_changed: bool) -> impl Iterator<Item = Limit> {
+        let is_other = move |limit: &&Limit| has_changed || limit.0 == DESCRIPTORS || !server.limits.contains(limit);
+        self.limits.iter().filter(is_other).copied()
     }
 }
 
@@ -76,7 +95,7 @@ fn number(text: &str, radix: u32) -> io::Result<u64> {
     u64::from_str_radix(text.trim(), radix).map_err(io::Error::other)
 }
 
-fn limits() -> Vec<(i32, u64, u64)> {
+fn limits() -> Vec<Limit> {
     let limit = |resource: c_int| {
         let mut limit = libc::rlimit64 { rlim_cur: 0, rlim_max: 0 };
         // SAFETY: prlimit64(2) of this process changes nothing where there is no new limit, and writes the old one.
@@ -105,7 +124,7 @@ mod tests {
             let before = Standing::now().unwrap();
             nix::sys::stat::umask(nix::sys::stat::Mode::from_bits_truncate(0o27));
             ignore(0, 1 << (libc::SIGUSR1 - 1));
-            nix::sys::resource::setrlimit(nix::sys::resource::Resource::RLIMIT_CORE, 0, 0).unwrap();
+            setrlimit(Resource::RLIMIT_CORE, 0, 0).unwrap();
             nix::sys::prctl::set_no_new_privs().unwrap();
             let after = Standing::now().unwrap();
             assert_eq!((after.umask, after.ignored), (0o27, before.ignored | 1 << (libc::SIGUSR1 - 1)));

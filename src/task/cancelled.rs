@@ -1,14 +1,15 @@
 //! How a function gets to know that nobody wants its value any more.
 
-use std::cell::RefCell;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+
+use crate::sys::for_thread::ForThread;
 
 /// Set by who cancels, read by the function.
 pub(super) type Token = Arc<AtomicBool>;
 
 thread_local! {
-    static CURRENT: RefCell<Option<Token>> = const { RefCell::new(None) };
+    static CURRENT: ForThread<Option<Token>> = const { ForThread::new(None) };
 }
 
 /// Whether the task that runs on this thread was cancelled: a function that works for long, called through a [`Worker`](crate::Worker),
@@ -30,13 +31,13 @@ thread_local! {
 /// # Ok::<(), TaskError>(())
 /// ```
 pub fn cancelled() -> bool {
-    CURRENT.with_borrow(|token| token.as_ref().is_some_and(|token| token.load(Ordering::Relaxed)))
+    CURRENT.with(|current| current.with(|token| token.as_ref().is_some_and(|token| token.load(Ordering::Relaxed))))
 }
 
 /// Calls something that asks for this token.
 pub(super) fn with<R>(token: &Token, call: impl FnOnce() -> R) -> R {
-    let outer = CURRENT.replace(Some(Arc::clone(token)));
+    let outer = CURRENT.with(|current| current.replace(Some(Arc::clone(token))));
     let result = call();
-    CURRENT.set(outer);
+    CURRENT.with(|current| current.replace(outer));
     result
 }

@@ -128,5 +128,5 @@ where
     let channel = channel.downcast_mut::<Option<OwnedFd>>().and_then(Option::take);
     let Some(channel) = channel.map(Channel::from) else { return PANICKED };
     let call = || Ok(the_only::<F>()(forkserver::decode_argument(argument)?));
-    if outcome::report(&channel, call) { 0 } else { PANICKED }
+    if outcome::report(channel, call) { 0 } else { PANICKED }
 }

@@ -54,7 +54,7 @@ pub(super) const MOST_IN_PARCEL: usize = 1 + MOST_BLOBS;
 impl Parcel {
     /// In the order in which they are sent.
     pub(super) fn descriptors(&self) -> Vec<RawFd> {
-        let blobs = self.blobs.iter().map(|blob| blob.as_fd());
+        let blobs = self.blobs.iter().filter_map(|blob| blob.file());
         [self.file.as_fd()].into_iter().chain(blobs).map(|fd| fd.as_raw_fd()).collect()
     }
 }
@@ -67,7 +67,7 @@ pub(super) fn encode(head: Vec<u8>, value: &impl Serialize) -> Result<Encoded, S
     let mut trouble = None;
     let start = head.len();
     let spilling = Spilling { here: head, start, file: None, trouble: &mut trouble };
-    let (encoded, blobs) = shared_bytes::packing(|| postcard::serialize_with_flavor(value, spilling));
+    let (encoded, blobs) = shared_bytes::packing(spilling, value);
     let encoded = encoded.map_err(|error| trouble.map_or_else(|| error.to_string(), |trouble| trouble.to_string()))?;
     Ok(match encoded {
         Spilled::Here(bytes) if blobs.is_empty() => Encoded::Here(bytes),
@@ -190,7 +190,7 @@ impl Value {
         let mut blobs = Vec::new();
         let read = Bytes::read(&file).map_err(|error| (error, file)).and_then(|bytes| {
             for file in &mut files {
-                blobs.push(Arc::new(Blob::open(file)?));
+                blobs.push(Blob::open(file)?);
             }
             Ok(bytes)
         });
@@ -205,24 +205,32 @@ impl Value {
         }
     }
 
-    pub(super) fn argument(&self) -> Argument<'_> {
+    /// What goes with it is not kept here any longer.
+    pub(super) fn argument(&mut self) -> Argument<'_> {
         let bytes = match &self.bytes {
             Bytes::Here { all, from } => all.get(*from..).unwrap_or_default(),
             Bytes::File(mapped) => mapped,
         };
-        Argument { bytes, blobs: &self.blobs }
+        Argument { bytes, blobs: std::mem::take(&mut self.blobs) }
     }
 
-    pub(super) fn decode<R: DeserializeOwned>(&self) -> Result<R, TaskError> {
+    pub(super) fn decode<R: DeserializeOwned>(mut self) -> Result<R, TaskError> {
         let Argument { bytes, blobs } = self.argument();
-        shared_bytes::unpacking(blobs, || postcard::from_bytes(bytes))
+        shared_bytes::unpacking(bytes, blobs)
             .map_err(|error| TaskError::Codec(format!("its value cannot be decoded: {error}")))
     }
 }
 
 /// Calls a function, and says how that came out. True: well.
-pub(super) fn report<R: Serialize>(to: &Channel, call: impl FnOnce() -> Result<R, String>) -> bool {
-    let sent = match answer(head, call) {
+pub(super) fn report<R: Serialize>(to: Channel, call: impl FnOnce() -> Result<R, String>) -> bool {
+    let identity = to.identity().ok();
+    let answer = answer(head, call);
+    // A function may close what it does not know, and open something of its own in its place, which gets nothing of ours.
+    if to.identity().ok() != identity {
+        std::mem::forget(to);
+        return false;
+    }
+    let sent = match answer {
         Ok(Encoded::Here(message)) => to.send(&message, &[]),
         Ok(Encoded::Parcel(parcel)) => to.send_patiently(&head(&Outcome::ValueInFile), &parcel.descriptors()),
         Err(outcome) => {
@@ -231,12 +239,16 @@ pub(super) fn report<R: Serialize>(to: &Channel, call: impl FnOnce() -> Result<R
             return false;
         }
     };
-    sent.is_ok()
+    sent.inspect_err(|error| _ = to.send(&head(&lost_value(error)), &[])).is_ok()
 }
 
 /// A call cannot be made, for want of what it is called with.
 pub(super) fn lost_argument(error: &io::Error) -> Outcome {
     Outcome::Codec { why: format!("its argument was lost: {error}") }
+}
+
+pub(super) fn lost_value(error: &io::Error) -> Outcome {
+    Outcome::Codec { why: format!("its value was lost: {error}") }
 }
 
 fn head(outcome: &Outcome) -> Vec<u8> {

@@ -2,13 +2,14 @@
 
 use std::any::Any;
 use std::backtrace::{Backtrace, BacktraceStatus};
-use std::cell::{Cell, RefCell};
+use std::cell::Cell;
 use std::panic::{self, AssertUnwindSafe, PanicHookInfo};
 use std::sync::Once;
 
 use serde::{Deserialize, Serialize};
 
 use super::error::TaskError;
+use crate::sys::for_thread::ForThread;
 
 /// A panic, told.
 #[derive(Debug, Serialize, Deserialize)]
@@ -28,7 +29,7 @@ impl Told {
 thread_local! {
     /// Whoever called [`caught`] on this thread hears of a panic; standard error does not.
     static IS_HEARD: Cell<bool> = const { Cell::new(false) };
-    static TOLD: RefCell<Option<Told>> = const { RefCell::new(None) };
+    static TOLD: ForThread<Option<Told>> = const { ForThread::new(None) };
 }
 
 /// Calls what may panic. Where and with what, only the panic hook gets to know: ours comes before the program's from the first call on, and has that one
@@ -40,13 +41,14 @@ pub(super) fn caught<R>(call: impl FnOnce() -> R) -> Result<R, Told> {
         panic::set_hook(Box::new(move |info| if IS_HEARD.get() { keep(info) } else { before(info) }));
     });
     let outer = IS_HEARD.replace(true);
-    TOLD.take();
+    take();
     let result = panic::catch_unwind(AssertUnwindSafe(call));
     IS_HEARD.set(outer);
+    let told = take();
     result.map_err(|payload| {
         let message = text(&*payload);
         // What was kept may be of a panic that the function caught itself; and a program may have set a hook of its own meanwhile.
-        let told = TOLD.take().filter(|told| told.message == message);
+        let told = told.filter(|told| told.message == message);
         let told = told.unwrap_or(Told { message, location: None, backtrace: None });
         // Its drop could panic again.
         std::mem::forget(payload);
@@ -58,7 +60,11 @@ fn keep(info: &PanicHookInfo<'_>) {
     let backtrace = Backtrace::capture();
     let backtrace = (backtrace.status() == BacktraceStatus::Captured).then(|| cut(&backtrace.to_string()));
     let (message, location) = (text(info.payload()), info.location().map(ToString::to_string));
-    TOLD.set(Some(Told { message, location, backtrace }));
+    TOLD.with(|current| current.replace(Some(Told { message, location, backtrace })));
+}
+
+fn take() -> Option<Told> {
+    TOLD.with(|current| current.replace(None))
 }
 
 fn text(payload: &dyn Any) -> String {

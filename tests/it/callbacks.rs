@@ -119,7 +119,7 @@ tests! {
             let _ = &captured;
             true
         });
-        let process = Process::builder(sh("read x").stdin(pkit::Stdio::piped()).clone()).ready(ready).build().unwrap();
+        let process = Process::builder(sh("read x").stdin(Stdio::piped()).clone()).ready(ready).build().unwrap();
         process.start(true).unwrap();
         let (mut events, stdin) = (process.subscribe(), process.stdin());
         process.detach();
@@ -137,7 +137,7 @@ tests! {
         let handled = Arc::new(AtomicU32::new(0));
         let count = Arc::clone(&handled);
         let process = Process::builder(sh("echo before; while :; do echo x; done & read go; echo >&3; wait"))
-            .stdin(pkit::Stdio::piped())
+            .stdin(Stdio::piped())
             .ready(pkit::Ready::fd(3))
             .capture(1024)
             .on_line(move |_| {

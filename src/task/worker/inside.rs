@@ -16,7 +16,7 @@ use crate::sys::image::{Argument, Image};
 use crate::sys::locked;
 use crate::sys::ring::{Garbage, Reader, Shared, Wake, Writer};
 use crate::sys::spin::Spin;
-use crate::task::outcome::{Encoded, Outcome, Value, lost_argument, whole};
+use crate::task::outcome::{Encoded, Outcome, Value, lost_argument, lost_value, whole};
 
 /// The main thread of a worker.
 pub(super) fn live(_: Argument<'_>, channel: &mut dyn Any) -> i32 {
@@ -188,7 +188,7 @@ impl Worker {
     }
 
     fn run(&self, id: u64, begun: Option<Begun>, entry: u64, argument: Result<Value, Outcome>) {
-        let argument = match argument {
+        let mut argument = match argument {
             Ok(argument) => argument,
             Err(outcome) => return self.say(id, Err(outcome)),
         };
@@ -209,7 +209,7 @@ impl Worker {
         let sent = parcel.map(|parcel| self.channel().send_patiently(&Signal::File.bytes(), &parcel.descriptors()));
         let message = match sent {
             // Without its file it would be given that of the next.
-            Some(Err(error)) => host::head(id, &Outcome::Codec { why: format!("its value was lost: {error}") }),
+            Some(Err(error)) => host::head(id, &lost_value(&error)),
             None | Some(Ok(())) => message,
         };
         loop {

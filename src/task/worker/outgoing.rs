@@ -7,7 +7,7 @@ use crate::sys::channel::{Channel, is_gone};
 use crate::sys::ring::{Garbage, Writer};
 use crate::task::outcome::Parcel;
 
-/// So many large arguments are on their way at once: each takes descriptors there until it is taken.
+/// So many descriptors of large arguments are on their way at once, or those of one: they take places there until they are taken.
 const MOST_FILES: usize = 8;
 
 /// What goes to a lane.
@@ -16,8 +16,8 @@ pub(super) struct Outgoing {
     ring: Writer,
     /// The numbers in it rise.
     waiting: VecDeque<Letter>,
-    /// The numbers of calls whose arguments are in files that were not taken yet.
-    files: Vec<u64>,
+    /// The numbers of calls whose arguments are in files that were not taken yet, and how many those are.
+    files: Vec<(u64, usize)>,
     /// The number of the last call.
     last: u64,
     /// How many calls there were.
@@ -81,12 +81,12 @@ impl Outgoing {
 
     /// The argument of that call is in a file that was sent, and was not taken yet.
     pub(super) fn has_sent_file(&self, id: u64) -> bool {
-        self.files.contains(&id)
+        self.files.iter().any(|(of, _)| *of == id)
     }
 
     /// The argument of that call was taken, or the call has ended. Whether something waits.
     pub(super) fn taken(&mut self, id: u64) -> bool {
-        self.files.retain(|of| *of != id);
+        self.files.retain(|(of, _)| *of != id);
         !self.waiting.is_empty()
     }
 
@@ -100,10 +100,12 @@ impl Outgoing {
                 return Ok(Pumped::Well);
             }
             if let Some(parcel) = &letter.parcel {
-                if self.files.len() >= MOST_FILES {
+                let descriptors = parcel.descriptors();
+                let on_their_way: usize = self.files.iter().map(|(_, files)| files).sum();
+                if on_their_way > 0 && on_their_way + descriptors.len() > MOST_FILES {
                     return Ok(Pumped::Well);
                 }
-                match channel.send_at_once(&Signal::file_for(self.lane).bytes(), &parcel.descriptors()) {
+                match channel.send_at_once(&Signal::file_for(self.lane).bytes(), &descriptors) {
                     Ok(()) => {}
                     Err(error) if is_gone(&error) => {
                         self.forget();
@@ -111,7 +113,7 @@ impl Outgoing {
                     }
                     Err(_) => return Ok(Pumped::AgainLater),
                 }
-                self.files.push(letter.id);
+                self.files.push((letter.id, descriptors.len()));
                 letter.parcel = None;
             }
             let Some(wake) = self.ring.write(&[&letter.message])? else { return Ok(Pumped::Well) };

@@ -1,7 +1,6 @@
 //! Objects that stay in a worker.
 
 use std::any::{Any, type_name};
-use std::cell::RefCell;
 use std::fmt;
 use std::marker::PhantomData;
 use std::sync::{Arc, Mutex, MutexGuard};
@@ -14,6 +13,7 @@ use super::home::{Home, Queued};
 use super::host::{Host, answering};
 use super::wire::Lane;
 use crate::forkserver::{captures_nothing, decode_argument};
+use crate::sys::for_thread::ForThread;
 use crate::sys::image::{Argument, the_only};
 use crate::sys::locked;
 use crate::task::error::TaskError;
@@ -72,7 +72,7 @@ impl Drop for Object {
 
 thread_local! {
     /// What a remote object means, encoded or decoded on this thread at this moment.
-    static CONTEXT: RefCell<Context> = const { RefCell::new(Context::Nowhere) };
+    static CONTEXT: ForThread<Context> = const { ForThread::new(Context::Nowhere) };
 }
 
 enum Context {
@@ -89,17 +89,22 @@ enum Context {
 }
 
 /// Puts back what was before, also after a panic.
+fn replace(context: Context) -> Context {
+    CONTEXT.with(|current| current.replace(context))
+}
+
 struct Before(Context);
 
 impl Before {
     fn enter(context: Context) -> Before {
-        Before(CONTEXT.replace(context))
+        Before(replace(context))
     }
 }
 
 impl Drop for Before {
     fn drop(&mut self) {
-        CONTEXT.set(std::mem::replace(&mut self.0, Context::Nowhere));
+        let before = std::mem::replace(&mut self.0, Context::Nowhere);
+        drop(replace(before));
     }
 }
 
@@ -118,7 +123,7 @@ pub(super) type Sent = (Encoded, Vec<Arc<Object>>);
 pub(super) fn encode(home: &dyn Home, argument: &impl Serialize) -> Result<Sent, TaskError> {
     let before = Before::enter(Context::Sent { home: home.id(), kept: Vec::new(), trouble: None });
     let encoded = outcome::encode(Vec::new(), argument);
-    let (kept, trouble) = match CONTEXT.replace(Context::Nowhere) {
+    let (kept, trouble) = match replace(Context::Nowhere) {
         Context::Sent { kept, trouble, .. } => (kept, trouble),
         Context::Nowhere | Context::Within(_) => (Vec::new(), None),
     };
@@ -212,9 +217,11 @@ impl Object {
 
 /// The inside of the worker that this thread is of.
 fn current_host() -> Option<Arc<Host>> {
-    CONTEXT.with_borrow(|context| match context {
-        Context::Within(host) => Some(Arc::clone(host)),
-        Context::Nowhere | Context::Sent { .. } => None,
+    CONTEXT.with(|current| {
+        current.with(|context| match context {
+            Context::Within(host) => Some(Arc::clone(host)),
+            Context::Nowhere | Context::Sent { .. } => None,
+        })
     })
 }
 
@@ -267,17 +274,19 @@ impl<T> Serialize for Remote<T> {
             Place::Away { object, .. } => Some(object),
             Place::Here(_) => None,
         };
-        let id = CONTEXT.with_borrow_mut(|context| match (context, away) {
-            (Context::Sent { home, kept, .. }, Some(object)) if *home == object.home.id() => {
-                kept.push(Arc::clone(object));
-                Some(object.id)
-            }
-            (Context::Sent { trouble, .. }, away) => {
-                let ended = away.and_then(|object| object.home.over());
-                *trouble = Some(ended.unwrap_or_else(|| TaskError::Codec(STRANGE.to_owned())));
-                None
-            }
-            (Context::Nowhere | Context::Within(_), _) => None,
+        let id = CONTEXT.with(|current| {
+            current.with(|context| match (context, away) {
+                (Context::Sent { home, kept, .. }, Some(object)) if *home == object.home.id() => {
+                    kept.push(Arc::clone(object));
+                    Some(object.id)
+                }
+                (Context::Sent { trouble, .. }, away) => {
+                    let ended = away.and_then(|object| object.home.over());
+                    *trouble = Some(ended.unwrap_or_else(|| TaskError::Codec(STRANGE.to_owned())));
+                    None
+                }
+                (Context::Nowhere | Context::Within(_), _) => None,
+            })
         });
         id.ok_or_else(|| S::Error::custom(STRANGE))?.serialize(serializer)
     }

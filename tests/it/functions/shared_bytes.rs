@@ -1,8 +1,9 @@
 //! Bytes that are passed without being copied.
 
 use std::process::{ExitCode, id};
+use std::sync::Mutex;
 
-use pkit::{Process, Run, SharedBytes, Target, TaskError, Worker};
+use pkit::{Process, Resource, Run, SharedBytes, Target, TaskError, Worker};
 use serde::{Deserialize, Serialize};
 
 use super::captured;
@@ -154,6 +155,56 @@ tests! {
         let lost = without_descriptors(|| task.wait());
         assert!(lost.is_ok() || matches!(lost, Err(TaskError::Codec(_))), "{lost:?}");
         assert_eq!(worker.invoke(same, back.clone()).unwrap(), back);
+    }
+
+    fn what_is_preloaded_is_passed_on() {
+        static KEPT: Mutex<Option<SharedBytes>> = Mutex::new(None);
+        pkit::preload(|| *KEPT.lock().unwrap() = Some(some(1))).unwrap();
+        let kept = |with_others: bool| {
+            // Whatever gets the number of its file.
+            let others = [2, 3].map(|byte| with_others.then(|| some(byte)));
+            (KEPT.lock().unwrap().clone().unwrap(), others[0].clone())
+        };
+        for with_others in [false, true] {
+            let (back, others) = pkit::run(kept, with_others).unwrap();
+            assert!(back.iter().all(|byte| *byte == 1) && others.is_none_or(|others| others[0] == 2));
+            let worker = Worker::new().unwrap();
+            assert!(worker.invoke(kept, with_others).unwrap().0.iter().all(|byte| *byte == 1));
+        }
+        let dropped = |()| {
+            let others = [2, 3, 4].map(some);
+            KEPT.lock().unwrap().take();
+            (memories(()), others)
+        };
+        let (open, others) = pkit::run(dropped, ()).unwrap();
+        assert_eq!((open, others.map(|other| other[0])), (3, [2, 3, 4]), "it closes nobody else's");
+    }
+
+    fn a_process_has_them_once_and_until_it_drops_them() {
+        let (bytes, before) = (some(1), memories(()));
+        let worker = Worker::new().unwrap();
+        let back: Vec<SharedBytes> = (0..50).map(|_| worker.invoke(same, bytes.clone()).unwrap()).collect();
+        assert_eq!(memories(()), before);
+        drop(back);
+        let held = worker.hold(|()| Vec::<SharedBytes>::new(), ()).unwrap();
+        (0..50).for_each(|_| held.with(|all, bytes: SharedBytes| all.push(bytes), bytes.clone()).unwrap());
+        assert_eq!(worker.invoke(memories, ()).unwrap(), 1);
+        let dropped = |bytes: SharedBytes| {
+            let before = memories(());
+            drop(bytes);
+            (before, memories(()))
+        };
+        assert_eq!(pkit::run(dropped, bytes.clone()).unwrap(), (1, 0));
+        drop(held);
+        assert_eq!(worker.invoke(dropped, bytes).unwrap(), (1, 0));
+    }
+
+    fn many_that_wait_take_few_descriptors_there() {
+        let worker = Worker::builder().process(|process| process.rlimit(Resource::OpenFiles, 40, 40)).build().unwrap();
+        let all: Vec<Vec<SharedBytes>> = (0..10).map(|_| (0..10).map(some).collect()).collect();
+        let tasks: Vec<_> =
+            all.iter().map(|all| worker.schedule(|all: Vec<SharedBytes>| all.len(), all.clone()).unwrap()).collect();
+        assert!(tasks.into_iter().all(|task| task.wait().unwrap() == 10));
     }
 
     fn a_copy_of_the_program_has_them() {

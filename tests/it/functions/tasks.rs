@@ -1,6 +1,7 @@
 //! One call of a function in another process, and its value back.
 
 use std::collections::BTreeMap;
+use std::os::unix::net::UnixDatagram;
 use std::sync::mpsc;
 use std::time::Duration;
 
@@ -23,6 +24,8 @@ enum Shape {
 fn twice(shape: Shape) -> (Shape, Shape) {
     (shape.clone(), shape)
 }
+
+const CLOSED: &str = "its process ended before it gave a value: exit code 101";
 
 fn square(n: u64) -> u64 {
     n * n
@@ -92,6 +95,55 @@ tests! {
         let bytes = ByteBuf::from(vec![7; 1 << 30]);
         let bytes = pkit::run(|mut bytes: ByteBuf| { bytes[1 << 29] = 8; bytes }, bytes).unwrap();
         assert_eq!((bytes.len(), bytes[0], bytes[1 << 29], bytes[(1 << 30) - 1]), (1 << 30, 7, 8, 7));
+    }
+
+    fn a_function_that_closes_what_it_answers_by_writes_its_value_nowhere() {
+        let close = |()| (3..100).for_each(|fd| _ = nix::unistd::close(fd));
+        let error = pkit::run(close, ()).unwrap_err().to_string();
+        assert!(error.starts_with(CLOSED), "{error}");
+        let replace = |path: std::path::PathBuf| {
+            (3..100).for_each(|fd| _ = nix::unistd::close(fd));
+            for _ in 0..40 {
+                let (one, other) = UnixDatagram::pair().unwrap();
+                for end in [one, other] {
+                    let path = path.clone();
+                    std::thread::spawn(move || {
+                        let mut bytes = [0; 100];
+                        end.recv(&mut bytes).map(|_| std::fs::write(path, bytes).unwrap())
+                    });
+                }
+            }
+            "a secret".to_owned()
+        };
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("told");
+        let error = pkit::run(replace, path.clone()).unwrap_err().to_string();
+        assert!(error.starts_with(CLOSED), "{error}");
+        assert!(!path.exists());
+    }
+
+    fn a_thread_that_ends_can_call_functions() {
+        struct Last(mpsc::Sender<[u64; 3]>);
+        impl Drop for Last {
+            fn drop(&mut self) {
+                let worker = Worker::new().unwrap();
+                let here = Worker::thread().unwrap();
+                let held = worker.hold(square, 4).unwrap();
+                let values = [pkit::run(square, 2), worker.invoke(square, 3), held.with(|n, ()| *n, ())];
+                assert_eq!(here.invoke(square, 5).unwrap(), 25);
+                self.0.send(values.map(|value| value.unwrap())).unwrap();
+            }
+        }
+        thread_local!(static LAST: std::cell::RefCell<Option<Last>> = const { std::cell::RefCell::new(None) });
+        let (tell, told) = mpsc::channel();
+        let thread = std::thread::spawn(move || {
+            LAST.set(Some(Last(tell)));
+            // What is used after that is destroyed before it.
+            pkit::run(square, 1).unwrap();
+            Worker::new().unwrap().hold(square, 4).unwrap().with(|n, ()| *n, ()).unwrap();
+        });
+        assert_eq!(told.recv_timeout(LONG).unwrap(), [4, 9, 16]);
+        thread.join().unwrap();
     }
 
     fn a_panic_tells_message_place_and_backtrace() {
