@@ -21,7 +21,7 @@
 //! What each of both said is there, whoever of them has died meanwhile. A function runs only where its start could be told, so one that is
 //! not heard of has not run.
 //!
-//! One copy is made ahead: each start, when it has heard, sends the `Fork` for the next, whose copy waits for its order (and ends
+//! One copy is made ahead: each start, when it has given its order, sends the `Fork` for the next, whose copy waits for its order (and ends
 //! with this program, or when its channel does). It has run nothing. So a start does not wait for the copying, and where that
 //! copy has ended meanwhile, or a preload has made it obsolete, another one is asked for.
 

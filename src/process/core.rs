@@ -215,9 +215,14 @@ impl Inner {
 }
 
 impl Core {
-    /// At some moment in or after generation `since` it came to rest, and its callbacks have returned.
+    /// At some moment in or after generation `since` it came to rest, and its callbacks have returned. Not "at this moment": somebody
+    /// may have started it again.
     pub(super) fn is_settled(&self, since: u64) -> bool {
         self.rested >= since && self.calling.has_told(self.rested)
+    }
+
+    pub(super) fn is_run_over(&self, generation: u64) -> bool {
+        !self.machine.is_alive() || self.machine.generation() > generation
     }
 
     /// The leader's, while it lives.

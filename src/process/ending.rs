@@ -41,15 +41,15 @@ impl Ending {
 
     /// What has come of it. Unless that is all, `waker` is woken when more may have: it has to look again.
     pub(crate) fn look(&self, waker: &Waker) -> Rest {
-        let mut is_over = false;
+        let mut is_at_rest = false;
         let settled = self.process.inner.poll(self.id, waker, |core: &Core| {
             let machine = &core.machine;
-            is_over = machine.generation() >= self.since && !machine.is_alive() && machine.next_start().is_none();
+            is_at_rest = machine.generation() >= self.since && machine.is_at_rest();
             core.is_settled(self.since).then_some(())
         });
         match settled.is_ready() {
             true => Rest::Settled,
-            false if is_over => Rest::Over,
+            false if is_at_rest => Rest::Over,
             false => Rest::None,
         }
     }
@@ -68,8 +68,7 @@ impl Process {
     /// Waits until the run that is there, if one is, is over. It waits for no callback.
     pub(crate) fn wait_run(&self, until: Option<Instant>) -> bool {
         let generation = self.inner.lock().machine.generation();
-        let over = |core: &Core| !core.machine.is_alive() || core.machine.generation() > generation;
-        self.inner.wait_end(until, |core| over(core).then_some(())).is_some()
+        self.inner.wait_end(until, |core| core.is_run_over(generation).then_some(())).is_some()
     }
 
     /// Whether this thread is inside one of its callbacks.

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use super::events::EventKind;
 use super::gate::Gate;
 use super::notification::{Hearing, Judge, Judged, LONGEST_MESSAGE, Next, Said, Sender};
+use super::reading::LAST_READS;
 use super::run::{Main, Run};
 use super::state::Event;
 use super::turn::Turn;
@@ -23,8 +24,6 @@ const LATER: Duration = Duration::from_millis(20);
 /// So many messages that it sent before its end are heard: more than the kernel queues (`max_dgram_qlen`, unix(7)), and few
 /// enough for one that somebody goes on sending to. No time is measured: this thread may not have been running.
 const LAST_MESSAGES: usize = 1024;
-/// So many reads empty the largest pipe (1 MiB, `/proc/sys/fs/pipe-max-size`).
-const LAST_READS: usize = 4096;
 
 impl Turn<'_> {
     pub(super) fn read_gate(&mut self) {
@@ -83,16 +82,14 @@ impl Turn<'_> {
         let Some(run) = &self.core.run else { return };
         match &run.gate {
             Gate::Notify(_) => self.read_last_notifications(),
-            Gate::Fd { .. } => self.read_newlines(),
-            Gate::Line(_) => self.read_lines(),
-            Gate::Open | Gate::Try { .. } => {}
+            Gate::Fd { .. } | Gate::Line(_) | Gate::Open | Gate::Try { .. } => self.read_gate_to_the_end(),
         }
     }
 
     fn read_notifications(&mut self, mut goes_on: impl FnMut() -> bool) {
         while goes_on() {
             let Some(run) = &mut self.core.run else { return };
-            if !matches!(run.hearing, Hearing::Open) {
+            if !run.is_all_heard() {
                 return;
             }
             if run.closing.is_behind() {
@@ -104,7 +101,7 @@ impl Turn<'_> {
                 None => return,
             }
         }
-        if let Some(run) = self.core.run.as_mut().filter(|run| matches!(run.hearing, Hearing::Open)) {
+        if let Some(run) = self.core.run.as_mut().filter(|run| run.is_all_heard()) {
             run.pause_gate(Some(self.now + PAUSE));
         }
     }

@@ -20,7 +20,7 @@ const CHUNKS_IN_A_ROW: usize = 4;
 /// So much is more than the largest pipe holds (1 MiB, `/proc/sys/fs/pipe-max-size`, and as many packets as pages), and bounds what a
 /// stranger can make us read who goes on writing into it.
 const LAST_BYTES: usize = 2 << 20;
-const LAST_READS: usize = 4096;
+pub(super) const LAST_READS: usize = 4096;
 /// Lines that a callback thread takes at once, under one lock.
 const BATCH: usize = 64;
 
@@ -116,8 +116,8 @@ impl Turn<'_> {
             self.read_to_the_end();
         } else if self.core.machine.judges_word(self.now) {
             self.read_gate_to_the_end();
-            let is_all = self.core.run.as_ref().is_none_or(Run::hears);
-            self.core.machine.has_been_heard(is_all, self.now);
+            let is_all = self.core.run.as_ref().is_none_or(Run::is_all_heard);
+            self.core.machine.note_heard(is_all, self.now);
         }
     }
 

@@ -115,11 +115,6 @@ pub(super) struct Relook {
 }
 
 impl Run {
-    /// What is said comes to us, and waits for nothing.
-    pub(super) fn hears(&self) -> bool {
-        matches!(self.hearing, Hearing::Open)
-    }
-
     pub(super) fn new(generation: u64, launched: Launched) -> Run {
         let [stdout, stderr] = launched.piped;
         let streams = Streams {
@@ -194,6 +189,11 @@ impl Run {
     pub(super) fn deadline(&self) -> Option<Instant> {
         let (relook, owed) = (self.relook.map(|relook| relook.at), self.owed.map(|(_, at)| at));
         [relook, owed, self.try_at, self.orphans_at].into_iter().flatten().min()
+    }
+
+    /// No notification waits to be judged, or to be received elsewhere.
+    pub(super) fn is_all_heard(&self) -> bool {
+        matches!(self.hearing, Hearing::Open)
     }
 
     pub(super) fn pid(&self) -> u32 {

@@ -40,7 +40,7 @@ pub(super) struct Turn<'a> {
     pub(super) by_hand: bool,
     /// Something that a waiter may wait for is different.
     pub(super) changed: bool,
-    /// Someone has an answer who may be told by a waker alone: that it is ready, or a run over, or that told.
+    /// Someone who may be woken by a waker alone has an answer: a run is ready, or over, or its end was told.
     pub(super) has_news: bool,
     /// Of subscribers.
     wakers: Vec<Waker>,
@@ -78,11 +78,7 @@ impl<'a> Turn<'a> {
                 events.extend(self.perform(action));
             }
         }
-        self.note_rest();
-    }
-
-    pub(super) fn note_rest(&mut self) {
-        if self.core.machine.is_at_rest() {
+        if self.core.machine.is_settled() {
             self.core.rested = self.core.machine.generation();
         }
     }

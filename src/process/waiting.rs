@@ -73,8 +73,11 @@ impl Inner {
             if turn.core.machine.is_alive() {
                 return Err(Error::new(self.who(turn.core.pid()), "start", Kind::Running));
             }
+            if turn.core.machine.is_at_rest() {
+                // A start by hand does not wait until that end was told.
+                turn.core.rested = turn.core.machine.generation();
+            }
             turn.by_hand = true;
-            turn.note_rest();
             turn.feed(Event::Start);
             let generation = turn.core.machine.generation();
             let awaited = turn.core.await_ready(generation);
@@ -163,11 +166,9 @@ impl Inner {
         None
     }
 
-    /// At some moment in or after generation `since` it would not run again by itself and its callbacks had returned;
-    /// within one of them, the run is over. Not "at this moment": it may have been started again.
+    /// Who waits since generation `since` waits no more: see [`Core::is_settled`]; within one of its callbacks, when that run is over.
     pub(super) fn is_over(&self, core: &Core, since: u64) -> bool {
-        let is_past = || !core.machine.is_alive() || core.machine.generation() > since;
-        core.is_settled(since) || (is_past() && self.is_within_callback())
+        core.is_settled(since) || (core.is_run_over(since) && self.is_within_callback())
     }
 
     pub(super) fn status(&self, core: &Core) -> Status {

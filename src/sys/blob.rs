@@ -8,7 +8,7 @@ use std::mem::ManuallyDrop;
 use std::ops::Deref;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::ptr;
-use std::sync::{Arc, Mutex, Weak};
+use std::sync::{Arc, Mutex, MutexGuard, Weak};
 
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, SealFlag, fcntl};
@@ -66,8 +66,8 @@ pub(crate) fn is_refusal(error: &io::Error) -> bool {
 
 impl Mapped {
     /// # Errors
-    /// EINVAL: it is no such file, and could change while it is read, or shrink (SIGBUS). Or it has holes: of those who made it none has the memory
-    /// that it takes here to copy them.
+    /// EINVAL: it lacks a seal, and could change while it is read, or shrink (SIGBUS). `InvalidData`: it has holes, so that to copy it takes memory
+    /// here that nobody spent there.
     pub(crate) fn new(fd: BorrowedFd<'_>) -> io::Result<Mapped> {
         Mapped::with(fd, libc::PROT_READ)
     }
@@ -91,8 +91,7 @@ impl Mapped {
         if length == 0 {
             return Ok(Mapped { start: ptr::null_mut(), length });
         }
-        // What is swapped out counts, and of a page that was written in part all of it. But room that was asked for behind the end does, too; and
-        // huge pages have no holes that could be asked for.
+        // Both are asked: blocks count what is swapped out, but also room behind the end (`FALLOC_FL_KEEP_SIZE`); and of huge pages no hole is told.
         if status.st_blocks.saturating_mul(BLOCK) < size || lseek(fd, 0, Whence::SeekHole)? != size {
             return Err(io::Error::new(
                 io::ErrorKind::InvalidData,
@@ -145,6 +144,10 @@ type Identity = (u64, u64);
 /// Those that this process has. Leaf lock.
 static KNOWN: PerProcess<Mutex<HashMap<Identity, Weak<Blob>>>> = PerProcess::new();
 
+fn known() -> MutexGuard<'static, HashMap<Identity, Weak<Blob>>> {
+    locked(KNOWN.get_or_init(Mutex::default))
+}
+
 impl Blob {
     /// A new one with those bytes.
     pub(crate) fn new(bytes: &[u8]) -> io::Result<Arc<Blob>> {
@@ -156,25 +159,23 @@ impl Blob {
     /// # Errors
     /// Those of [`Mapped::new`], and the file: to close whatever that is may block.
     pub(crate) fn open(file: OwnedFd) -> Result<Arc<Blob>, (io::Error, OwnedFd)> {
-        match Blob::read(file.as_fd()) {
-            Ok((identity, mapped)) => {
-                let mut known = locked(KNOWN.get_or_init(Mutex::default));
-                if let Some(blob) = known.get(&identity).and_then(Weak::upgrade) {
-                    return Ok(blob);
-                }
-                let (file, incarnation) = (ManuallyDrop::new(file), process::incarnation());
-                let blob = Arc::new(Blob { mapped, file, identity, incarnation });
-                known.insert(identity, Arc::downgrade(&blob));
-                Ok(blob)
-            }
-            Err(error) => Err((error, file)),
+        let identity = match nix::sys::stat::fstat(&file) {
+            Ok(status) => (status.st_dev, status.st_ino),
+            Err(error) => return Err((error.into(), file)),
+        };
+        let mut known = known();
+        // (While one of both has it open, no other file gets its number.)
+        if let Some(blob) = known.get(&identity).and_then(Weak::upgrade) {
+            return Ok(blob);
         }
-    }
-
-    fn read(file: BorrowedFd<'_>) -> io::Result<(Identity, Mapped)> {
-        let mapped = Mapped::new(file)?;
-        let status = nix::sys::stat::fstat(file)?;
-        Ok(((status.st_dev, status.st_ino), mapped))
+        let mapped = match Mapped::new(file.as_fd()) {
+            Ok(mapped) => mapped,
+            Err(error) => return Err((error, file)),
+        };
+        let (file, incarnation) = (ManuallyDrop::new(file), process::incarnation());
+        let blob = Arc::new(Blob { mapped, file, identity, incarnation });
+        known.insert(identity, Arc::downgrade(&blob));
+        Ok(blob)
     }
 
     fn is_ours(&self) -> bool {
@@ -192,7 +193,7 @@ impl Drop for Blob {
         if !self.is_ours() {
             return;
         }
-        let mut known = locked(KNOWN.get_or_init(Mutex::default));
+        let mut known = known();
         // Somebody may have opened it again meanwhile.
         if known.get(&self.identity).is_some_and(|blob| blob.strong_count() == 0) {
             known.remove(&self.identity);
@@ -261,7 +262,7 @@ mod tests {
         assert!(Arc::ptr_eq(&blob, &Blob::open(copy()).unwrap()));
         let (identity, file) = (blob.identity, copy());
         drop(blob);
-        assert!(!locked(KNOWN.get_or_init(Mutex::default)).contains_key(&identity));
+        assert!(!known().contains_key(&identity));
         assert_eq!(**Blob::open(file).unwrap(), [3; 10], "it is opened again");
         Blob::open(super::super::fd::null().unwrap().try_clone_to_owned().unwrap()).unwrap_err();
     }

@@ -87,8 +87,11 @@ tests! {
         let error = process.restart(RestartMode::Join, Duration::from_millis(10)).unwrap_err();
         assert!(error.is_timeout(), "{error}");
         assert_eq!(process.state(), State::Backoff);
+        let joined = process.exited();
         drop(report);
         process.wait_until(LONG, |status| status.restarts == 1 && status.state == State::Ready).unwrap();
+        // Who has waited since then waits for the end of this one.
+        assert!(smol::future::block_on(smol::future::poll_once(joined)).is_none());
         process.terminate(true).unwrap();
     }
 

@@ -106,14 +106,16 @@ impl Machine {
         }
     }
 
-    /// It will not run again by itself; but perhaps its end is still to be told.
+    /// It will not run again by itself, and everyone who wanted to hear of that has.
+    pub(crate) fn is_settled(&self) -> bool {
+        matches!(self.phase, Phase::Idle | Phase::Failed)
+    }
+
+    /// It would not run again by itself now, but perhaps that end is still to be told; until it is, that may change.
     pub(crate) fn is_at_rest(&self) -> bool {
         match self.phase {
-            Phase::Idle | Phase::Failed => true,
             Phase::Reporting { verdict } => !matches!(self.in_force(verdict), Verdict::Again { .. }),
-            Phase::Starting { .. } | Phase::Up(_) | Phase::Clearing(_) | Phase::Draining(_) | Phase::Backoff { .. } => {
-                false
-            }
+            _ => self.is_settled(),
         }
     }
 
@@ -159,9 +161,9 @@ impl Machine {
     }
 
     /// What it has said by now was heard, all of it or not.
-    pub(crate) fn has_been_heard(&mut self, is_all: bool, now: Instant) {
+    pub(crate) fn note_heard(&mut self, is_all: bool, now: Instant) {
         if let Phase::Up(run) = &mut self.phase {
-            run.has_been_heard(is_all, now);
+            run.lateness.note_heard(is_all, now);
         }
     }
 

@@ -15,8 +15,6 @@ const FIRST_LOOK: Duration = Duration::from_millis(1);
 const LAST_LOOK: Duration = Duration::from_millis(20);
 /// A ladder waits so long, at most, to hear whether the leader left anyone behind: it may have been the last.
 const HEARD_WITHIN: Duration = Duration::from_secs(5);
-/// So long, at most, a limit on what a run says is put off while it is not known what it has said.
-const DEAF: Duration = Duration::from_secs(5);
 /// After SIGKILL only the kernel (or a tracer, or a dead file system) can hold a process back.
 const SLOW_LOOK: Duration = Duration::from_millis(500);
 
@@ -38,8 +36,6 @@ pub(super) struct Run {
     pub(super) forced: bool,
     pub(super) climb: Option<Climb>,
     pub(super) lateness: Lateness,
-    /// Since when a limit is put off for want of what it has said.
-    deaf: Option<Instant>,
 }
 
 #[derive(Debug)]
@@ -89,15 +85,6 @@ impl Run {
         self.climb.and_then(|climb| climb.due)
     }
 
-    /// All that it has said is known; or not yet, and then it is not judged now.
-    pub(super) fn has_been_heard(&mut self, is_all: bool, now: Instant) {
-        if is_all {
-            self.deaf = None;
-        } else if now - *self.deaf.get_or_insert(now) < DEAF {
-            self.lateness.put_off(now);
-        }
-    }
-
     pub(super) fn forget_limits(&mut self) {
         [self.ready_by, self.watchdog_by, self.gone_by] = [None; 3];
     }
@@ -119,7 +106,6 @@ impl Machine {
             forced: false,
             climb: None,
             lateness: Lateness::default(),
-            deaf: None,
         };
         out.push(Action::Announce(Notice::Started));
         match wish {

@@ -88,11 +88,11 @@ enum Context {
     Within(Arc<Host>),
 }
 
-/// Puts back what was before, also after a panic.
 fn replace(context: Context) -> Context {
     CONTEXT.with(|current| current.replace(context))
 }
 
+/// Puts back what was before, also after a panic.
 struct Before(Context);
 
 impl Before {

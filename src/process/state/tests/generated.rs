@@ -197,7 +197,7 @@ impl World {
         let began = self.now;
         self.by_hand(if patient { Event::Stop } else { Event::Kill });
         for _ in 0..4_000 {
-            if self.machine.is_at_rest() && !matches!(self.scene, Scene::Reporting) {
+            if self.machine.is_settled() {
                 assert!(self.now <= began + limit, "it took {:?}", self.now - began);
                 assert_eq!(self.spawned, self.concluded);
                 return;

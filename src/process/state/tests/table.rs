@@ -280,7 +280,7 @@ fn what_it_says_is_not_judged_while_it_cannot_be_heard() {
     let fault = loop {
         let passed = life.machine.deadline().unwrap() - life.now;
         (life.now, waited) = (life.now + passed, waited + passed);
-        life.machine.has_been_heard(false, life.now);
+        life.machine.note_heard(false, life.now);
         match life.feed(Event::Tick) {
             actions if actions.is_empty() => {}
             actions => break actions,
@@ -290,7 +290,7 @@ fn what_it_says_is_not_judged_while_it_cannot_be_heard() {
     assert_eq!(waited, 6 * S, "but not for ever");
     let mut life = Life::running(Rules { ready_within: Some(S), ..rules(Restart::never()) });
     life.now += S;
-    life.machine.has_been_heard(false, life.now);
+    life.machine.note_heard(false, life.now);
     assert_eq!(life.feed(Event::Tick), []);
     assert_eq!(life.feed(Event::Ready), [Action::Announce(Notice::Ready)], "it had said so in time");
 }

@@ -405,8 +405,10 @@ impl World {
         let (state, deadline) = (self.machine.state(), self.machine.deadline());
         assert_eq!(self.machine.generation(), self.starts);
         assert_eq!(self.machine.is_alive(), matches!(self.scene, Scene::Spawning { .. } | Scene::Live(_)));
-        let rests = matches!(self.scene, Scene::Idle | Scene::Failed);
-        assert!(self.machine.is_at_rest() == rests || matches!(self.scene, Scene::Reporting));
+        assert_eq!(self.machine.is_settled(), matches!(self.scene, Scene::Idle | Scene::Failed));
+        let is_reporting = matches!(self.scene, Scene::Reporting);
+        let rests = self.machine.is_settled() || (is_reporting && self.machine.next_start().is_none());
+        assert_eq!(self.machine.is_at_rest(), rests);
         assert!(self.spawned - self.concluded == u64::from(matches!(self.scene, Scene::Live(_))));
         if self.comes_back && !self.stopped && self.last == 0 {
             assert_eq!(state, State::Backoff, "it is to be started again");
