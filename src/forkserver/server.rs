@@ -2,7 +2,7 @@
 
 use std::error::Error as _;
 use std::io;
-use std::os::fd::{AsRawFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, RawFd};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
@@ -275,8 +275,8 @@ impl Server {
             setup.group.get_or_insert(now.group);
         }
         let directory_place = directory.as_ref().map(|directory| place(directory.fd.as_raw_fd()));
-        let files = work.argument.blobs.iter().filter_map(|blob| blob.file());
-        let blobs = files.map(|file| place(file.as_raw_fd())).count();
+        let files = work.argument.blobs.iter().map(|blob| blob.file_or_copy()).collect::<io::Result<Vec<_>>>()?;
+        let blobs = files.iter().map(|file| place(file.as_fd().as_raw_fd())).count();
         let order = Order {
             setup,
             directory: directory_place,

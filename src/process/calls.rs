@@ -78,6 +78,8 @@ impl Turn<'_> {
     fn reported(&mut self, generation: u64) {
         self.core.calling.exits.retain(|exit| *exit != generation);
         (self.changed, self.has_news) = (true, true);
+        let Core { rests, calling, .. } = &mut **self.core;
+        rests.tell(|generation| calling.has_told(generation));
         self.feed_of(generation, Event::Reported);
     }
 

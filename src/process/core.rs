@@ -17,6 +17,7 @@ use super::launch;
 use super::monitor::{self, Guard, Monitor};
 use super::readiness;
 use super::refused::Refused;
+use super::rests::Rests;
 use super::run::{Channel, Run, split};
 use super::state::{Event, Machine, State};
 use super::turn::Turn;
@@ -48,9 +49,7 @@ pub(super) struct Core {
     /// The exit of the last run that is over, and its generation.
     pub(super) exit: Option<(u64, Exit)>,
     pub(super) error: Option<Error>,
-    /// The last generation after which it came to rest: nothing ran and nothing was scheduled, but for telling of its end. Who waits
-    /// for that sees it here even when somebody started the next run before he woke up.
-    pub(super) rested: u64,
+    pub(super) rests: Rests,
     /// Those who wait until a run is ready.
     pub(super) awaited: Vec<Awaited>,
     pub(super) started: Option<SystemTime>,
@@ -101,7 +100,7 @@ impl Inner {
             timer: None,
             exit: None,
             error: None,
-            rested: 0,
+            rests: Rests::default(),
             awaited: Vec::new(),
             started: None,
             containment: None,
@@ -215,10 +214,11 @@ impl Inner {
 }
 
 impl Core {
-    /// At some moment in or after generation `since` it came to rest, and its callbacks have returned. Not "at this moment": somebody
-    /// may have started it again.
-    pub(super) fn is_settled(&self, since: u64) -> bool {
-        self.rested >= since && self.calling.has_told(self.rested)
+    /// It rests now, or did before it was started by hand.
+    pub(super) fn note_rest(&mut self) {
+        let generation = self.machine.generation();
+        let exit = self.exit.as_ref().map(|(_, exit)| exit);
+        self.rests.note(generation, exit, self.calling.has_told(generation));
     }
 
     pub(super) fn is_run_over(&self, generation: u64) -> bool {

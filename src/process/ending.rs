@@ -45,7 +45,7 @@ impl Ending {
         let settled = self.process.inner.poll(self.id, waker, |core: &Core| {
             let machine = &core.machine;
             is_at_rest = machine.generation() >= self.since && machine.is_at_rest();
-            core.is_settled(self.since).then_some(())
+            core.rests.is_settled(self.since).then_some(())
         });
         match settled.is_ready() {
             true => Rest::Settled,

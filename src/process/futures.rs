@@ -1,5 +1,6 @@
 //! Waiting for a process in async code, under any runtime: until it is ready, until it has ended.
 
+use std::fmt;
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -8,6 +9,7 @@ use std::task::{Context, Poll};
 use super::core::Inner;
 use super::handle::Process;
 use super::monitor;
+use super::waiting::Joining;
 use crate::error::{Error, Kind, Result};
 use crate::exit::Exit;
 
@@ -20,19 +22,24 @@ use crate::exit::Exit;
 /// # Errors
 ///
 /// It resolves to the errors of [`Process::join`].
-#[derive(Debug)]
 #[must_use = "futures do nothing unless they are polled"]
 pub struct Exited {
     process: Process,
     /// Under which its waker is kept.
     id: u64,
-    /// The generation in which it was polled first.
-    since: Option<u64>,
+    /// Since it was polled first.
+    joining: Option<Joining>,
+}
+
+impl fmt::Debug for Exited {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Exited").field("process", &self.process).finish_non_exhaustive()
+    }
 }
 
 impl Exited {
     pub(super) fn new(process: Process) -> Exited {
-        Exited { process, id: monitor::new_id(), since: None }
+        Exited { process, id: monitor::new_id(), joining: None }
     }
 
     fn inner(&self) -> &Arc<Inner> {
@@ -48,8 +55,8 @@ impl Future for Exited {
             return Poll::Ready(Err(error));
         }
         let (inner, id) = (Arc::clone(self.inner()), self.id);
-        let since = *self.since.get_or_insert_with(|| inner.begin_join());
-        inner.poll(id, context.waker(), |core| inner.end(core, since))
+        let joining = self.joining.get_or_insert_with(|| inner.begin_join(id));
+        inner.poll(id, context.waker(), |core| joining.end(core))
     }
 }
 

@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 use super::core::Core;
 use super::futures::{BecomesReady, Exited};
 use super::handle::Process;
+use super::monitor;
 use super::state::Event;
 use super::status::Status;
 use super::waiting::LineReader;
@@ -140,10 +141,12 @@ impl Process {
 
     fn join_until(&self, limit: Option<Duration>) -> Result<Option<Exit>> {
         self.inner.check_owner("join")?;
-        let is_look = limit.is_some_and(|limit| limit.is_zero());
-        let since = if is_look { self.inner.lock().machine.generation() } else { self.inner.begin_join() };
+        if limit.is_some_and(|limit| limit.is_zero()) {
+            return self.inner.look_at_end(&self.inner.lock()).transpose();
+        }
+        let joining = self.inner.begin_join(monitor::new_id());
         let until = limit.and_then(|limit| Instant::now().checked_add(limit));
-        self.inner.wait_end(until, |core| self.inner.end(core, since)).transpose()
+        self.inner.wait_end(until, |core| joining.end(core)).transpose()
     }
 
     /// The future of what [`join`](Process::join) returns, for any async runtime.

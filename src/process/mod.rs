@@ -29,6 +29,7 @@ mod readiness;
 mod reading;
 mod refused;
 mod resource;
+mod rests;
 mod run;
 #[cfg(feature = "tasks")]
 mod run_end;

@@ -79,7 +79,7 @@ impl<'a> Turn<'a> {
             }
         }
         if self.core.machine.is_settled() {
-            self.core.rested = self.core.machine.generation();
+            self.core.note_rest();
         }
     }
 

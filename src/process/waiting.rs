@@ -75,7 +75,7 @@ impl Inner {
             }
             if turn.core.machine.is_at_rest() {
                 // A start by hand does not wait until that end was told.
-                turn.core.rested = turn.core.machine.generation();
+                turn.core.note_rest();
             }
             turn.by_hand = true;
             turn.feed(Event::Start);
@@ -147,8 +147,9 @@ impl Inner {
         self.core.poll(|| self.lock(), id, waker, done)
     }
 
-    /// A join begins: in which generation. As std's `wait` does, it closes a piped stdin that nobody took.
-    pub(super) fn begin_join(self: &Arc<Self>) -> u64 {
+    /// Somebody waits for the end of the run that is there, whose generation this is. As std's `wait` does, it closes a piped stdin that
+    /// nobody took.
+    pub(super) fn begin_wait(self: &Arc<Self>) -> u64 {
         let mut core = self.lock();
         let stdin = core.streams.stdin.take();
         let since = core.machine.generation();
@@ -157,18 +158,29 @@ impl Inner {
         since
     }
 
-    /// What a `join` that began in generation `since` returns, once it does.
-    pub(super) fn end(&self, core: &Core, since: u64) -> Option<Result<Exit>> {
-        if self.is_over(core, since) {
-            let never = || Error::new(self.who(None), "join", Kind::NeverStarted);
-            return Some(core.exit.as_ref().map(|(_, exit)| exit.clone()).ok_or_else(never));
-        }
-        None
+    /// A join begins, under that number.
+    pub(super) fn begin_join(self: &Arc<Self>, id: u64) -> Joining {
+        let since = self.begin_wait();
+        let mut core = self.lock();
+        let exit = core.exit.as_ref().map(|(_, exit)| exit.clone());
+        core.rests.begin_join(id, since, exit.as_ref());
+        Joining { inner: Arc::clone(self), id, since }
     }
 
-    /// Who waits since generation `since` waits no more: see [`Core::is_settled`]; within one of its callbacks, when that run is over.
+    /// What a look at its end finds.
+    pub(super) fn look_at_end(&self, core: &Core) -> Option<Result<Exit>> {
+        let exit = core.exit.as_ref().map(|(_, exit)| exit.clone());
+        self.is_over(core, core.machine.generation()).then(|| self.joined(exit))
+    }
+
+    fn joined(&self, exit: Option<Exit>) -> Result<Exit> {
+        exit.ok_or_else(|| Error::new(self.who(None), "join", Kind::NeverStarted))
+    }
+
+    /// Who waits since generation `since` waits no more: it has come to rest, and its callbacks have returned; within one of them, that
+    /// run is over.
     pub(super) fn is_over(&self, core: &Core, since: u64) -> bool {
-        core.is_settled(since) || (core.is_run_over(since) && self.is_within_callback())
+        core.rests.is_settled(since) || (core.is_run_over(since) && self.is_within_callback())
     }
 
     pub(super) fn status(&self, core: &Core) -> Status {
@@ -185,6 +197,31 @@ impl Inner {
             next_start: core.machine.next_start(),
             text: core.text.clone(),
             containment: core.containment,
+        }
+    }
+}
+
+/// A join, for as long as somebody waits.
+pub(super) struct Joining {
+    inner: Arc<Inner>,
+    id: u64,
+    since: u64,
+}
+
+impl Joining {
+    /// What it returns, once it does.
+    pub(super) fn end(&self, core: &Core) -> Option<Result<Exit>> {
+        let end = core.rests.end_of(self.id).cloned();
+        let end = end
+            .or_else(|| self.inner.is_over(core, self.since).then(|| core.exit.as_ref().map(|(_, exit)| exit.clone())));
+        end.map(|exit| self.inner.joined(exit))
+    }
+}
+
+impl Drop for Joining {
+    fn drop(&mut self) {
+        if let Some(mut core) = self.inner.lock_own() {
+            core.rests.end_join(self.id);
         }
     }
 }

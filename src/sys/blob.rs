@@ -178,19 +178,41 @@ impl Blob {
         Ok(blob)
     }
 
-    fn is_ours(&self) -> bool {
-        self.incarnation == process::incarnation()
+    /// What its descriptor is: `None` in a copy of the process that opened it, or where somebody has closed it and perhaps opened something else.
+    pub(crate) fn file(&self) -> Option<BorrowedFd<'_>> {
+        let is_ours = self.incarnation == process::incarnation();
+        let file = self.file.as_fd();
+        let is_it = || nix::sys::stat::fstat(file).is_ok_and(|status| (status.st_dev, status.st_ino) == self.identity);
+        (is_ours && is_it()).then_some(file)
     }
 
-    /// `None` in a copy of the process that opened it.
-    pub(crate) fn file(&self) -> Option<BorrowedFd<'_>> {
-        self.is_ours().then(|| self.file.as_fd())
+    /// The same, or that of a new file with these bytes.
+    pub(crate) fn file_or_copy(&self) -> io::Result<FileOrCopy<'_>> {
+        match self.file() {
+            Some(file) => Ok(FileOrCopy::File(file)),
+            None => Ok(FileOrCopy::Copy(of(&[self])?)),
+        }
+    }
+}
+
+/// Where the bytes of a [`Blob`] are.
+pub(crate) enum FileOrCopy<'a> {
+    File(BorrowedFd<'a>),
+    Copy(OwnedFd),
+}
+
+impl AsFd for FileOrCopy<'_> {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        match self {
+            FileOrCopy::File(file) => file.as_fd(),
+            FileOrCopy::Copy(file) => file.as_fd(),
+        }
     }
 }
 
 impl Drop for Blob {
     fn drop(&mut self) {
-        if !self.is_ours() {
+        if self.incarnation != process::incarnation() {
             return;
         }
         let mut known = known();
@@ -199,8 +221,10 @@ impl Drop for Blob {
             known.remove(&self.identity);
         }
         drop(known);
-        // SAFETY: nobody uses it after this.
-        unsafe { ManuallyDrop::drop(&mut self.file) };
+        if self.file().is_some() {
+            // SAFETY: it is open, and nobody uses it after this.
+            unsafe { ManuallyDrop::drop(&mut self.file) };
+        }
     }
 }
 

@@ -31,9 +31,9 @@ pub enum TaskError {
     /// Its argument or its value could not be encoded or decoded.
     #[error("{0}")]
     Codec(String),
-    /// It never ran.
-    #[error("{0}")]
-    Start(#[source] Error),
+    /// It never ran: no process could be made, or the worker or the pool was closed ([`Error::is_closed`](crate::Error::is_closed)).
+    #[error(transparent)]
+    Start(Error),
 }
 
 impl From<Error> for TaskError {

@@ -12,7 +12,7 @@ use super::error::TaskError;
 use super::panicking::{Told, caught};
 use crate::callbacks::Callbacks;
 use crate::shared_bytes::{self, MOST_BLOBS};
-use crate::sys::blob::{self, Blob, Growing, Mapped};
+use crate::sys::blob::{self, Blob, FileOrCopy, Growing, Mapped};
 use crate::sys::channel::{Channel, MOST_BYTES, Message};
 use crate::sys::image::Argument;
 
@@ -52,10 +52,17 @@ pub(super) struct Parcel {
 pub(super) const MOST_IN_PARCEL: usize = 1 + MOST_BLOBS;
 
 impl Parcel {
-    /// In the order in which they are sent.
-    pub(super) fn descriptors(&self) -> Vec<RawFd> {
-        let blobs = self.blobs.iter().filter_map(|blob| blob.file());
-        [self.file.as_fd()].into_iter().chain(blobs).map(|fd| fd.as_raw_fd()).collect()
+    /// How many descriptors it has.
+    pub(super) fn len(&self) -> usize {
+        1 + self.blobs.len()
+    }
+
+    /// Sends its descriptors, in their order. Of shared bytes whose file was closed here it sends a new one.
+    pub(super) fn send(&self, send: impl FnOnce(&[RawFd]) -> io::Result<()>) -> io::Result<()> {
+        let blobs = self.blobs.iter().map(|blob| blob.file_or_copy());
+        let blobs = blobs.collect::<io::Result<Vec<_>>>()?;
+        let all = [self.file.as_fd()].into_iter().chain(blobs.iter().map(FileOrCopy::as_fd));
+        send(&all.map(|fd| fd.as_raw_fd()).collect::<Vec<_>>())
     }
 }
 
@@ -232,7 +239,7 @@ pub(super) fn report<R: Serialize>(to: Channel, call: impl FnOnce() -> Result<R,
     }
     let sent = match answer {
         Ok(Encoded::Here(message)) => to.send(&message, &[]),
-        Ok(Encoded::Parcel(parcel)) => to.send_patiently(&head(&Outcome::ValueInFile), &parcel.descriptors()),
+        Ok(Encoded::Parcel(parcel)) => parcel.send(|files| to.send_patiently(&head(&Outcome::ValueInFile), files)),
         Err(outcome) => {
             // Nobody may want to know any more.
             _ = to.send(&head(&outcome), &[]);

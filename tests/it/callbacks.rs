@@ -412,6 +412,30 @@ tests! {
         }
     }
 
+    fn a_join_returns_the_end_that_it_waited_for() {
+        let (release, released) = mpsc::channel::<()>();
+        let released = Mutex::new(released);
+        let is_first = AtomicBool::new(true);
+        let process = Process::builder(sh("read line")).stdin(Stdio::piped()).on_exit(move |_, _| {
+            // The first end is told at once, the second when we like.
+            if !is_first.swap(false, Ordering::SeqCst) {
+                let _ = released.lock().unwrap().recv();
+            }
+        });
+        let process = process.build().unwrap();
+        let first = process.start(true).unwrap();
+        let mut exited = process.exited();
+        let mut poll = || smol::future::block_on(smol::future::poll_once(&mut exited));
+        assert!(poll().is_none(), "it closes the stdin of the first run, which ends then");
+        assert_eq!(process.join().unwrap().pid(), first);
+        let second = process.start(true).unwrap();
+        process.terminate(false).unwrap();
+        process.wait_until(LONG, |status| status.exit.as_ref().is_some_and(|exit| exit.pid() == second)).unwrap();
+        assert_eq!(poll().unwrap().unwrap().pid(), first, "whatever came after that");
+        drop(release);
+        assert_eq!(process.join().unwrap().pid(), second);
+    }
+
     fn terminate_from_inside() {
         for at in ["start", "ready", "line"] {
             let (shared, journal) = acting("echo one; exec sleep 1000", at, |process| process.terminate(true).unwrap());

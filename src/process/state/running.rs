@@ -121,6 +121,7 @@ impl Machine {
     }
 
     fn become_ready(&self, run: &mut Run, now: Instant, out: &mut Vec<Action>) {
+        run.lateness.note_heard(true, now);
         run.ready = Some(now);
         run.ready_by = None;
         run.watchdog_by = self.rules.watchdog.and_then(|limit| now.checked_add(limit));
@@ -143,6 +144,7 @@ impl Machine {
                 }
             }
             Event::Watchdog => {
+                run.lateness.note_heard(true, now);
                 if run.watchdog_by.is_some() {
                     run.watchdog_by = self.rules.watchdog.and_then(|limit| now.checked_add(limit));
                 }

@@ -56,10 +56,10 @@ impl Board {
         pending.map(|pending| pending.slot.fill(ended))
     }
 
-    /// Who waits is told now; the answer will come, and goes nowhere. `None`: it has come.
-    pub(super) fn give_up(&self, id: u64) -> Option<Wakers> {
+    /// Who waits is told that now; the answer will come, and goes nowhere. `None`: it has come.
+    pub(super) fn give_up(&self, id: u64, why: TaskError) -> Option<Wakers> {
         let slot = self.lock().pending.get(&id).map(|pending| Arc::clone(&pending.slot))?;
-        Some(slot.fill(Err(TaskError::Cancelled)))
+        Some(slot.fill(Err(why)))
     }
 
     /// All end, and all that come later. The first reason holds.

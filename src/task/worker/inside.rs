@@ -206,7 +206,8 @@ impl Worker {
         };
         // Files and answers in files come in the same order.
         let mut answers = locked(&self.answers);
-        let sent = parcel.map(|parcel| self.channel().send_patiently(&Signal::File.bytes(), &parcel.descriptors()));
+        let sent =
+            parcel.map(|parcel| parcel.send(|files| self.channel().send_patiently(&Signal::File.bytes(), files)));
         let message = match sent {
             // Without its file it would be given that of the next.
             Some(Err(error)) => host::head(id, &lost_value(&error)),

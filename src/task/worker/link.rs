@@ -154,13 +154,29 @@ impl Link {
     }
 
     fn pump(&self, lane: &Mutex<Outgoing>) {
-        let pumped = locked(lane).pump(&self.channel);
-        match pumped {
-            Ok(Pumped::Well) => {}
-            // Nobody takes it any more; what waits holds descriptors.
-            Ok(Pumped::AgainLater) if self.board.is_over() => locked(lane).forget(),
-            Ok(Pumped::AgainLater) => self.look_again(),
-            Err(Garbage) => self.refuse(),
+        loop {
+            let pumped = locked(lane).pump(&self.channel);
+            match pumped {
+                Ok(Pumped::Well) => {}
+                Ok(Pumped::Lost { id, errno }) => {
+                    self.lose(id, &io::Error::from_raw_os_error(errno));
+                    continue;
+                }
+                // Nobody takes it any more; what waits holds descriptors.
+                Ok(Pumped::AgainLater) if self.board.is_over() => locked(lane).forget(),
+                Ok(Pumped::AgainLater) => self.look_again(),
+                Err(Garbage) => self.refuse(),
+            }
+            return;
+        }
+    }
+
+    /// That call will not be made.
+    fn lose(&self, id: u64, error: &io::Error) {
+        let why = TaskError::Codec(format!("its argument was lost: {error}"));
+        if let Some(wakers) = self.board.give_up(id, why) {
+            self.nudge.nudge();
+            wakers.wake_elsewhere();
         }
     }
 

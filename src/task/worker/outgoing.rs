@@ -41,6 +41,8 @@ pub(super) enum Pumped {
     Well,
     /// A descriptor cannot be sent now, for reasons that are not the worker's.
     AgainLater,
+    /// That of this call never can: somebody has closed it. It is not made; the others are to be pumped.
+    Lost { id: u64, errno: i32 },
 }
 
 impl Outgoing {
@@ -100,20 +102,25 @@ impl Outgoing {
                 return Ok(Pumped::Well);
             }
             if let Some(parcel) = &letter.parcel {
-                let descriptors = parcel.descriptors();
                 let on_their_way: usize = self.files.iter().map(|(_, files)| files).sum();
-                if on_their_way > 0 && on_their_way + descriptors.len() > MOST_FILES {
+                if on_their_way > 0 && on_their_way + parcel.len() > MOST_FILES {
                     return Ok(Pumped::Well);
                 }
-                match channel.send_at_once(&Signal::file_for(self.lane).bytes(), &descriptors) {
+                let signal = Signal::file_for(self.lane).bytes();
+                let sent = parcel.send(|descriptors| channel.send_at_once(&signal, descriptors));
+                match sent.map_err(|error| (is_gone(&error), error.raw_os_error())) {
                     Ok(()) => {}
-                    Err(error) if is_gone(&error) => {
+                    Err((true, _)) => {
                         self.forget();
                         return Ok(Pumped::Well);
                     }
+                    Err((_, Some(errno @ libc::EBADF))) => {
+                        (letter.message, letter.parcel) = (wire::encode(&Request::Skip { id: letter.id }), None);
+                        return Ok(Pumped::Lost { id: letter.id, errno });
+                    }
                     Err(_) => return Ok(Pumped::AgainLater),
                 }
-                self.files.push((letter.id, descriptors.len()));
+                self.files.push((letter.id, parcel.len()));
                 letter.parcel = None;
             }
             let Some(wake) = self.ring.write(&[&letter.message])? else { return Ok(Pumped::Well) };

@@ -194,7 +194,7 @@ impl Home for Thread {
     }
 
     fn cancel(&self, id: u64, lane: Lane) {
-        if let Some(wakers) = self.inside.board.give_up(id) {
+        if let Some(wakers) = self.inside.board.give_up(id, TaskError::Cancelled) {
             self.inside.host.cancel(id, lane);
             wakers.wake_elsewhere();
         }

@@ -207,6 +207,61 @@ tests! {
         assert!(tasks.into_iter().all(|task| task.wait().unwrap() == 10));
     }
 
+    fn a_function_that_closes_all_descriptors_has_them_still() {
+        fn close_all() {
+            (3..100).for_each(|fd| _ = nix::unistd::close(fd));
+        }
+        let drops = |bytes: SharedBytes| {
+            close_all();
+            let own: Vec<std::fs::File> = (0..20).map(|_| std::fs::File::open("/dev/null").unwrap()).collect();
+            assert!(bytes.iter().all(|byte| *byte == 1));
+            drop(bytes);
+            for file in &own {
+                file.metadata().unwrap();
+            }
+            ExitCode::from(7)
+        };
+        let process = captured(Target::function(drops, some(1)));
+        process.start(true).unwrap();
+        assert_eq!(process.join().unwrap().code(), Some(7), "{}", process.output().stderr_text());
+        let passes = |all: Vec<SharedBytes>| {
+            close_all();
+            // What has their numbers now.
+            let others: Vec<SharedBytes> = (50..80).map(some).collect();
+            let back = pkit::run(|all: Vec<SharedBytes>| all, all.clone()).unwrap();
+            assert_eq!(back, all);
+            let worker = Worker::new().unwrap();
+            assert_eq!(worker.invoke(|all: Vec<SharedBytes>| all, all.clone()).unwrap(), all);
+            worker.close();
+            drop(others);
+            ExitCode::from(8)
+        };
+        let process = captured(Target::function(passes, (0..16).map(some).collect()));
+        process.start(true).unwrap();
+        assert_eq!(process.join().unwrap().code(), Some(8), "{}", process.output().stderr_text());
+    }
+
+    fn a_copy_of_the_program_starts_what_was_built_before() {
+        let builder = Process::builder(Sum(some(2)));
+        let copy = {
+            let builder = builder.clone();
+            // SAFETY: this test has no other threads than those of pkit, which sleep.
+            #[allow(unsafe_code)]
+            unsafe {
+                Target::fork(move || {
+                    let process = builder.clone().build().unwrap();
+                    process.start(true).unwrap();
+                    ExitCode::from(process.join().unwrap().code().unwrap() as u8)
+                })
+            }
+        };
+        let copy = captured(copy);
+        for process in [builder.capture(1 << 16).build().unwrap(), copy] {
+            process.start(true).unwrap();
+            assert_eq!(process.join().unwrap().code(), Some(3), "{}", process.output().stderr_text());
+        }
+    }
+
     fn a_copy_of_the_program_has_them() {
         let bytes = some(8);
         let copy = captured({

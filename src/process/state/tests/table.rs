@@ -293,6 +293,15 @@ fn what_it_says_is_not_judged_while_it_cannot_be_heard() {
     life.machine.note_heard(false, life.now);
     assert_eq!(life.feed(Event::Tick), []);
     assert_eq!(life.feed(Event::Ready), [Action::Announce(Notice::Ready)], "it had said so in time");
+    let mut life = Life::running(Rules { watchdog: Some(S), ..rules(Restart::never()) });
+    for _ in 0..3 {
+        life.now += S;
+        life.machine.note_heard(false, life.now);
+        assert_eq!(life.feed(Event::Tick), [], "as long each time");
+        life.feed(Event::Watchdog);
+        life.now += 10 * S;
+        life.feed(Event::Watchdog);
+    }
 }
 
 #[test]

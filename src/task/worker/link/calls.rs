@@ -74,7 +74,7 @@ impl Home for Link {
         if self.is_foreign() {
             return;
         }
-        let Some(wakers) = self.board.give_up(id) else { return };
+        let Some(wakers) = self.board.give_up(id, TaskError::Cancelled) else { return };
         self.nudge.nudge();
         if !locked(&self.lanes[lane as usize]).withdraw(id) {
             let aside = &self.lanes[Lane::Aside as usize];
