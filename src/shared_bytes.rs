@@ -2,6 +2,7 @@
 
 use std::any::TypeId;
 use std::fmt;
+use std::io::{self, Read};
 use std::ops::Deref;
 use std::sync::Arc;
 
@@ -9,7 +10,7 @@ use postcard::{de_flavors, ser_flavors};
 use serde::de::{DeserializeOwned, Error as _, SeqAccess, Visitor};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-use crate::sys::blob::Blob;
+use crate::sys::blob::{Blob, Growing};
 use crate::sys::for_thread::ForThread;
 
 /// Fewer are copied: a file and its mapping cost as much as to copy some hundred KiB, and both are limited.
@@ -22,6 +23,8 @@ pub(crate) const MOST_BLOBS: usize = 16;
 /// They do not change any more, and are read like a slice. Made once (which copies them), they can be passed to any number of functions, kept there,
 /// and passed on or back: what goes through to the other process is a descriptor of the memory that they are in, to which all who have it come. So
 /// they also take their place once, however many have them, until the last one drops them. Clones are cheap.
+///
+/// They are not changed in place: `let mut copy = bytes.to_vec()`, and `SharedBytes::from(copy)`. A part of them is passed as the whole and a range.
 ///
 /// Those that are the argument of a [`Process`](crate::Process) are kept with it, for its next start.
 ///
@@ -64,6 +67,31 @@ impl From<&[u8]> for SharedBytes {
     }
 }
 
+impl SharedBytes {
+    /// All that comes from there, a file say: it is never in memory a second time.
+    ///
+    /// # Errors
+    /// Those of reading; of making a file in memory (EMFILE, ENOMEM).
+    pub fn read_from(mut source: impl Read) -> io::Result<SharedBytes> {
+        let mut first = Vec::new();
+        source.by_ref().take(WORTH_A_FILE as u64).read_to_end(&mut first)?;
+        if first.len() < WORTH_A_FILE {
+            return Ok(SharedBytes::from(first));
+        }
+        let mut file = Growing::new()?;
+        file.extend(&first)?;
+        io::copy(&mut source, &mut file)?;
+        let blob = Blob::open(file.finish()?).map_err(|(error, _)| error)?;
+        Ok(SharedBytes(Place::InFile(blob)))
+    }
+}
+
+impl<const N: usize> From<&[u8; N]> for SharedBytes {
+    fn from(bytes: &[u8; N]) -> SharedBytes {
+        SharedBytes::from(&bytes[..])
+    }
+}
+
 impl From<Vec<u8>> for SharedBytes {
     fn from(bytes: Vec<u8>) -> SharedBytes {
         SharedBytes::from(bytes.as_slice())
@@ -101,6 +129,12 @@ impl PartialEq for SharedBytes {
 }
 
 impl Eq for SharedBytes {}
+
+impl PartialEq<[u8]> for SharedBytes {
+    fn eq(&self, other: &[u8]) -> bool {
+        **self == *other
+    }
+}
 
 impl fmt::Debug for SharedBytes {
     /// How many they are.
@@ -328,6 +362,16 @@ mod tests {
         assert_eq!(blobs.len(), MOST_BLOBS);
         assert!(bytes.len() > 2 * WORTH_A_FILE);
         assert_eq!(unpacking::<Vec<SharedBytes>>(&bytes, blobs).unwrap(), value);
+    }
+
+    #[test]
+    fn they_are_read_to_the_end() {
+        for length in [0, 1, WORTH_A_FILE - 1, WORTH_A_FILE, WORTH_A_FILE + 1, 3 << 20] {
+            let all: Vec<u8> = (0..length).map(|at| (at % 251) as u8).collect();
+            assert!(SharedBytes::read_from(&all[..]).unwrap() == all[..], "{length}");
+        }
+        SharedBytes::read_from(std::fs::File::open("/proc/self/mem").unwrap()).unwrap_err();
+        assert_eq!(SharedBytes::from(b"abc"), SharedBytes::from(vec![b'a', b'b', b'c']));
     }
 
     #[test]

@@ -148,7 +148,8 @@ impl Process {
     /// What is kept of the captured output of the current run, or else of the last one.
     ///
     /// It is complete, as far as its size allows, once [`join`](Process::join) has returned, and in `on_exit`; unless
-    /// [`Exit::output_leaked`] says that somebody outside the run went on writing.
+    /// [`Exit::output_leaked`] says that somebody outside the run went on writing. Where nothing is
+    /// [captured](crate::Builder::capture) it is empty.
     pub fn output(&self) -> Output {
         let core = self.inner.lock_own();
         core.map(|core| core.output.snapshot(self.inner.config.capture_size())).unwrap_or_default()

@@ -287,7 +287,8 @@ impl Process {
     /// Waits until `until` says so of the status, which is looked at after every change.
     ///
     /// `until` runs on this thread with no lock held. Short-lived states may pass unseen;
-    /// [`subscribe`](Process::subscribe) sees all.
+    /// [`subscribe`](Process::subscribe) sees all. It waits for that and nothing else: who waits until it is ready asks whether it has failed as well
+    /// (`matches!(status.state, State::Ready | State::Failed)`).
     ///
     /// # Errors
     ///
@@ -330,7 +331,7 @@ impl Process {
     /// It has no memory: the next call begins there again, and may find the same line. For each line once and in order
     /// there is [`Builder::on_line`](crate::Builder::on_line).
     ///
-    /// `matches` runs on this thread with no lock held. Lines wait for it: none is missed, and a child that writes
+    /// `matches` gets the text; which stream it came on is in the [`Line`] that is returned. It runs on this thread with no lock held. Lines wait for it: none is missed, and a child that writes
     /// more meanwhile waits too. Other consumers see the lines as well. What has come when `limit` is over is still looked at.
     ///
     /// # Errors

@@ -31,7 +31,8 @@ pub(crate) struct Argument<'a> {
 /// the type's code; and it may be copied. (Who calls it on another thread of this process asks for `Send + 'static`, too: a closure may
 /// have captured a value without size that is to stay on its thread.)
 pub(crate) fn the_only<T: Copy>() -> T {
-    const { assert!(size_of::<T>() == 0) };
+    // (Whoever has one is told so where he gives it to us.)
+    const { assert!(size_of::<T>() == 0, "this closure captures a variable: let it be the argument instead") };
     // SAFETY: there are no bytes to be read, and it is inhabited.
     unsafe { std::ptr::NonNull::<T>::dangling().as_ptr().read() }
 }

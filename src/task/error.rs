@@ -4,6 +4,21 @@ use crate::error::Error;
 use crate::exit::Exit;
 
 /// Why a function in another process gave no value.
+///
+/// [`Error`] converts into it, so `?` does for both where a function returns `Result<_, TaskError>`.
+///
+/// # Example
+///
+/// ```
+/// use pkit::TaskError;
+///
+/// match pkit::run(|n: u32| if n > 2 { panic!("{n} is too many") } else { n }, 3) {
+///     Ok(n) => println!("{n}"),
+///     Err(TaskError::Panicked { message, .. }) => assert_eq!(message, "3 is too many"),
+///     Err(TaskError::Crashed(exit)) => println!("it may not even have begun: {exit}"),
+///     Err(error) => println!("{error}"), // in time, cancelled, encoded, started
+/// }
+/// ```
 #[derive(Debug, Clone, thiserror::Error)]
 #[non_exhaustive]
 pub enum TaskError {
@@ -19,7 +34,7 @@ pub enum TaskError {
         backtrace: Option<String>,
     },
     /// Its process ended before it gave a value: by a signal, by an exit that it called itself, or because it was killed. In a worker, it may be another call that
-    /// ended it.
+    /// ended it, and this one may not have begun: try again only what may run twice. The exit is that of the worker.
     #[error("its process ended before it gave a value: {0}")]
     Crashed(Exit),
     /// It was not done in time. It goes on.

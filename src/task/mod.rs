@@ -56,7 +56,8 @@ where
 
 /// Calls a function in a process of its own, in the background.
 ///
-/// `function` is a function item, or a closure that captures nothing; argument and value travel as bytes, of any size. What the
+/// `function` is a function item, or a closure that captures nothing; argument and value travel as bytes, of any size. (Types of your own
+/// derive serde's `Serialize` and `Deserialize`. A large `Vec<u8>` is taken byte by byte: use [`SharedBytes`](crate::SharedBytes).) What the
 /// process sees and has, is as for [`Target::function`](crate::Target::function); it is stopped when this program ends.
 ///
 /// # Errors

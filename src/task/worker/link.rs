@@ -171,15 +171,6 @@ impl Link {
         }
     }
 
-    /// That call will not be made.
-    fn lose(&self, id: u64, error: &io::Error) {
-        let why = TaskError::Codec(format!("its argument was lost: {error}"));
-        if let Some(wakers) = self.board.give_up(id, why) {
-            self.nudge.nudge();
-            wakers.wake_elsewhere();
-        }
-    }
-
     /// The reaper comes back, whatever it is about to do.
     fn look_at_once(&self) {
         if let Some(me) = self.me.upgrade() {
