@@ -76,7 +76,11 @@ impl Times {
 
     /// Prints whether that ratio keeps within its bounds.
     pub(crate) fn require(&self, against: &str, must: impl Into<Option<f64>>, aim: f64) {
-        judge(&format!("{} / {against}", self.sides[0].0), must.into(), aim, self.ratio(against));
+        let what = format!("{} / {against}", self.sides[0].0);
+        match self.sides.iter().any(|(name, _)| name == against) {
+            true => judge(&what, must.into(), aim, self.ratio(against)),
+            false => println!("  {what}: missing"),
+        }
     }
 
     fn print(&self) {
