@@ -102,6 +102,7 @@ mod shared_bytes;
 mod signal;
 mod spawners;
 mod stop;
+mod supervisor;
 #[allow(unsafe_code)]
 mod sys;
 #[cfg(feature = "tasks")]

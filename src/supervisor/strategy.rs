@@ -1,0 +1,356 @@
+//! What a supervisor does next: a pure state machine over its children.
+//!
+//! Events come in, actions come out; nothing here starts, waits or looks at a clock. What is to be is derived anew after each event, from what each
+//! child is doing and whether it is wanted ([`Plan::settle`]): who is not wanted, or is to be replaced, is stopped once nobody who needs it is up; who is
+//! wanted is started once all that it needs are ready. So order, at the start, at the stop and at a group's restart, is one rule and not three.
+//!
+//! Whether a child is started again is not decided here: that is its policy's ([`crate::policy`]). A child that its policy would start again is
+//! *held*, and a supervisor only permits it, after it has counted it and has done to the others what its strategy says.
+
+use std::collections::VecDeque;
+use std::time::Instant;
+
+mod protocol;
+#[cfg(test)]
+mod tests;
+
+use protocol::{Action, Event, Failure, Intensity, Notice, Place, Strategy};
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Doing {
+    /// Nothing runs, nothing is due.
+    Down,
+    /// Nothing runs; its policy would start it again.
+    Held,
+    Starting,
+    Ready,
+    Stopping,
+}
+
+#[derive(Debug, Clone)]
+struct Child {
+    needs: Vec<Place>,
+    /// Its policy never starts it again: who stops it for the sake of another one has stopped it for good.
+    is_temporary: bool,
+    doing: Doing,
+    /// It has ended, and that is that, until all are started anew.
+    is_finished: bool,
+    /// The group with which it is to be down, and started again.
+    group: Option<u64>,
+    is_leaving: bool,
+    /// It has never been ready since it was added, or all were started.
+    is_new: bool,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Phase {
+    Resting,
+    /// Until all are ready for the first time.
+    Starting,
+    Up,
+    Stopping,
+}
+
+#[derive(Debug, Clone)]
+pub(super) struct Plan {
+    strategy: Strategy,
+    intensity: Intensity,
+    /// When children were started again, within the window.
+    recent: VecDeque<Instant>,
+    /// How many groups there were.
+    groups: u64,
+    phase: Phase,
+    /// In the order in which they were added; `None`: removed.
+    children: Vec<Option<Child>>,
+}
+
+impl Child {
+    fn is_down(&self) -> bool {
+        matches!(self.doing, Doing::Down | Doing::Held)
+    }
+
+    /// Whoever needs it may be started.
+    fn is_there(&self) -> bool {
+        self.doing == Doing::Ready || (self.is_finished && self.doing == Doing::Down)
+    }
+}
+
+impl Plan {
+    pub(super) fn new(strategy: Strategy, intensity: Intensity) -> Plan {
+        Plan { strategy, intensity, recent: VecDeque::new(), groups: 0, phase: Phase::Resting, children: Vec::new() }
+    }
+
+    /// One more, which is started when the others are, or, where they are up, by the next event. What it needs is there already.
+    pub(super) fn add(&mut self, needs: Vec<Place>, is_temporary: bool) -> Place {
+        debug_assert!(needs.iter().all(|need| self.child(*need).is_some()), "a child needs what is not there");
+        self.children.push(Some(Child {
+            needs,
+            is_temporary,
+            doing: Doing::Down,
+            is_finished: false,
+            group: None,
+            is_leaving: false,
+            is_new: true,
+        }));
+        self.children.len() - 1
+    }
+
+    fn child(&self, place: Place) -> Option<&Child> {
+        self.children.get(place)?.as_ref()
+    }
+
+    fn child_mut(&mut self, place: Place) -> Option<&mut Child> {
+        self.children.get_mut(place)?.as_mut()
+    }
+
+    fn all(&self) -> impl DoubleEndedIterator<Item = (Place, &Child)> {
+        self.children.iter().enumerate().filter_map(|(place, child)| Some((place, child.as_ref()?)))
+    }
+
+    /// Those that need it themselves.
+    fn dependents(&self, place: Place) -> impl Iterator<Item = (Place, &Child)> {
+        self.all().filter(move |(_, child)| child.needs.contains(&place))
+    }
+
+    /// What the strategy restarts together with it.
+    fn others(&self, place: Place) -> Vec<Place> {
+        match self.strategy {
+            Strategy::OneForOne => Vec::new(),
+            Strategy::OneForAll => self.all().map(|(other, _)| other).filter(|other| *other != place).collect(),
+            Strategy::RestForOne => {
+                let mut rest = vec![place];
+                // (Who needs something was added after it.)
+                for (other, child) in self.all() {
+                    if child.needs.iter().any(|need| rest.contains(need)) {
+                        rest.push(other);
+                    }
+                }
+                rest.split_off(1)
+            }
+        }
+    }
+
+    pub(super) fn step(&mut self, event: Event, now: Instant, out: &mut Vec<Action>) {
+        match event {
+            Event::Start => self.start(),
+            Event::Stop => self.end(),
+            Event::Kill => self.kill(out),
+            Event::Ready(place) => {
+                if let Some(child) = self.child_mut(place).filter(|child| child.doing == Doing::Starting) {
+                    (child.doing, child.is_new) = (Doing::Ready, false);
+                }
+            }
+            Event::Held(place) => self.held(place, now, out),
+            Event::Ended(place) => self.ended(place, out),
+            Event::Failed(place) => self.failed(place, out),
+            Event::Restart(place) => self.restart(place, out),
+            Event::Remove(place) => {
+                if let Some(child) = self.child_mut(place) {
+                    child.is_leaving = true;
+                }
+            }
+        }
+        self.settle(out);
+    }
+
+    fn start(&mut self) {
+        if self.phase != Phase::Resting {
+            return;
+        }
+        self.phase = Phase::Starting;
+        self.recent.clear();
+        for child in self.children.iter_mut().flatten() {
+            (child.is_finished, child.is_new, child.group) = (false, true, None);
+        }
+    }
+
+    fn restart(&mut self, place: Place, out: &mut Vec<Action>) {
+        if !self.is_on() {
+            return;
+        }
+        self.cycle(&[place]);
+        if let Some(child) = self.child_mut(place) {
+            child.is_finished = false;
+            if child.doing == Doing::Held {
+                // It is started now, and not when its policy would.
+                child.doing = Doing::Down;
+                out.push(Action::Stop(place));
+            }
+        }
+    }
+
+    /// Its children are to be up.
+    fn is_on(&self) -> bool {
+        matches!(self.phase, Phase::Starting | Phase::Up)
+    }
+
+    fn end(&mut self) {
+        if self.phase != Phase::Resting {
+            self.phase = Phase::Stopping;
+        }
+    }
+
+    fn kill(&mut self, out: &mut Vec<Action>) {
+        self.end();
+        for (place, child) in self.children.iter_mut().enumerate() {
+            if let Some(child) = child.as_mut().filter(|child| !child.is_down()) {
+                child.doing = Doing::Stopping;
+                out.push(Action::Kill(place));
+            }
+        }
+    }
+
+    fn fail(&mut self, failure: Failure, out: &mut Vec<Action>) {
+        // The first reason holds; and who was asked to stop does not fail.
+        if self.is_on() {
+            out.push(Action::Tell(Notice::Failing(failure)));
+            self.phase = Phase::Stopping;
+        }
+    }
+
+    /// One that has not been ready yet will not be: that is for whoever started it. False: it was ready before.
+    fn reject(&mut self, place: Place, out: &mut Vec<Action>) -> bool {
+        let phase = self.phase;
+        let Some(child) = self.child_mut(place).filter(|child| child.is_new) else { return false };
+        match phase {
+            Phase::Up => child.is_leaving = true,
+            Phase::Starting => self.fail(Failure::NotStarted(place), out),
+            Phase::Resting | Phase::Stopping => {}
+        }
+        true
+    }
+
+    fn held(&mut self, place: Place, now: Instant, out: &mut Vec<Action>) {
+        let Some(child) = self.child_mut(place).filter(|child| !child.is_down()) else { return };
+        child.doing = Doing::Held;
+        if self.reject(place, out) || !self.is_on() {
+            return;
+        }
+        if !self.admit(now) {
+            return self.fail(Failure::TooMany(place), out);
+        }
+        let others = self.others(place);
+        for other in &others {
+            if let Some(child) = self.child_mut(*other) {
+                child.is_finished = child.is_temporary;
+            }
+        }
+        self.cycle(&[&others[..], &[place]].concat());
+    }
+
+    /// They are all to be down before one of them is started again, together with the groups that they are in already.
+    fn cycle(&mut self, places: &[Place]) {
+        self.groups += 1;
+        let joined: Vec<u64> = places.iter().filter_map(|place| self.child(*place)?.group).collect();
+        let group = Some(self.groups);
+        for (place, child) in self.children.iter_mut().enumerate() {
+            if let Some(child) = child
+                && (places.contains(&place) || child.group.is_some_and(|group| joined.contains(&group)))
+            {
+                child.group = group;
+            }
+        }
+    }
+
+    fn ended(&mut self, place: Place, out: &mut Vec<Action>) {
+        let Some(child) = self.child_mut(place).filter(|child| child.doing != Doing::Down) else { return };
+        let was_asked = std::mem::replace(&mut child.doing, Doing::Down) == Doing::Stopping;
+        if !was_asked {
+            child.is_finished = true;
+            self.reject(place, out);
+        }
+    }
+
+    fn failed(&mut self, place: Place, out: &mut Vec<Action>) {
+        let Some(child) = self.child_mut(place).filter(|child| child.doing != Doing::Down) else { return };
+        child.doing = Doing::Down;
+        if !self.reject(place, out) {
+            self.fail(Failure::Child(place), out);
+        }
+    }
+
+    /// Counts a restart, unless it would be one too many.
+    fn admit(&mut self, now: Instant) -> bool {
+        let Intensity { restarts, within } = self.intensity;
+        while self.recent.front().is_some_and(|first| now.saturating_duration_since(*first) >= within) {
+            self.recent.pop_front();
+        }
+        let is_admitted = self.recent.len() < restarts as usize;
+        if is_admitted {
+            self.recent.push_back(now);
+        }
+        is_admitted
+    }
+
+    /// Whether it is to run, now or as soon as it can.
+    fn is_wanted(&self, child: &Child) -> bool {
+        self.is_on() && !child.is_leaving && !child.is_finished
+    }
+
+    /// Does what can be done now towards what is to be.
+    fn settle(&mut self, out: &mut Vec<Action>) {
+        for place in (0..self.children.len()).rev() {
+            self.stop_if_due(place, out);
+        }
+        for place in 0..self.children.len() {
+            self.start_if_due(place, out);
+        }
+        self.move_on(out);
+    }
+
+    /// Whether it is to be down first, whatever comes then.
+    fn goes(&self, child: &Child) -> bool {
+        !self.is_wanted(child) || child.group.is_some()
+    }
+
+    fn stop_if_due(&mut self, place: Place, out: &mut Vec<Action>) {
+        let Some(child) = self.child(place) else { return };
+        let is_due = match child.doing {
+            Doing::Starting | Doing::Ready => self.goes(child),
+            // One that is to be started again keeps its turn.
+            Doing::Held => !self.is_wanted(child),
+            Doing::Down | Doing::Stopping => false,
+        };
+        // Those who stay are told by nobody that it is away for a moment.
+        if !is_due || self.dependents(place).any(|(_, other)| !other.is_down() && self.goes(other)) {
+            return;
+        }
+        let Some(child) = self.child_mut(place) else { return };
+        child.doing = if child.doing == Doing::Held { Doing::Down } else { Doing::Stopping };
+        out.push(Action::Stop(place));
+    }
+
+    fn start_if_due(&mut self, place: Place, out: &mut Vec<Action>) {
+        let Some(child) = self.child(place) else { return };
+        let has_all = child.needs.iter().all(|need| self.child(*need).is_none_or(Child::is_there));
+        let group_is_down = self.all().all(|(_, other)| other.group != child.group || other.is_down());
+        if !child.is_down() || !self.is_wanted(child) || !has_all || (child.group.is_some() && !group_is_down) {
+            return;
+        }
+        let Some(child) = self.child_mut(place) else { return };
+        child.group = None;
+        let is_held = std::mem::replace(&mut child.doing, Doing::Starting) == Doing::Held;
+        out.push(if is_held { Action::Permit(place) } else { Action::Launch(place) });
+    }
+
+    /// What has come to its end, is told.
+    fn move_on(&mut self, out: &mut Vec<Action>) {
+        for place in 0..self.children.len() {
+            if self.child(place).is_some_and(|child| child.is_leaving && child.doing == Doing::Down) {
+                self.children[place] = None;
+                out.push(Action::Tell(Notice::Removed(place)));
+            }
+        }
+        match self.phase {
+            Phase::Starting if self.all().all(|(_, child)| child.is_there()) => {
+                self.phase = Phase::Up;
+                out.push(Action::Tell(Notice::Up));
+            }
+            Phase::Stopping if self.all().all(|(_, child)| child.doing == Doing::Down) => {
+                self.phase = Phase::Resting;
+                out.push(Action::Tell(Notice::Down));
+            }
+            Phase::Resting | Phase::Starting | Phase::Up | Phase::Stopping => {}
+        }
+    }
+}
