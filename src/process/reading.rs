@@ -7,7 +7,6 @@ use std::os::fd::AsFd;
 
 use super::calls::Call;
 use super::core::Core;
-use super::run::Run;
 use super::state::Event;
 use super::turn::Turn;
 use crate::line::Line;
@@ -116,7 +115,7 @@ impl Turn<'_> {
             self.read_to_the_end();
         } else if self.core.machine.judges_word(self.now) {
             self.read_gate_to_the_end();
-            let is_all = self.core.run.as_ref().is_none_or(Run::is_all_heard);
+            let is_all = self.core.run.as_ref().is_none_or(|run| run.is_all_heard() && !run.closing.is_behind());
             self.core.machine.note_heard(is_all, self.now);
         }
     }

@@ -34,7 +34,10 @@ fn end_of(core: &Core, generation: u64) -> Option<Exit> {
 impl Process {
     /// The end of the run that is there. It closes a piped stdin that nobody took, as [`Process::join`] does.
     pub(crate) fn run_ends(&self) -> RunEnds {
-        let generation = self.inner.begin_wait();
+        let mut core = self.inner.lock();
+        let (generation, stdin) = (core.machine.generation(), core.streams.stdin.take());
+        drop(core);
+        drop(stdin);
         RunEnds { process: self.clone(), id: monitor::new_id(), generation }
     }
 

@@ -147,23 +147,16 @@ impl Inner {
         self.core.poll(|| self.lock(), id, waker, done)
     }
 
-    /// Somebody waits for the end of the run that is there, whose generation this is. As std's `wait` does, it closes a piped stdin that
-    /// nobody took.
-    pub(super) fn begin_wait(self: &Arc<Self>) -> u64 {
+    /// A join begins, under that number. As std's `wait` does, it closes a piped stdin that nobody took.
+    pub(super) fn begin_join(self: &Arc<Self>, id: u64) -> Joining {
         let mut core = self.lock();
         let stdin = core.streams.stdin.take();
         let since = core.machine.generation();
-        drop(core);
-        drop(stdin);
-        since
-    }
-
-    /// A join begins, under that number.
-    pub(super) fn begin_join(self: &Arc<Self>, id: u64) -> Joining {
-        let since = self.begin_wait();
-        let mut core = self.lock();
         let exit = core.exit.as_ref().map(|(_, exit)| exit.clone());
         core.rests.begin_join(id, since, exit.as_ref());
+        drop(core);
+        // Not before: that may be its end.
+        drop(stdin);
         Joining { inner: Arc::clone(self), id, since }
     }
 
