@@ -210,6 +210,13 @@ pub(crate) fn is_gone(error: &io::Error) -> bool {
     matches!(error.raw_os_error(), Some(libc::EPIPE | libc::ECONNRESET | libc::ENOTCONN))
 }
 
+/// There may be room later.
+pub(crate) fn is_shortage(error: &io::Error) -> bool {
+    const SHORTAGES: [i32; 6] =
+        [libc::EAGAIN, libc::ETOOMANYREFS, libc::ENOBUFS, libc::ENOMEM, libc::EMFILE, libc::ENFILE];
+    error.raw_os_error().is_some_and(|errno| SHORTAGES.contains(&errno))
+}
+
 /// The other end was closed before it had read all of ours: that is told once, and before what it said itself.
 fn is_reset(error: &io::Error) -> bool {
     error.raw_os_error() == Some(libc::ECONNRESET)

@@ -158,8 +158,8 @@ impl Link {
             let pumped = locked(lane).pump(&self.channel);
             match pumped {
                 Ok(Pumped::Well) => {}
-                Ok(Pumped::Lost { id, errno }) => {
-                    self.lose(id, &io::Error::from_raw_os_error(errno));
+                Ok(Pumped::Lost(id, error)) => {
+                    self.lose(id, &error);
                     continue;
                 }
                 // Nobody takes it any more; what waits holds descriptors.

@@ -1,9 +1,10 @@
 //! What goes to a worker by one of its lanes: what there is no room for yet waits here, in order.
 
 use std::collections::VecDeque;
+use std::io;
 
 use super::wire::{self, Lane, Request, Signal};
-use crate::sys::channel::{Channel, is_gone};
+use crate::sys::channel::{Channel, is_gone, is_shortage};
 use crate::sys::ring::{Garbage, Writer};
 use crate::task::outcome::Parcel;
 
@@ -35,14 +36,14 @@ struct Letter {
 }
 
 /// What has become of the letters that wait.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug)]
 pub(super) enum Pumped {
     /// They are sent, or go on when the worker has done something.
     Well,
     /// A descriptor cannot be sent now, for reasons that are not the worker's.
     AgainLater,
-    /// That of this call never can: somebody has closed it. It is not made; the others are to be pumped.
-    Lost { id: u64, errno: i32 },
+    /// That of this call never can, for that reason: the call is not made, and the others are to be pumped.
+    Lost(u64, io::Error),
 }
 
 impl Outgoing {
@@ -108,17 +109,17 @@ impl Outgoing {
                 }
                 let signal = Signal::file_for(self.lane).bytes();
                 let sent = parcel.send(|descriptors| channel.send_at_once(&signal, descriptors));
-                match sent.map_err(|error| (is_gone(&error), error.raw_os_error())) {
+                match sent {
                     Ok(()) => {}
-                    Err((true, _)) => {
+                    Err(error) if is_gone(&error) => {
                         self.forget();
                         return Ok(Pumped::Well);
                     }
-                    Err((_, Some(errno @ libc::EBADF))) => {
+                    Err(error) if is_shortage(&error) => return Ok(Pumped::AgainLater),
+                    Err(error) => {
                         (letter.message, letter.parcel) = (wire::encode(&Request::Skip { id: letter.id }), None);
-                        return Ok(Pumped::Lost { id: letter.id, errno });
+                        return Ok(Pumped::Lost(letter.id, error));
                     }
-                    Err(_) => return Ok(Pumped::AgainLater),
                 }
                 self.files.push((letter.id, parcel.len()));
                 letter.parcel = None;

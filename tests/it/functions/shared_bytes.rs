@@ -2,12 +2,13 @@
 
 use std::process::{ExitCode, id};
 use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use pkit::{Process, Resource, Run, SharedBytes, Target, TaskError, Worker};
 use serde::{Deserialize, Serialize};
 
 use super::captured;
-use crate::support::{children, eventually, open_descriptors, tests, without_descriptors};
+use crate::support::{children, eventually, limited, open_descriptors, tests, without_descriptors};
 
 const LARGE: usize = 1 << 20;
 
@@ -239,6 +240,42 @@ tests! {
         let process = captured(Target::function(passes, (0..16).map(some).collect()));
         process.start(true).unwrap();
         assert_eq!(process.join().unwrap().code(), Some(8), "{}", process.output().stderr_text());
+    }
+
+    fn a_call_that_can_never_be_sent_ends_and_holds_up_nobody() {
+        static OPEN: AtomicBool = AtomicBool::new(false);
+        let worker = Worker::new().unwrap();
+        let gate = |()| {
+            while !OPEN.load(Ordering::SeqCst) {
+                std::thread::yield_now();
+            }
+        };
+        let held = worker.schedule(gate, ()).unwrap();
+        // More than are sent before one of them is taken.
+        let tasks: Vec<_> = (0..20).map(|n| worker.schedule(same, some(n)).unwrap()).collect();
+        let mut closed = 0;
+        for (fd, target) in open_descriptors() {
+            let size = std::fs::metadata(format!("/proc/self/fd/{fd}")).map(|file| file.len());
+            if target.starts_with("/memfd:pkit (") && size.is_ok_and(|size| size == LARGE as u64) {
+                nix::unistd::close(fd).unwrap();
+                closed += 1;
+            }
+        }
+        // (Those that were sent are the worker's alone.)
+        assert!(closed > 0);
+        // SAFETY: to ignore a signal runs nothing.
+        #[allow(unsafe_code)]
+        unsafe { nix::sys::signal::signal(nix::sys::signal::SIGXFSZ, nix::sys::signal::SigHandler::SigIgn) }.unwrap();
+        let ends: Vec<_> = limited(nix::sys::resource::Resource::RLIMIT_FSIZE, 1_000, || {
+            worker.concurrent(|()| OPEN.store(true, Ordering::SeqCst), ()).unwrap().wait().unwrap();
+            held.wait().unwrap();
+            tasks.into_iter().map(|task| task.wait()).collect()
+        });
+        let lost = ends.iter().filter(|end| matches!(end, Err(TaskError::Codec(why)) if why.contains("File too large")));
+        let lost = lost.count();
+        let ok = ends.iter().filter(|end| end.is_ok()).count();
+        assert_eq!((lost, ok), (closed, 20 - closed), "{ends:?}");
+        assert_eq!(worker.invoke(|n: u32| n + 1, 1).unwrap(), 2);
     }
 
     fn a_copy_of_the_program_starts_what_was_built_before() {
