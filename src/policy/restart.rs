@@ -280,7 +280,7 @@ pub(crate) struct History {
 
 impl History {
     /// Counts a restart due `at`, unless it would be one too many in the window that ends with it.
-    fn admit(&mut self, at: Instant, limit: u32, within: Duration) -> bool {
+    pub(crate) fn admit(&mut self, at: Instant, limit: u32, within: Duration) -> bool {
         // One that lies exactly `within` back is outside: the window is half open, so that "1 within 10 s"
         // allows one every 10 s.
         while self.restarts.front().is_some_and(|&oldest| at.saturating_duration_since(oldest) >= within) {

@@ -331,8 +331,9 @@ impl Process {
     /// It has no memory: the next call begins there again, and may find the same line. For each line once and in order
     /// there is [`Builder::on_line`](crate::Builder::on_line).
     ///
-    /// `matches` gets the text; which stream it came on is in the [`Line`] that is returned. It runs on this thread with no lock held. Lines wait for it: none is missed, and a child that writes
-    /// more meanwhile waits too. Other consumers see the lines as well. What has come when `limit` is over is still looked at.
+    /// `matches` gets the text; which stream it came on is in the [`Line`] that is returned. It runs on this thread with no
+    /// lock held. Lines wait for it: none is missed, and a child that writes more meanwhile waits too. Other consumers see
+    /// the lines as well. What has come when `limit` is over is still looked at.
     ///
     /// # Errors
     ///

@@ -7,13 +7,13 @@
 //! Whether a child is started again is not decided here: that is its policy's ([`crate::policy`]). A child that its policy would start again is
 //! *held*, and a supervisor only permits it, after it has counted it and has done to the others what its strategy says.
 
-use std::collections::VecDeque;
 use std::time::Instant;
 
 mod protocol;
 #[cfg(test)]
 mod tests;
 
+use crate::policy::History;
 use protocol::{Action, Event, Failure, Intensity, Notice, Place, Strategy};
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -56,7 +56,7 @@ pub(super) struct Plan {
     strategy: Strategy,
     intensity: Intensity,
     /// When children were started again, within the window.
-    recent: VecDeque<Instant>,
+    recent: History,
     /// How many groups there were.
     groups: u64,
     phase: Phase,
@@ -77,7 +77,7 @@ impl Child {
 
 impl Plan {
     pub(super) fn new(strategy: Strategy, intensity: Intensity) -> Plan {
-        Plan { strategy, intensity, recent: VecDeque::new(), groups: 0, phase: Phase::Resting, children: Vec::new() }
+        Plan { strategy, intensity, recent: History::default(), groups: 0, phase: Phase::Resting, children: Vec::new() }
     }
 
     /// One more, which is started when the others are, or, where they are up, by the next event. What it needs is there already.
@@ -158,7 +158,7 @@ impl Plan {
             return;
         }
         self.phase = Phase::Starting;
-        self.recent.clear();
+        self.recent = History::default();
         for child in self.children.iter_mut().flatten() {
             (child.is_finished, child.is_new, child.group) = (false, true, None);
         }
@@ -226,7 +226,8 @@ impl Plan {
         if self.reject(place, out) || !self.is_on() {
             return;
         }
-        if !self.admit(now) {
+        let Intensity { restarts, within } = self.intensity;
+        if !self.recent.admit(now, restarts, within) {
             return self.fail(Failure::TooMany(place), out);
         }
         let others = self.others(place);
@@ -267,19 +268,6 @@ impl Plan {
         if !self.reject(place, out) {
             self.fail(Failure::Child(place), out);
         }
-    }
-
-    /// Counts a restart, unless it would be one too many.
-    fn admit(&mut self, now: Instant) -> bool {
-        let Intensity { restarts, within } = self.intensity;
-        while self.recent.front().is_some_and(|first| now.saturating_duration_since(*first) >= within) {
-            self.recent.pop_front();
-        }
-        let is_admitted = self.recent.len() < restarts as usize;
-        if is_admitted {
-            self.recent.push_back(now);
-        }
-        is_admitted
     }
 
     /// Whether it is to run, now or as soon as it can.

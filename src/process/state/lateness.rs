@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 const LATE: Duration = Duration::from_millis(100);
 const MOMENT: Duration = Duration::from_secs(1);
 
+/// So long at most limits are put off because what a run says cannot be judged.
 const DEAF: Duration = Duration::from_secs(5);
 
 #[derive(Debug, Default)]

@@ -5,6 +5,7 @@
 //! none but his.
 
 mod calls;
+mod sending;
 
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
@@ -15,9 +16,9 @@ use std::time::{Duration, Instant};
 use super::board::Board;
 use super::inbox::{Inbox, Left};
 use super::inside;
-use super::outgoing::{Outgoing, Pumped};
+use super::outgoing::Outgoing;
 use super::slot::Wakers;
-use super::wire::{self, ANSWERS, Answer, LANES, Lane, Request, Signal};
+use super::wire::{self, ANSWERS, Answer, LANES, Signal};
 use crate::error::Result as Started;
 use crate::exit::Exit;
 use crate::forkserver::{self, Function, Packed};
@@ -36,8 +37,6 @@ use crate::task::outcome::{Outcome, Value};
 
 /// So many answers are read in a row by who has something else to look at: the reaper has others to serve, who waits has a limit.
 const MOST_ANSWERS: usize = 1_000;
-/// Until a descriptor that could not be sent is tried again.
-const AGAIN: Duration = Duration::from_millis(20);
 /// Between the close of a process's descriptors and its end, in the kernel.
 const FAREWELL: Duration = Duration::from_secs(1);
 
@@ -131,67 +130,11 @@ impl Link {
         self.process.end_start(self.awaited)
     }
 
-    /// Its calls begin when that one has ended.
-    pub(super) fn follow(self: &Arc<Self>, before: &Link) {
-        for lane in &self.lanes {
-            locked(lane).is_held = true;
-        }
-        *locked(&before.successor) = Some(Arc::clone(self));
-        if before.board.is_over() {
-            // (Its process may not have ended yet where it was stopped, and then nobody waits for what it does.)
-            before.let_successor_go();
-        }
-    }
-
-    fn let_successor_go(&self) {
-        let successor = locked(&self.successor).take();
-        if let Some(successor) = successor {
-            for lane in &successor.lanes {
-                locked(lane).is_held = false;
-                successor.pump(lane);
-            }
-        }
-    }
-
-    fn pump(&self, lane: &Mutex<Outgoing>) {
-        loop {
-            let pumped = locked(lane).pump(&self.channel);
-            match pumped {
-                Ok(Pumped::Well) => {}
-                Ok(Pumped::Lost(id, error)) => {
-                    self.lose(id, &error);
-                    continue;
-                }
-                // Nobody takes it any more; what waits holds descriptors.
-                Ok(Pumped::AgainLater) if self.board.is_over() => locked(lane).forget(),
-                Ok(Pumped::AgainLater) => self.look_again(),
-                Err(Garbage) => self.refuse(),
-            }
-            return;
-        }
-    }
-
     /// The reaper comes back, whatever it is about to do.
     fn look_at_once(&self) {
         if let Some(me) = self.me.upgrade() {
             Reaper::get().set_timer(self.id, None, Some(Instant::now()), &me);
         }
-    }
-
-    /// The reaper comes back in a while, once however often this is called until then.
-    fn look_again(&self) {
-        let Some(me) = self.me.upgrade() else { return };
-        locked(&self.again).get_or_insert_with(|| {
-            let at = Instant::now() + AGAIN;
-            Reaper::get().set_timer(self.id, None, Some(at), &me);
-            at
-        });
-    }
-
-    fn send(&self, lane: Lane, request: &Request) {
-        let lane = &self.lanes[lane as usize];
-        locked(lane).add(request);
-        self.pump(lane);
     }
 
     /// It said what nobody says who is right in his mind: nobody listens to it any more. That needs no lock which somebody has who waits.
@@ -327,7 +270,7 @@ impl Link {
 
     /// Nobody has the other end any more. How it ended, its process tells: at once, or it goes on with what its function did to it, and then all
     /// who wait would wait for ever.
-    fn is_deaf(self: &Arc<Self>) {
+    fn end_if_deaf(self: &Arc<Self>) {
         self.unwatch();
         let until = *locked(&self.deaf_until).get_or_insert_with(|| Instant::now() + FAREWELL);
         if Instant::now() < until {
@@ -363,7 +306,7 @@ impl Watcher for Link {
         self.watch_for(Interest::READ);
         let Ok(left) = self.inbox.receive(&self.channel) else { return self.refuse() };
         if self.channel.is_finished().is_ok_and(|is_finished| is_finished) {
-            self.is_deaf();
+            self.end_if_deaf();
         }
         self.lanes.iter().for_each(|lane| self.pump(lane));
         let mut wakers = Wakers::default();

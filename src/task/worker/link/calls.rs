@@ -19,17 +19,6 @@ use crate::task::worker::host::Host;
 use crate::task::worker::slot::{Slot, Wakers};
 use crate::task::worker::wire::{self, Lane, Request};
 
-impl Link {
-    /// That call will not be made.
-    pub(super) fn lose(&self, id: u64, error: &io::Error) {
-        let why = TaskError::Codec(format!("its argument was lost: {error}"));
-        if let Some(wakers) = self.board.give_up(id, why) {
-            self.nudge.nudge();
-            wakers.wake_elsewhere();
-        }
-    }
-}
-
 impl Home for Link {
     fn id(&self) -> u64 {
         self.id
