@@ -74,6 +74,16 @@ pub(crate) fn is_refusal(error: &io::Error) -> bool {
     !matches!(error.raw_os_error(), Some(libc::EMFILE | libc::ENFILE | libc::ENOMEM | libc::EAGAIN))
 }
 
+/// # Errors
+/// EINVAL: it can change, grow or shrink. (No hole can be made where nobody may write.)
+fn check_seals(fd: BorrowedFd<'_>) -> io::Result<()> {
+    let seals = SealFlag::from_bits_retain(fcntl(fd, FcntlArg::F_GET_SEALS)?);
+    if seals.contains(SealFlag::F_SEAL_SHRINK | SealFlag::F_SEAL_GROW | SealFlag::F_SEAL_WRITE) {
+        return Ok(());
+    }
+    Err(Errno::EINVAL.into())
+}
+
 impl Mapped {
     /// # Errors
     /// EINVAL: it lacks a seal, and could change while it is read, or shrink (SIGBUS). `InvalidData`: it has holes, so that to copy it takes memory
@@ -88,11 +98,7 @@ impl Mapped {
     }
 
     fn with(fd: BorrowedFd<'_>, protection: i32) -> io::Result<Mapped> {
-        let seals = SealFlag::from_bits_retain(fcntl(fd, FcntlArg::F_GET_SEALS)?);
-        // (No hole can be made where nobody may write.)
-        if !seals.contains(SealFlag::F_SEAL_SHRINK | SealFlag::F_SEAL_GROW | SealFlag::F_SEAL_WRITE) {
-            return Err(Errno::EINVAL.into());
-        }
+        check_seals(fd)?;
         /// The unit of `st_blocks` (stat(3type)), whatever the size of a page is.
         const BLOCK: i64 = 512;
         let status = nix::sys::stat::fstat(fd)?;
@@ -169,9 +175,11 @@ impl Blob {
     /// # Errors
     /// Those of [`Mapped::new`], and the file: to close whatever that is may block.
     pub(crate) fn open(file: OwnedFd) -> Result<Arc<Blob>, (io::Error, OwnedFd)> {
-        let identity = match nix::sys::stat::fstat(&file) {
+        // (To ask anything else of a file of somebody else's may block: its file system may be his.)
+        let identified = check_seals(file.as_fd()).and_then(|()| Ok(nix::sys::stat::fstat(&file)?));
+        let identity = match identified {
             Ok(status) => (status.st_dev, status.st_ino),
-            Err(error) => return Err((error.into(), file)),
+            Err(error) => return Err((error, file)),
         };
         let mut known = known();
         // (While one of both has it open, no other file gets its number.)

@@ -93,12 +93,12 @@ impl WorkerBuilder {
         self
     }
 
-    /// After so many calls its process is replaced: it finishes what was queued, ends, and a new one, which is started at once, goes on then.
+    /// After so many calls its process is replaced: it finishes what was queued and ends, and then a new one is started and goes on.
     /// Each [`invoke`](Worker::invoke), [`schedule`](Worker::schedule), [`concurrent`](Worker::concurrent) and [`hold`](Worker::hold) counts, and what is called on
     /// a [`Remote`](crate::Remote). What it holds ends with it: whoever calls that is told [`TaskError::Crashed`]. Default: none. (For functions, libraries above all, that leak.)
     ///
-    /// So one call that takes long, beside the others too, holds up all that come after the limit; and who queues far more calls than that starts several
-    /// processes at once.
+    /// So one call that takes long, beside the others too, holds up all that come after the limit. Where the new process cannot be started, those
+    /// end with [`TaskError::Start`].
     ///
     /// # Panics
     /// When it is 0.
@@ -147,9 +147,9 @@ impl Options {
         self.limit.is_none_or(|limit| calls < limit + u64::from(self.setup.is_some()))
     }
 
-    /// Starts a process.
-    pub(super) fn start(&self) -> Result<Arc<Link>, TaskError> {
-        Ok(Link::start(&self.name, &self.process, self.setup.is_some())?)
+    /// One more process, which is not started yet.
+    pub(super) fn link(&self) -> Result<Arc<Link>, TaskError> {
+        Ok(Link::new(&self.name, &self.process, self.setup.is_some())?)
     }
 
     /// What queues the setup, which is to be the first call.

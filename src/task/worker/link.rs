@@ -5,6 +5,7 @@
 //! none but his.
 
 mod calls;
+mod launch;
 mod sending;
 
 use std::io;
@@ -30,10 +31,10 @@ use crate::sys::channel::Channel;
 use crate::sys::event::Interest;
 use crate::sys::locked;
 use crate::sys::ring::{Garbage, Nudge, Reader, Shared, Writer};
-use crate::task::background;
 use crate::task::elsewhere::Elsewhere;
 use crate::task::error::TaskError;
 use crate::task::outcome::{Outcome, Value};
+use launch::Launch;
 
 /// So many answers are read in a row by who has something else to look at: the reaper has others to serve, who waits has a limit.
 const MOST_ANSWERS: usize = 1_000;
@@ -44,8 +45,7 @@ pub(super) struct Link {
     id: u64,
     me: Weak<Link>,
     process: Process,
-    /// Its readiness, by who built the worker.
-    awaited: u64,
+    launch: Launch,
     /// Before the board, and the channel.
     lanes: [Mutex<Outgoing>; 2],
     channel: Elsewhere<Channel>,
@@ -69,7 +69,7 @@ pub(super) struct Link {
     is_ending: AtomicBool,
     /// Of this program: a fork of it may not touch the rings.
     incarnation: u32,
-    /// What begins when this has ended. Leaf lock.
+    /// What begins when this has ended.
     successor: Mutex<Option<Arc<Link>>>,
 }
 
@@ -82,15 +82,13 @@ pub(super) fn target() -> Function {
 }
 
 impl Link {
-    /// Starts a worker's process.
-    pub(super) fn start(name: &str, options: &Builder, has_setup: bool) -> Started<Arc<Link>> {
+    /// A worker's process, which takes calls and is not started yet.
+    pub(super) fn new(name: &str, options: &Builder, has_setup: bool) -> Started<Arc<Link>> {
         let failed = |error| forkserver::not_started(name, error);
         let (channel, theirs) = Channel::pair().map_err(failed)?;
         let (shared, rings) = Shared::new().map_err(failed)?;
         channel.send(&Signal::Look.bytes(), &[rings.as_raw_fd()]).map_err(failed)?;
         let process = options.clone().target(target().with_channel(theirs).into_target()).build()?;
-        // Not until it is ready: what says that may be the setup.
-        let awaited = process.begin_start()?;
         let shared = Arc::new(shared);
         let answers = Reader::new(&shared, ANSWERS);
         let lanes = LANES.map(|lane| Mutex::new(Outgoing::new(lane, Writer::new(&shared, lane as usize))));
@@ -113,21 +111,10 @@ impl Link {
             incarnation: sys::process::incarnation(),
             successor: Mutex::default(),
             process,
-            awaited,
+            launch: Launch::default(),
         });
-        let watcher = Arc::clone(&link) as Arc<dyn Watcher>;
-        let watched = Reaper::get().watch(link.channel.as_fd(), Interest::READ, watcher, 0);
-        *locked(&link.watched) = Some((watched.map_err(failed)?, Interest::READ));
         link.leave(locked(&link.answers), &mut Wakers::default());
-        let ended = Arc::clone(&link);
-        // (On a thread that may wait: for who reads the answers. Not after `on_exit`, which may want what waits for this.)
-        background::own_at_end(link.process.run_ends(), move |exit| ended.ended(exit));
         Ok(link)
-    }
-
-    /// Waits until its process is ready, or has ended before it was.
-    pub(super) fn until_ready(&self) -> Started<u32> {
-        self.process.end_start(self.awaited)
     }
 
     /// The reaper comes back, whatever it is about to do.

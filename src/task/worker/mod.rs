@@ -229,9 +229,9 @@ impl Worker {
         self.shut().close();
     }
 
-    /// The id of its process; `None`: there is none at the moment, or it is a thread.
+    /// The id of the process that is at work, or waits for some; `None`: there is none at the moment, or it is a thread.
     pub fn pid(&self) -> Option<u32> {
-        if self.owner.is_foreign() { None } else { self.lock().home().and_then(|home| home.pid()) }
+        if self.owner.is_foreign() { None } else { self.lock().pid() }
     }
 
     /// What it is called.
@@ -253,7 +253,7 @@ impl Worker {
         }
         let mut current = self.lock();
         let was_closed = std::mem::replace(&mut current.is_closed, true);
-        let before = current.before.iter().filter(|link| link.over().is_none()).cloned().collect();
+        let before = current.before.iter().filter(|link| link.is_there()).cloned().collect();
         Homes { now: current.home(), before, was_closed }
     }
 
@@ -309,25 +309,24 @@ impl Worker {
             self.open()?.now = Some(Now::Thread(Arc::clone(&thread)));
             return Ok((thread, None));
         };
-        let link = options.start()?;
+        let link = options.link()?;
         let home = Arc::clone(&link) as Arc<dyn Home>;
-        // (To encode it is the user's code: not under the lock.)
-        let set_up = options.set_up(&home).inspect_err(|_| home.stop())?;
-        let mut current = match self.open() {
-            Ok(current) => current,
-            Err(error) => {
-                home.stop();
-                return Err(error);
-            }
-        };
+        // (To encode it is the user's code: not under the lock, and there is no process yet.)
+        let set_up = options.set_up(&home)?;
+        let mut current = self.open()?;
+        let mut is_its_turn = true;
         if let Some(Now::Process(before)) = current.now.replace(Now::Process(Arc::clone(&link))) {
-            link.follow(&before);
+            is_its_turn = link.follow(&before);
             // There are no more calls of it: those are made under the lock that we hold.
             before.close();
-            current.before.retain(|link| link.over().is_none());
+            current.before.retain(|link| link.is_there());
             current.before.push(before);
         }
         let queued = set_up();
+        drop(current);
+        if is_its_turn {
+            link.launch()?;
+        }
         Ok((home, queued))
     }
 }
@@ -338,6 +337,11 @@ impl Current {
             Now::Process(link) => Arc::clone(link) as Arc<dyn Home>,
             Now::Thread(thread) => Arc::clone(thread) as Arc<dyn Home>,
         })
+    }
+
+    /// Where several are there, those that were replaced finish first.
+    fn pid(&self) -> Option<u32> {
+        self.before.iter().find_map(|link| link.pid()).or_else(|| self.home()?.pid())
     }
 
     /// The one that takes calls.

@@ -23,8 +23,6 @@ pub(super) struct Outgoing {
     last: u64,
     /// How many calls there were.
     pub(super) calls: u64,
-    /// Until somebody else has ended.
-    pub(super) is_held: bool,
 }
 
 struct Letter {
@@ -49,7 +47,7 @@ pub(super) enum Pumped {
 impl Outgoing {
     pub(super) fn new(lane: Lane, ring: Writer) -> Outgoing {
         let (waiting, files) = (VecDeque::new(), Vec::new());
-        Outgoing { lane, ring, waiting, files, last: 0, calls: 0, is_held: false }
+        Outgoing { lane, ring, waiting, files, last: 0, calls: 0 }
     }
 
     pub(super) fn add_call(&mut self, id: u64, message: Vec<u8>, parcel: Option<Parcel>) {
@@ -95,9 +93,7 @@ impl Outgoing {
 
     /// Sends what waits, as far as there is room.
     pub(super) fn pump(&mut self, channel: &Channel) -> Result<Pumped, Garbage> {
-        while !self.is_held
-            && let Some(letter) = self.waiting.front_mut()
-        {
+        while let Some(letter) = self.waiting.front_mut() {
             let length = letter.message.len();
             if !self.ring.has_room_for(length)? && self.ring.go_away(length)? {
                 return Ok(Pumped::Well);

@@ -4,6 +4,7 @@ mod ends;
 mod full;
 mod hostile;
 mod remote;
+mod replaced;
 
 use std::process::id;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};

@@ -148,14 +148,20 @@ impl Home for Link {
         if !self.is_foreign() {
             let wakers = self.board.end(&TaskError::Cancelled);
             self.nudge.nudge();
-            // It may have ended.
-            let _ = self.process.terminate(false);
+            if !self.launch.forgo() {
+                // It may have ended.
+                let _ = self.process.terminate(false);
+            }
             wakers.wake_elsewhere();
         }
     }
 
     fn join(&self) {
-        if self.is_foreign() || self.process.join().is_err() {
+        if self.is_foreign() {
+            return;
+        }
+        self.launch.until_decided();
+        if self.process.join().is_err() {
             return;
         }
         // What it had answered is there for who comes back from this. (Who is told of the end may read it only later.)

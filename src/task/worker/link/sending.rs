@@ -1,7 +1,7 @@
 //! What waits to be sent to a worker's process, and when it is.
 
 use std::io;
-use std::sync::{Arc, Mutex};
+use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
 use super::Link;
@@ -16,28 +16,6 @@ use crate::task::worker::wire::{Lane, Request};
 const AGAIN: Duration = Duration::from_millis(20);
 
 impl Link {
-    /// Its calls begin when that one has ended.
-    pub(in crate::task::worker) fn follow(self: &Arc<Self>, before: &Link) {
-        for lane in &self.lanes {
-            locked(lane).is_held = true;
-        }
-        *locked(&before.successor) = Some(Arc::clone(self));
-        if before.board.is_over() {
-            // (Its process may not have ended yet where it was stopped, and then nobody waits for what it does.)
-            before.let_successor_go();
-        }
-    }
-
-    pub(super) fn let_successor_go(&self) {
-        let successor = locked(&self.successor).take();
-        if let Some(successor) = successor {
-            for lane in &successor.lanes {
-                locked(lane).is_held = false;
-                successor.pump(lane);
-            }
-        }
-    }
-
     pub(super) fn send(&self, lane: Lane, request: &Request) {
         let lane = &self.lanes[lane as usize];
         locked(lane).add(request);
