@@ -27,31 +27,31 @@ pub(super) struct Launch {
 enum Stage {
     #[default]
     Waiting,
-    Begun,
-    /// It was stopped before.
-    Never,
+    Beginning,
+    /// It has begun, or never will: it was stopped before.
+    Decided,
 }
 
 impl Launch {
-    /// False: that was decided before.
-    fn decide(&self, stage: Stage) -> bool {
-        let mut now = locked(&self.stage);
-        let is_first = *now == Stage::Waiting;
-        if is_first {
-            *now = stage;
+    /// False: it was somewhere else.
+    fn pass(&self, from: Stage, to: Stage) -> bool {
+        let mut stage = locked(&self.stage);
+        let passes = *stage == from;
+        if passes {
+            *stage = to;
             self.decided.notify_all();
         }
-        is_first
+        passes
     }
 
-    /// It never begins, if it has not yet.
+    /// It never begins. False: too late.
     pub(super) fn forgo(&self) -> bool {
-        self.decide(Stage::Never)
+        self.pass(Stage::Waiting, Stage::Decided)
     }
 
     /// Waits until it has begun, or never will.
     pub(super) fn until_decided(&self) {
-        let stage = self.decided.wait_while(locked(&self.stage), |stage| *stage == Stage::Waiting);
+        let stage = self.decided.wait_while(locked(&self.stage), |stage| *stage != Stage::Decided);
         drop(stage.unwrap_or_else(PoisonError::into_inner));
     }
 }
@@ -59,10 +59,11 @@ impl Launch {
 impl Link {
     /// Starts the process, unless it was stopped before. If it cannot be started, all calls end with that.
     pub(in crate::task::worker) fn launch(self: &Arc<Self>) -> Started<()> {
-        if !self.launch.decide(Stage::Begun) {
+        if !self.launch.pass(Stage::Waiting, Stage::Beginning) {
             return Ok(());
         }
         let begun = self.begin();
+        self.launch.pass(Stage::Beginning, Stage::Decided);
         if let Err(error) = &begun {
             let wakers = self.board.end(&TaskError::Start(error.clone()));
             self.nudge.nudge();
