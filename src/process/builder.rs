@@ -141,7 +141,8 @@ impl Builder {
     /// Called for each line of output; stdout and stderr are [captured](Stdio::captured) unless something else was said
     /// for them.
     ///
-    /// A slow callback makes the child wait once its buffer and pipe are full. Nothing is lost.
+    /// A slow callback makes the child wait once its buffer and pipe are full. Nothing is lost. So one that waits for the end of the child may wait
+    /// for itself.
     pub fn on_line(mut self, call: impl Fn(&Line) + Send + Sync + 'static) -> Builder {
         self.config.calls.on_line = Some(Arc::new(call));
         self

@@ -297,6 +297,7 @@ impl Watcher for Inner {
                 Channel::Stderr => turn.read_output(1),
                 Channel::Gate => turn.read_gate(),
                 Channel::Connect => turn.connected(),
+                Channel::Main => turn.main_ended(),
             }
         });
         let_go(self);

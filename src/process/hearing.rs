@@ -248,10 +248,18 @@ impl Turn<'_> {
             }
             Message::MainPid(_) => {
                 if let (Some(run), Some(main)) = (&mut self.core.run, main.take()) {
-                    run.main = Some(main);
+                    run.set_main(self.inner, main);
                     self.changed = true;
                 }
             }
+        }
+    }
+
+    /// The process that it named by `MAINPID=`.
+    pub(super) fn main_ended(&mut self) {
+        if let Some(run) = &mut self.core.run {
+            run.unwatch_main();
+            self.changed = true;
         }
     }
 

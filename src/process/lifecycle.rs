@@ -142,6 +142,7 @@ impl Process {
     fn join_until(&self, limit: Option<Duration>) -> Result<Option<Exit>> {
         self.inner.check_owner("join")?;
         if limit.is_some_and(|limit| limit.is_zero()) {
+            self.inner.turn(|turn| turn.see_end());
             return self.inner.look_at_end(&self.inner.lock()).transpose();
         }
         let joining = self.inner.begin_join(monitor::new_id());
@@ -311,7 +312,7 @@ impl Process {
         self.inner.check_owner(OPERATION)?;
         self.inner.watch_for_stops();
         let at = Instant::now().checked_add(limit);
-        let mut core = self.inner.lock();
+        let (mut core, mut is_last) = (self.inner.lock(), false);
         loop {
             let status = self.inner.status(&core);
             let turns = core.turns();
@@ -322,7 +323,18 @@ impl Process {
             core = self.inner.lock();
             // However fast it changes meanwhile.
             let waited = if is_past(at) { Err(core) } else { self.inner.core.wait_past(core, turns, at) };
-            core = waited.map_err(|core| self.inner.timeout(&core, OPERATION, "the condition did not hold", limit))?;
+            core = match waited {
+                Ok(core) => core,
+                Err(core) if is_last => {
+                    return Err(self.inner.timeout(&core, OPERATION, "the condition did not hold", limit));
+                }
+                Err(core) => {
+                    drop(core);
+                    is_last = true;
+                    self.inner.turn(|turn| turn.catch_up());
+                    self.inner.lock()
+                }
+            };
         }
     }
 

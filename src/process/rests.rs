@@ -60,6 +60,11 @@ impl Rests {
         self.joins.push(Join { id, since, end });
     }
 
+    /// Somebody waits for run number `generation`, or one after it, to be the last.
+    pub(super) fn is_joined(&self, generation: u64) -> bool {
+        self.joins.iter().any(|join| join.since == generation)
+    }
+
     /// What the join number `id` returns, once it does.
     pub(super) fn end_of(&self, id: u64) -> Option<&Option<Exit>> {
         self.joins.iter().find(|join| join.id == id)?.end.as_ref()

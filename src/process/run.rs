@@ -29,9 +29,11 @@ pub(super) enum Channel {
     Stderr,
     Gate,
     Connect,
+    Main,
 }
 
-const CHANNELS: [Channel; 5] = [Channel::Pidfd, Channel::Stdout, Channel::Stderr, Channel::Gate, Channel::Connect];
+const CHANNELS: [Channel; 6] =
+    [Channel::Pidfd, Channel::Stdout, Channel::Stderr, Channel::Gate, Channel::Connect, Channel::Main];
 const CHANNEL_BITS: u32 = 3;
 
 pub(super) fn key(generation: u64, channel: Channel) -> u64 {
@@ -69,6 +71,7 @@ pub(super) struct Run {
     pub(super) contained: Contained,
     /// What it named by `MAINPID=`.
     pub(super) main: Option<Main>,
+    main_token: Option<Token>,
     /// What came with its notifications.
     pub(super) closing: Closing,
     /// A stranger has sent to its notify socket.
@@ -146,6 +149,7 @@ impl Run {
             owed: None,
             contained: launched.contained,
             main: None,
+            main_token: None,
             closing: Closing::default(),
             had_strangers: false,
             hearing: Hearing::Open,
@@ -249,6 +253,21 @@ impl Run {
         std::mem::take(&mut self.connecting).into_iter().for_each(Connection::close);
     }
 
+    /// It speaks for the run from now on.
+    pub(super) fn set_main(&mut self, inner: &Arc<Inner>, main: Main) {
+        self.unwatch_main();
+        let (watcher, key) = (Arc::clone(inner) as Arc<dyn Watcher>, key(self.generation, Channel::Main));
+        // (Without it its end is seen by who looks, and told to nobody.)
+        self.main_token = Reaper::get().watch(main.pidfd.as_fd(), Interest::READ, watcher, key).ok();
+        self.main = Some(main);
+    }
+
+    pub(super) fn unwatch_main(&mut self) {
+        if let (Some(token), Some(main)) = (self.main_token.take(), &self.main) {
+            Reaper::get().unwatch(token, main.pidfd.as_fd());
+        }
+    }
+
     /// While it lives: its number may be anyone's after that.
     pub(super) fn main_pid(&self) -> Option<u32> {
         self.main.as_ref().filter(|main| !sys::event::is_readable(main.pidfd.as_fd())).map(|main| main.pid)
@@ -295,6 +314,7 @@ impl Run {
 impl Drop for Run {
     fn drop(&mut self) {
         self.unwatch_leader();
+        self.unwatch_main();
         self.close_pipe(0);
         self.close_pipe(1);
         self.stop_connecting();

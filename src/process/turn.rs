@@ -7,6 +7,7 @@
 use std::collections::VecDeque;
 use std::io;
 use std::os::fd::AsFd;
+use std::process::ChildStdin;
 use std::sync::Arc;
 use std::task::Waker;
 use std::time::{Instant, SystemTime};
@@ -48,6 +49,8 @@ pub(super) struct Turn<'a> {
     queues: Vec<Arc<Queue>>,
     /// Dropped after the lock is released: closing what a child wrote to may take its time.
     ended: Option<Run>,
+    /// The same: that a stdin is closed may be the end of its run.
+    unwanted: Option<ChildStdin>,
 }
 
 impl<'a> Turn<'a> {
@@ -62,6 +65,7 @@ impl<'a> Turn<'a> {
             wakers: Vec::new(),
             queues: Vec::new(),
             ended: None,
+            unwanted: None,
         };
         turn.take_leader_back();
         turn
@@ -145,6 +149,9 @@ impl<'a> Turn<'a> {
         self.core.error = None;
         self.core.text = None;
         self.core.streams = std::mem::take(&mut run.streams);
+        if self.core.rests.is_joined(generation) {
+            self.unwanted = self.core.streams.stdin.take();
+        }
         self.core.output.begin(&self.inner.config, generation);
         run.try_at = run.gate.next_try(self.now);
         self.core.run = Some(*run);
@@ -363,11 +370,11 @@ impl<'a> Turn<'a> {
             self.core.timer = due;
         }
         self.inner.run_calls_if_any(&mut self.core);
-        let Turn { inner, core, changed, has_news, wakers, queues, ended, .. } = self;
+        let Turn { inner, core, changed, has_news, wakers, queues, ended, unwanted, .. } = self;
         let over = has_news || !core.machine.is_alive();
         inner.core.release(core, changed, over);
         wakers.into_iter().for_each(monitor::wake);
-        drop((queues, ended));
+        drop((queues, ended, unwanted));
     }
 }
 

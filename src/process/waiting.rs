@@ -137,9 +137,14 @@ impl Inner {
         self.wait(until, done)
     }
 
-    /// Waits for any change of it.
+    /// Waits for any change of it; and looks itself before it gives up.
     pub(super) fn wait<T>(self: &Arc<Self>, until: Option<Instant>, done: impl Fn(&Core) -> Option<T>) -> Option<T> {
-        self.core.wait(self.lock(), until, done)
+        self.core.wait(self.lock(), until, &done).or_else(|| {
+            self.turn(|turn| {
+                turn.catch_up();
+                done(&turn.core)
+            })
+        })
     }
 
     /// As [`Monitor::poll`](super::monitor::Monitor::poll).
@@ -150,6 +155,7 @@ impl Inner {
     /// A join begins, under that number. As std's `wait` does, it closes a piped stdin that nobody took.
     pub(super) fn begin_join(self: &Arc<Self>, id: u64) -> Joining {
         let mut core = self.lock();
+        // (Of one that is being created it comes later: see `Turn::begin`.)
         let stdin = core.streams.stdin.take();
         let since = core.machine.generation();
         let exit = core.exit.as_ref().map(|(_, exit)| exit.clone());
@@ -260,6 +266,7 @@ impl<'a> LineReader<'a> {
 
     pub(super) fn next(&self, until: Option<Instant>, limit: Duration) -> Result<Line> {
         let operation = self.operation;
+        let mut is_last = false;
         loop {
             // Under one lock: the last line and the end may come one right after the other.
             let (found, turns) = self.inner.turn(|turn| {
@@ -271,8 +278,13 @@ impl<'a> LineReader<'a> {
             if let Some(found) = found {
                 return found.map_err(|end| Error::new(self.inner.who(None), operation, Kind::Ended(end)));
             }
-            let waited = self.inner.core.wait_past(self.inner.lock(), turns, until).map(drop);
-            waited.map_err(drop).map_err(|()| self.timeout(limit))?;
+            if self.inner.core.wait_past(self.inner.lock(), turns, until).is_err() {
+                if is_last {
+                    return Err(self.timeout(limit));
+                }
+                is_last = true;
+                self.inner.turn(|turn| turn.catch_up());
+            }
         }
     }
 

@@ -174,6 +174,30 @@ sys.stdin.readline()";
         assert_eq!((status.main_pid, status.state), (None, State::Ready));
     }
 
+    fn who_waits_for_the_end_of_the_main_process_hears_of_it() {
+        let script = "
+child = os.fork()
+if child == 0:
+    signal.pause()
+tell(f'MAINPID={child}\\nREADY=1')
+sys.stdin.readline()
+os.kill(child, signal.SIGKILL)
+signal.pause()";
+        let process = Process::builder(python(script)).ready(Ready::notify()).stdin(Stdio::piped()).build().unwrap();
+        process.start(true).unwrap();
+        assert!(process.status().main_pid.is_some());
+        let mut stdin = process.stdin().unwrap();
+        let mut looks = 0;
+        let none = |status: &pkit::Status| {
+            looks += 1;
+            if looks == 1 {
+                say(&mut stdin, "kill it");
+            }
+            status.main_pid.is_none()
+        };
+        assert_eq!(process.wait_until(LONG, none).unwrap().state, State::Ready);
+    }
+
     fn who_hangs_in_a_stop_that_it_announced_is_stopped() {
         for first in ["", "READY=1\\n"] {
             let script = format!("tell('{first}STOPPING=1')\nwhile True: signal.pause()");

@@ -7,7 +7,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, mpsc};
 use std::time::Duration;
 
-use pkit::{Command, Process, Ready, Stdio};
+use pkit::{Command, Process, Ready, State, Stdio};
+use smol::future::{block_on, poll_once};
 
 use crate::support::{LONG, python, sh, tests};
 
@@ -259,6 +260,25 @@ for n in range({lines}): sys.stdout.buffer.write(b'%08d' % n + filler)");
         // `join` closes what nobody took.
         process.start(true).unwrap();
         assert!(process.join().unwrap().success());
+    }
+
+    fn who_waits_while_it_is_created_closes_its_stdin_too() {
+        let directory = tempfile::tempdir().unwrap();
+        let program = directory.path().join("program");
+        fs::copy("/bin/cat", &program).unwrap();
+        // While somebody writes to it, it cannot be executed.
+        let writer = fs::File::options().append(true).open(&program).unwrap();
+        let builder = Process::builder(Command::new(&program)).stdin(Stdio::piped()).stdout(Stdio::null());
+        let process = builder.retry_text_busy(LONG).build().unwrap();
+        std::thread::scope(|scope| {
+            let started = scope.spawn(|| process.start(true));
+            process.wait_until(LONG, |status| status.state == State::Starting).unwrap();
+            let mut exited = process.exited();
+            assert!(block_on(poll_once(&mut exited)).is_none());
+            drop(writer);
+            started.join().unwrap().unwrap();
+            assert!(block_on(exited).unwrap().success());
+        });
     }
 
     fn a_look_at_the_end_leaves_stdin_open() {

@@ -4,9 +4,9 @@
 
 use std::time::Duration;
 
-use pkit::{Command, ExitReason, Process, Ready, Signal, State, Stop};
+use pkit::{Command, ExitReason, Process, Ready, Signal, State, Stdio, Stop};
 
-use crate::support::{LONG, children, eventually, is_alive, python, sh, tests};
+use crate::support::{LONG, children, eventually, is_alive, python, say, sh, tests};
 
 /// What a child has for it; the pause is longer.
 const LIMIT: Duration = Duration::from_secs(10);
@@ -74,6 +74,33 @@ tell('WATCHDOG=1\\nSTATUS=done'); signal.sigwait(asked)";
         process.wait_until(LONG, |status| status.state == State::Idle).unwrap();
         let exit = process.exit().unwrap();
         assert!(exit.success() && exit.requested() && !exit.forced(), "{exit}");
+    }
+
+    fn callers_find_what_came_within_their_limits() {
+        let script = "read go; kill -STOP $PPID
+while grep -L '^State:.T' /proc/$PPID/task/*/status | grep -q .; do :; done
+echo up
+setsid sh -c \"sleep 11; kill -CONT $PPID\" >/dev/null 2>&1 &
+exit 3";
+        let builder = Process::builder(sh(script)).stdin(Stdio::piped()).capture(1000);
+        let process = builder.survivors(pkit::Survivors::leave()).build().unwrap();
+        process.start(true).unwrap();
+        let mut stdin = process.stdin().unwrap();
+        let waits = std::sync::Barrier::new(3);
+        std::thread::scope(|scope| {
+            let line = scope.spawn(|| {
+                waits.wait();
+                process.wait_for_line(LIMIT, |line| line == "up")
+            });
+            let exit = scope.spawn(|| {
+                waits.wait();
+                process.join_timeout(LIMIT)
+            });
+            waits.wait();
+            say(&mut stdin, "go");
+            assert_eq!(line.join().unwrap().unwrap().text(), "up");
+            assert_eq!(exit.join().unwrap().unwrap().unwrap().code(), Some(3));
+        });
     }
 
     fn one_that_this_program_traces_has_not_ended_when_it_stands_still() {
