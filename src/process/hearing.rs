@@ -257,7 +257,8 @@ impl Turn<'_> {
 
     /// The process that it named by `MAINPID=`.
     pub(super) fn main_ended(&mut self) {
-        if let Some(run) = &mut self.core.run {
+        // (It may have named another one since.)
+        if let Some(run) = self.core.run.as_mut().filter(|run| run.main_pid().is_none()) {
             run.unwatch_main();
             self.changed = true;
         }

@@ -7,6 +7,7 @@ use std::os::fd::AsFd;
 
 use super::calls::Call;
 use super::core::Core;
+use super::run::Run;
 use super::state::Event;
 use super::turn::Turn;
 use crate::line::Line;
@@ -41,7 +42,7 @@ impl Turn<'_> {
     }
 
     /// `None`: there is nothing, or no room.
-    fn read_chunk(&mut self, index: usize, buffer: &mut [u8; CHUNK]) -> Option<Chunk> {
+    fn read_chunk(&mut self, index: usize, buffer: &mut [u8]) -> Option<Chunk> {
         let Core { run, output, .. } = &mut **self.core;
         let (run, ring) = (run.as_mut()?, output.rings[index].as_mut()?);
         let room = ring.free().min(CHUNK);
@@ -128,7 +129,12 @@ impl Turn<'_> {
     }
 
     pub(super) fn read_to_the_end(&mut self) {
-        let mut buffer = [0; CHUNK];
+        let is_open = |run: &Run| run.pipes.iter().any(Option::is_some);
+        if !self.core.run.as_ref().is_some_and(is_open) {
+            return;
+        }
+        // A caller's stack may be small.
+        let mut buffer = vec![0; CHUNK];
         for index in [0, 1] {
             let mut all = 0;
             for _ in 0..LAST_READS {

@@ -69,7 +69,7 @@ impl WorkerBuilder {
     ///
     /// What makes it ready ([`Builder::ready`]) may be its setup: [`build`](WorkerBuilder::build) waits for both. Nobody waits until one is ready that takes
     /// the place of another; one that is not in time is stopped, and who waits for its calls is told
-    /// [`TaskError::Crashed`]. (Its time runs from its start, its setup from when the one before has finished.)
+    /// [`TaskError::Crashed`].
     ///
     /// Other than for a process of its own, what the worker leaves in its group is killed at once when it ends: nobody waits for that.
     pub fn process(mut self, set: impl FnOnce(Builder) -> Builder) -> WorkerBuilder {
@@ -98,7 +98,7 @@ impl WorkerBuilder {
     /// a [`Remote`](crate::Remote). What it holds ends with it: whoever calls that is told [`TaskError::Crashed`]. Default: none. (For functions, libraries above all, that leak.)
     ///
     /// So one call that takes long, beside the others too, holds up all that come after the limit. Where the new process cannot be started, those
-    /// end with [`TaskError::Start`].
+    /// end with [`TaskError::Start`]. Each process that waits for its turn takes two of this program's descriptors.
     ///
     /// # Panics
     /// When it is 0.

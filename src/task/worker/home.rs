@@ -52,9 +52,10 @@ pub(super) struct Homes {
 }
 
 impl Homes {
+    /// The last first: none is to begin because the one before it has ended.
     pub(super) fn stop(&self) {
-        self.before.iter().for_each(|home| home.stop());
         self.now.iter().for_each(|home| home.stop());
+        self.before.iter().rev().for_each(|home| home.stop());
     }
 
     pub(super) fn join(&self) {

@@ -22,6 +22,7 @@ mod thread;
 mod wire;
 
 use std::any::Any;
+use std::collections::VecDeque;
 use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
@@ -103,7 +104,7 @@ struct Current {
     /// The first is started by `build`, and one that has ended is replaced at the next call.
     now: Option<Now>,
     /// Those that were replaced, and have calls to finish.
-    before: Vec<Arc<Link>>,
+    before: VecDeque<Arc<Link>>,
     is_closed: bool,
 }
 
@@ -214,6 +215,7 @@ impl Worker {
         let homes = self.shut();
         homes.close();
         homes.join();
+        self.lock().forget_ended();
     }
 
     /// Stops it: who waits gets [`TaskError::Cancelled`], its process SIGTERM and after 10 s SIGKILL
@@ -222,6 +224,7 @@ impl Worker {
         let homes = self.shut();
         homes.stop();
         homes.join();
+        self.lock().forget_ended();
     }
 
     /// Lets it finish what is queued, while nobody waits for that: then it ends. Tasks that are there give their values.
@@ -270,7 +273,8 @@ impl Worker {
             let home = self.home()?;
             let (argument, kept) = remote::encode(&*home, argument)?;
             // Under the lock: who closes it, or replaces it, does so before or after.
-            let current = self.lock();
+            let mut current = self.lock();
+            current.forget_ended();
             if current.good(&self.form).is_some_and(|good| good.id() == home.id()) {
                 let queued = Queued::new(&home, lane, entry, argument, kept);
                 return Ok((home, queued));
@@ -319,8 +323,7 @@ impl Worker {
             is_its_turn = link.follow(&before);
             // There are no more calls of it: those are made under the lock that we hold.
             before.close();
-            current.before.retain(|link| link.is_there());
-            current.before.push(before);
+            current.before.push_back(before);
         }
         let queued = set_up();
         drop(current);
@@ -337,6 +340,13 @@ impl Current {
             Now::Process(link) => Arc::clone(link) as Arc<dyn Home>,
             Now::Thread(thread) => Arc::clone(thread) as Arc<dyn Home>,
         })
+    }
+
+    /// They end one after the other.
+    fn forget_ended(&mut self) {
+        while self.before.front().is_some_and(|link| !link.is_there()) {
+            self.before.pop_front();
+        }
     }
 
     /// Where several are there, those that were replaced finish first.

@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize, Serializer};
 use pkit::{Ready, TaskError, Worker};
 
 use super::{pid, square};
-use crate::support::{LONG, children, eventually, tests};
+use crate::support::{LONG, children, eventually, open_descriptors, tests};
 
 fn until_there(path: PathBuf) -> u32 {
     while !path.exists() {
@@ -85,6 +85,34 @@ tests! {
         assert!(tasks.into_iter().all(|task| task.wait().is_ok()));
     }
 
+    fn stopped_none_of_those_that_wait_begins() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("ran");
+        fn write(path: PathBuf) {
+            std::fs::write(path, "").unwrap();
+        }
+        for round in 0..60 {
+            let worker = Worker::builder().task_limit(1).build().unwrap();
+            let first = worker.schedule(until_there, directory.path().join("never")).unwrap();
+            let second = worker.schedule(write, path.clone()).unwrap();
+            if round % 2 == 0 { worker.terminate() } else { drop(worker) }
+            assert!(matches!(first.wait(), Err(TaskError::Cancelled)));
+            assert!(matches!(second.wait(), Err(TaskError::Cancelled)));
+        }
+        pkit::testing::end_fork_server();
+        eventually("all are gone", || children().is_empty());
+        assert!(!path.exists());
+    }
+
+    fn closed_all_has_ended_however_it_does() {
+        for _ in 0..20 {
+            let worker = Worker::builder().task_limit(2).build().unwrap();
+            let tasks: Vec<_> = (0..4).map(|_| worker.schedule(|()| -> () { std::process::abort() }, ()).unwrap()).collect();
+            worker.close();
+            assert!(tasks.iter().all(pkit::Task::is_done));
+        }
+    }
+
     fn where_the_next_cannot_be_started_its_calls_say_so() {
         let directory = tempfile::tempdir().unwrap();
         let home = directory.path().join("home");
@@ -93,7 +121,9 @@ tests! {
         let begins_in = home.clone();
         let worker = Worker::builder().process(|process| process.current_dir(begins_in)).task_limit(1).build().unwrap();
         let first = worker.schedule(until_there, path.clone()).unwrap();
-        let waiting: Vec<_> = (0..3).map(|n| worker.schedule(square, n).unwrap()).collect();
+        let large = |_| serde_bytes::ByteBuf::from(vec![1; 300_000]);
+        let length = |bytes: serde_bytes::ByteBuf| bytes.len();
+        let waiting: Vec<_> = (0..20).map(|n| worker.schedule(length, large(n)).unwrap()).collect();
         std::fs::remove_dir(&home).unwrap();
         std::fs::write(&path, "").unwrap();
         first.wait().unwrap();
@@ -101,6 +131,8 @@ tests! {
             let error = task.wait().unwrap_err();
             assert!(matches!(&error, TaskError::Start(error) if error.is_not_created()), "{error:?}");
         }
+        let files = || open_descriptors().iter().filter(|(_, target)| target.contains("memfd")).count();
+        eventually("their arguments are nowhere", || files() == 0);
         std::fs::create_dir(&home).unwrap();
         assert!(worker.invoke(pid, ()).is_ok(), "and it goes on when it can");
     }

@@ -148,7 +148,9 @@ impl Home for Link {
         if !self.is_foreign() {
             let wakers = self.board.end(&TaskError::Cancelled);
             self.nudge.nudge();
-            if !self.launch.forgo() {
+            if self.launch.forgo() {
+                self.lanes.iter().for_each(|lane| locked(lane).forget());
+            } else {
                 // It may have ended.
                 let _ = self.process.terminate(false);
             }
@@ -161,10 +163,9 @@ impl Home for Link {
             return;
         }
         self.launch.until_decided();
-        if self.process.join().is_err() {
-            return;
+        if let Ok(exit) = self.process.join() {
+            // All of its calls have ended for who comes back from this. (Who is told of the end may be so only later.)
+            self.ended(exit);
         }
-        // What it had answered is there for who comes back from this. (Who is told of the end may read it only later.)
-        self.read_last().wake_elsewhere();
     }
 }

@@ -49,6 +49,10 @@ impl Launch {
         self.pass(Stage::Waiting, Stage::Decided)
     }
 
+    fn is_decided(&self) -> bool {
+        *locked(&self.stage) == Stage::Decided
+    }
+
     /// Waits until it has begun, or never will.
     pub(super) fn until_decided(&self) {
         let stage = self.decided.wait_while(locked(&self.stage), |stage| *stage != Stage::Decided);
@@ -63,13 +67,14 @@ impl Link {
             return Ok(());
         }
         let begun = self.begin();
-        self.launch.pass(Stage::Beginning, Stage::Decided);
         if let Err(error) = &begun {
             let wakers = self.board.end(&TaskError::Start(error.clone()));
             self.nudge.nudge();
             self.unwatch();
+            self.lanes.iter().for_each(|lane| locked(lane).forget());
             wakers.wake_elsewhere();
         }
+        self.launch.pass(Stage::Beginning, Stage::Decided);
         begun
     }
 
@@ -98,7 +103,7 @@ impl Link {
 
     /// It has something to do, or has not ended yet.
     pub(in crate::task::worker) fn is_there(&self) -> bool {
-        !self.board.is_over() || self.process.is_alive()
+        !self.board.is_over() || !self.launch.is_decided() || self.process.is_alive()
     }
 
     /// It begins when that one has ended: true, that is now, and whoever asks is to launch it.
