@@ -10,6 +10,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::exit::Exit;
+use crate::failure::Failure;
 use crate::line::Line;
 use crate::process::state::State;
 use crate::readable::Readable;
@@ -41,8 +42,21 @@ pub(crate) enum Kind {
     NotRunning,
     #[error("its last handle was dropped, so nobody could stop it")]
     Dropped,
+    #[error("its supervisor starts it: ask that one")]
+    Overseen,
     #[error("it was never started")]
     NeverStarted,
+    #[error("{0}")]
+    Failed(Failure),
+    #[error("it was stopped before")]
+    Stopped,
+    #[error("it has no child `{0}`")]
+    NoChild(String),
+    #[error("in a callback of its child `{0}` it would wait for itself: do not wait, or do it on another thread")]
+    WithinCallback(Arc<str>),
+    /// `left` is what is still waited for.
+    #[error("{missing} within {}; it goes on, with {left}", Readable(*limit))]
+    Late { missing: &'static str, limit: Duration, left: String },
     #[error("the {0} is closed")]
     Closed(&'static str),
     /// `missing` is what did not come: "not ready", say.
@@ -149,6 +163,11 @@ impl Error {
         matches!(self.0.kind, Kind::Dropped)
     }
 
+    /// The process belongs to a [`Supervisor`](crate::Supervisor), which alone starts it.
+    pub fn is_supervised(&self) -> bool {
+        matches!(self.0.kind, Kind::Overseen)
+    }
+
     /// Someone waited for the end of a process that was never started.
     pub fn is_never_started(&self) -> bool {
         matches!(self.0.kind, Kind::NeverStarted)
@@ -161,7 +180,25 @@ impl Error {
 
     /// The caller's own limit passed. What was under way goes on: a start, the ladder of a stop.
     pub fn is_timeout(&self) -> bool {
-        matches!(self.0.kind, Kind::Timeout { .. })
+        matches!(self.0.kind, Kind::Timeout { .. } | Kind::Late { .. })
+    }
+
+    /// A supervisor has no child of that name.
+    pub fn is_no_child(&self) -> bool {
+        matches!(self.0.kind, Kind::NoChild(_))
+    }
+
+    /// A supervisor was stopped, by whomever, before what was asked for had happened.
+    pub fn is_stopped(&self) -> bool {
+        matches!(self.0.kind, Kind::Stopped)
+    }
+
+    /// Which child of a supervisor failed, and how, where that is the error.
+    pub fn failure(&self) -> Option<&Failure> {
+        match &self.0.kind {
+            Kind::Failed(failure) => Some(failure),
+            _ => None,
+        }
     }
 
     /// The process could not be created; [`raw_os_error`](Error::raw_os_error) says why, where a system call failed.

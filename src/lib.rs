@@ -85,6 +85,7 @@ compile_error!("pkit is for 64-bit Linux: it is made of pidfds, epoll and clone"
 mod callbacks;
 mod error;
 mod exit;
+mod failure;
 #[cfg(feature = "tasks")]
 mod forkserver;
 mod job;
@@ -112,6 +113,7 @@ mod wait;
 
 pub use error::{Error, Result};
 pub use exit::{Exit, ExitReason, Fault, Usage};
+pub use failure::Failure;
 #[cfg(feature = "tasks")]
 pub use forkserver::{Run, preload};
 pub use job::{Execution, Pool, Slot, Slots};
@@ -126,6 +128,7 @@ pub use ready::ready;
 pub use shared_bytes::SharedBytes;
 pub use signal::{ParseSignalError, Signal};
 pub use stop::{Stop, Survivors};
+pub use supervisor::{Child, Strategy, Supervisor, SupervisorBuilder, SupervisorStatus};
 #[cfg(feature = "tasks")]
 pub use task::{Remote, Task, TaskError, Worker, WorkerBuilder, cancelled, run, spawn, spawn_with};
 pub use wait::Wait;

@@ -65,11 +65,15 @@ impl Builder {
     /// For what runs once, or is started again by others.
     #[cfg(feature = "tasks")]
     pub(crate) fn check_never_restarted(&self) -> Result<()> {
-        if self.config.restart == Restart::never() {
+        if self.config.restart() == Restart::never() {
             return Ok(());
         }
         let problem = "a restart policy is for a process, not for calls of functions".to_owned();
         Err(Error::new(Who { name: self.config.name().into(), pid: None }, "build", Kind::Invalid(problem)))
+    }
+
+    pub(crate) fn called(&self) -> String {
+        self.config.name()
     }
 
     /// What the process is called in errors, events and logs; not empty. Default: the file name of the program, `fork`
@@ -81,7 +85,7 @@ impl Builder {
 
     /// Whether, when and how often it is started again. Default: [`Restart::never`].
     pub fn restart(mut self, restart: Restart) -> Builder {
-        self.config.restart = restart;
+        self.config.restart = Some(restart);
         self
     }
 

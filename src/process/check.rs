@@ -11,7 +11,7 @@ use crate::sys;
 
 /// Everything that [`Builder::build`](crate::Builder::build) refuses.
 pub(super) fn options(config: &Config) -> Result<(), String> {
-    config.restart.check()?;
+    config.restart().check()?;
     check_strings(config)?;
     check_descriptors(config)?;
     let child = &config.child;

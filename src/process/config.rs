@@ -48,7 +48,8 @@ const TEXT_BUSY: Duration = Duration::from_millis(50);
 pub(super) struct Config {
     pub(super) target: Target,
     pub(super) name: Option<String>,
-    pub(super) restart: Restart,
+    /// `None`: nobody has said anything.
+    pub(super) restart: Option<Restart>,
     pub(super) stop: Stop,
     pub(super) survivors: Survivors,
     pub(super) ready: Ready,
@@ -123,7 +124,7 @@ impl Config {
         Config {
             target,
             name: None,
-            restart: Restart::never(),
+            restart: None,
             stop: Stop::default(),
             survivors: Survivors::default(),
             ready: Ready::spawned(),
@@ -141,7 +142,7 @@ impl Config {
     pub(super) fn rules(&self) -> Rules {
         let at_once = matches!(self.ready.kind, readiness::Kind::Spawned);
         Rules {
-            restart: self.restart.clone(),
+            restart: self.restart(),
             stop: self.stop.clone(),
             survivors: self.survivors.clone(),
             ready_within: (!at_once).then_some(self.ready_within),
@@ -185,6 +186,11 @@ impl Config {
             target::Kind::Code(_) => None,
         };
         self.child.directory.as_deref().or(of_command)
+    }
+
+    /// What holds where nobody oversees it.
+    pub(super) fn restart(&self) -> Restart {
+        self.restart.clone().unwrap_or_default()
     }
 
     /// What the process is called.

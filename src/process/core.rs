@@ -4,17 +4,18 @@
 //!
 //! Lock order: `docs/architecture.md`, Locks.
 
+use std::sync::Arc;
 use std::sync::atomic::AtomicUsize;
-use std::sync::{Arc, Weak};
 use std::time::{Instant, SystemTime};
 
 use super::calls::Calling;
 use super::captured::Captured;
 use super::config::Config;
 use super::containment::{Containment, ContainmentLevel};
-use super::events::Queue;
+use super::events::Subscriber;
 use super::launch;
 use super::monitor::{self, Guard, Monitor};
+use super::overseen::Overseen;
 use super::readiness;
 use super::refused::Refused;
 use super::rests::Rests;
@@ -24,7 +25,7 @@ use super::turn::Turn;
 use crate::callbacks::Callbacks;
 use crate::error::{End, Error, Kind, Result, Who};
 use crate::exit::Exit;
-use crate::policy::Restart;
+use crate::policy::{GiveUp, Restart};
 use crate::reaper::{Reaper, Watcher};
 use crate::spawners::Spawners;
 use crate::sys;
@@ -55,11 +56,13 @@ pub(super) struct Core {
     pub(super) started: Option<SystemTime>,
     pub(super) containment: Option<ContainmentLevel>,
     pub(super) text: Option<String>,
+    pub(super) gave_up: Option<GiveUp>,
     pub(super) streams: Streams,
     pub(super) output: Captured,
     pub(super) calling: Calling,
-    pub(super) subscribers: Vec<Weak<Queue>>,
+    pub(super) subscribers: Vec<Subscriber>,
     pub(super) detached: bool,
+    pub(super) overseen: Option<Overseen>,
     /// A callback thread is trying whether it can be reached.
     pub(super) checking: bool,
 }
@@ -105,11 +108,13 @@ impl Inner {
             started: None,
             containment: None,
             text: None,
+            gave_up: None,
             streams: Streams::default(),
             output,
             calling: Calling::default(),
             subscribers: Vec::new(),
             detached: false,
+            overseen: None,
             checking: false,
         };
         Arc::new(Inner {
@@ -205,7 +210,7 @@ impl Inner {
         let failed = |source| Refused::new("start the threads that look after it", source);
         Reaper::get().ensure().map_err(failed)?;
         sys::pidfd::ensure_features().map_err(failed)?;
-        if self.config.restart != Restart::never() {
+        if self.config.restart() != Restart::never() {
             // Now: under a limit of processes a restart has only the place of the run before it, and a new thread would take that.
             Spawners::get().ensure_restarts().map_err(failed)?;
         }
@@ -361,7 +366,8 @@ impl Drop for Inner {
 impl Inner {
     fn end_events(&mut self) {
         let core = self.core.get_mut();
-        let queues: Vec<_> = core.subscribers.iter().filter_map(Weak::upgrade).collect();
+        let alone = core.subscribers.iter().filter(|subscriber| !subscriber.is_shared);
+        let queues: Vec<_> = alone.filter_map(|subscriber| subscriber.queue.upgrade()).collect();
         queues.iter().filter_map(|queue| queue.end()).for_each(monitor::wake);
     }
 }

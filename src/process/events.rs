@@ -2,12 +2,15 @@
 
 use std::collections::VecDeque;
 use std::fmt;
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, Weak};
 use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant, SystemTime};
 
+use super::run::Run;
+use super::turn::Turn;
 use crate::error::Error;
 use crate::exit::{Exit, Fault};
+use crate::failure::Failure;
 use crate::policy::GiveUp;
 use crate::readable::Readable;
 use crate::signal::Signal;
@@ -70,6 +73,10 @@ pub enum EventKind {
     Backoff(Duration),
     /// The restart policy gave up.
     Failed(GiveUp),
+    /// Of a [`Supervisor`](crate::Supervisor): it has failed, and stops all of its children.
+    SupervisorFailed(Failure),
+    /// Of a supervisor: none of its children runs any more, and none is due.
+    AllStopped,
 }
 
 impl fmt::Display for EventKind {
@@ -88,6 +95,8 @@ impl fmt::Display for EventKind {
             EventKind::Exited(exit) => exit.fmt(f),
             EventKind::Backoff(delay) => write!(f, "next start in {}", Readable(*delay)),
             EventKind::Failed(why) => write!(f, "failed: {why}"),
+            EventKind::SupervisorFailed(failure) => write!(f, "failed: {failure}"),
+            EventKind::AllStopped => f.write_str("stopped"),
         }
     }
 }
@@ -153,7 +162,7 @@ pub struct Events {
 }
 
 #[derive(Default)]
-pub(super) struct Queue {
+pub(crate) struct Queue {
     /// Leaf lock: nothing else is taken while it is held.
     state: Mutex<Queued>,
     arrived: Condvar,
@@ -168,11 +177,11 @@ struct Queued {
 }
 
 impl Events {
-    pub(super) fn new() -> Events {
+    pub(crate) fn new() -> Events {
         Events { queue: Arc::default(), incarnation: sys::process::incarnation() }
     }
 
-    pub(super) fn queue(&self) -> &Arc<Queue> {
+    pub(crate) fn queue(&self) -> &Arc<Queue> {
         &self.queue
     }
 
@@ -213,6 +222,35 @@ impl Events {
     }
 }
 
+impl Turn<'_> {
+    pub(super) fn emit(&mut self, kind: EventKind) {
+        self.emit_as(self.core.run.as_ref().map(Run::pid), kind);
+    }
+
+    pub(super) fn emit_as(&mut self, pid: Option<u32>, kind: EventKind) {
+        if self.core.subscribers.is_empty() {
+            return;
+        }
+        let event = Event { at: SystemTime::now(), process: Arc::clone(&self.inner.name), pid, kind };
+        let (wakers, queues) = (&mut self.wakers, &mut self.queues);
+        self.core.subscribers.retain(|subscriber| match subscriber.queue.upgrade() {
+            Some(queue) => {
+                wakers.extend(queue.push(event.clone()));
+                queues.push(queue);
+                true
+            }
+            None => false,
+        });
+    }
+}
+
+/// Who wants to hear of a process.
+pub(crate) struct Subscriber {
+    pub(super) queue: Weak<Queue>,
+    /// It hears of others as well: it does not end with this one.
+    pub(super) is_shared: bool,
+}
+
 impl Iterator for Events {
     type Item = Event;
 
@@ -229,7 +267,7 @@ impl fmt::Debug for Events {
 
 impl Queue {
     /// Adds an event. The waker is to be woken when no lock is held.
-    pub(super) fn push(&self, event: Event) -> Option<Waker> {
+    pub(crate) fn push(&self, event: Event) -> Option<Waker> {
         let mut state = self.lock();
         if state.events.len() == CAPACITY {
             state.events.pop_front();
@@ -240,7 +278,7 @@ impl Queue {
         state.waker.take()
     }
 
-    pub(super) fn end(&self) -> Option<Waker> {
+    pub(crate) fn end(&self) -> Option<Waker> {
         let mut state = self.lock();
         state.ended = true;
         self.arrived.notify_all();

@@ -8,7 +8,7 @@ use std::sync::atomic::Ordering;
 use super::builder::Builder;
 use super::config::Config;
 use super::core::Inner;
-use super::events::Events;
+use super::events::{Events, Queue, Subscriber};
 use super::state::{Event, State};
 use super::status::Status;
 use super::target::Target;
@@ -200,12 +200,21 @@ impl Process {
         self.inner.watch_for_stops();
         match self.inner.lock_own() {
             Some(mut core) => {
-                core.subscribers.retain(|queue| queue.strong_count() > 0);
-                core.subscribers.push(Arc::downgrade(events.queue()));
+                core.subscribers.retain(|subscriber| subscriber.queue.strong_count() > 0);
+                core.subscribers.push(Subscriber { queue: Arc::downgrade(events.queue()), is_shared: false });
             }
             None => drop(events.queue().end()),
         }
         events
+    }
+
+    /// Its events go there as well, where those of others go.
+    pub(crate) fn tell(&self, queue: &Arc<Queue>) {
+        self.inner.watch_for_stops();
+        if let Some(mut core) = self.inner.lock_own() {
+            core.subscribers.retain(|subscriber| subscriber.queue.strong_count() > 0);
+            core.subscribers.push(Subscriber { queue: Arc::downgrade(queue), is_shared: true });
+        }
     }
 }
 

@@ -190,7 +190,10 @@ impl Inner {
     /// A thread may be slow to run. So whoever else takes the lock finds the leader looked at, and watched by the reaper again:
     /// see [`Inner::lock`].
     pub(super) fn borrow_leader(&self, core: &mut Guard<'_, Core>) -> Option<Arc<Pidfd>> {
-        let is_quiet = self.config.restart == Restart::never() && !self.needs_callbacks() && core.timer.is_none();
+        let is_quiet = core.overseen.is_none()
+            && self.config.restart() == Restart::never()
+            && !self.needs_callbacks()
+            && core.timer.is_none();
         if !is_quiet || !core.subscribers.is_empty() || core.has_waiters() {
             return None;
         }

@@ -270,6 +270,7 @@ impl Process {
     /// [`Error::is_timeout`] while the old run ends: no new one is started.
     pub fn restart(&self, how: RestartMode, wait: impl Into<Wait>) -> Result<u32> {
         self.inner.check_owner("restart")?;
+        self.inner.check_not_overseen("restart")?;
         let until = deadline(wait.into());
         let event = match how {
             RestartMode::Join => Event::Last,
@@ -363,8 +364,7 @@ impl Process {
                 return Ok(line);
             }
             if is_past(at) {
-                // However much it prints meanwhile.
-                return reader.kept().into_iter().find(matches).ok_or_else(|| reader.timeout(limit));
+                return reader.by_now(matches).ok_or_else(|| reader.timeout(limit));
             }
         }
     }

@@ -8,6 +8,7 @@ use super::containment::ContainmentLevel;
 use super::state::State;
 use crate::error::Error;
 use crate::exit::Exit;
+use crate::policy::GiveUp;
 
 /// Everything about a process at one moment, consistent in itself. From [`Process::status`](crate::Process::status).
 #[derive(Debug, Clone)]
@@ -31,6 +32,8 @@ pub struct Status {
     pub exit: Option<Exit>,
     /// Why the last start failed, by hand or by the policy, if none succeeded since.
     pub error: Option<Error>,
+    /// Why the policy gave up, if no run was created since.
+    pub gave_up: Option<GiveUp>,
     /// When the policy will start it again.
     pub next_start: Option<Instant>,
     /// What it says of itself (`STATUS=` of `sd_notify(3)`), in the current run.
@@ -65,6 +68,7 @@ impl Status {
             restarts: 0,
             exit: None,
             error: None,
+            gave_up: None,
             next_start: None,
             text: None,
             containment: None,

@@ -10,14 +10,15 @@ use std::os::fd::AsFd;
 use std::process::ChildStdin;
 use std::sync::Arc;
 use std::task::Waker;
-use std::time::{Instant, SystemTime};
+use std::time::Instant;
 
 use super::calls::Call;
 use super::containment::{Occupancy, Seen, Survey};
 use super::core::{Core, Inner, NeverReady, let_go};
-use super::events::{Event as PublicEvent, EventKind, Queue};
+use super::events::{EventKind, Queue};
 use super::jitter::random;
 use super::monitor::{self, Guard};
+use super::overseen::Overseen;
 use super::procfs;
 use super::refused::NO_THREAD;
 use super::run::Run;
@@ -44,9 +45,9 @@ pub(super) struct Turn<'a> {
     /// Someone who may be woken by a waker alone has an answer: a run is ready, or over, or its end was told.
     pub(super) has_news: bool,
     /// Of subscribers.
-    wakers: Vec<Waker>,
+    pub(super) wakers: Vec<Waker>,
     /// Perhaps not held by their subscribers any more: dropped after the lock is released, with the wakers in them.
-    queues: Vec<Arc<Queue>>,
+    pub(super) queues: Vec<Arc<Queue>>,
     /// Dropped after the lock is released: closing what a child wrote to may take its time.
     ended: Option<Run>,
     /// The same: that a stdin is closed may be the end of its run.
@@ -77,7 +78,9 @@ impl<'a> Turn<'a> {
         let mut events = VecDeque::from([event]);
         while let Some(event) = events.pop_front() {
             let mut actions = Vec::new();
+            let stood = self.core.machine.standing();
             self.core.machine.step(event, self.now, random(), &mut actions);
+            self.note_standing(stood);
             for action in actions {
                 events.extend(self.perform(action));
             }
@@ -146,8 +149,7 @@ impl<'a> Turn<'a> {
         run.creation = self.now.saturating_duration_since(run.began);
         self.core.started = Some(run.started);
         self.core.containment = Some(run.contained.level());
-        self.core.error = None;
-        self.core.text = None;
+        (self.core.error, self.core.text, self.core.gave_up) = (None, None, None);
         self.core.streams = std::mem::take(&mut run.streams);
         if self.core.rests.is_joined(generation) {
             self.unwanted = self.core.streams.stdin.take();
@@ -333,6 +335,7 @@ impl<'a> Turn<'a> {
             Notice::Backoff { due } => EventKind::Backoff(due.saturating_duration_since(self.now)),
             Notice::LeftBehind => EventKind::LeftBehind,
             Notice::GaveUp(why) => {
+                self.core.gave_up = Some(why);
                 let name = Arc::clone(&self.inner.name);
                 let cause = self.core.error.as_ref().map(|error| format!(" ({error})")).unwrap_or_default();
                 Callbacks::get().run(move || log::warn!("`{name}` is not started again: {why}{cause}"));
@@ -340,26 +343,6 @@ impl<'a> Turn<'a> {
             }
         };
         self.emit(kind);
-    }
-
-    pub(super) fn emit(&mut self, kind: EventKind) {
-        self.emit_as(self.core.run.as_ref().map(Run::pid), kind);
-    }
-
-    fn emit_as(&mut self, pid: Option<u32>, kind: EventKind) {
-        if self.core.subscribers.is_empty() {
-            return;
-        }
-        let event = PublicEvent { at: SystemTime::now(), process: Arc::clone(&self.inner.name), pid, kind };
-        let (wakers, queues) = (&mut self.wakers, &mut self.queues);
-        self.core.subscribers.retain(|queue| match queue.upgrade() {
-            Some(queue) => {
-                wakers.extend(queue.push(event.clone()));
-                queues.push(queue);
-                true
-            }
-            None => false,
-        });
     }
 
     pub(super) fn finish(mut self) {
@@ -371,10 +354,14 @@ impl<'a> Turn<'a> {
         }
         self.inner.run_calls_if_any(&mut self.core);
         let Turn { inner, core, changed, has_news, wakers, queues, ended, unwanted, .. } = self;
-        let over = has_news || !core.machine.is_alive();
+        let over = has_news || (changed && !core.machine.is_alive());
+        let overseer = core.overseen.as_ref().and_then(Overseen::to_tell);
         inner.core.release(core, changed, over);
         wakers.into_iter().for_each(monitor::wake);
         drop((queues, ended, unwanted));
+        if let Some((overseer, place)) = overseer {
+            overseer.look_at(place);
+        }
     }
 }
 

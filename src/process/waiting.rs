@@ -73,6 +73,9 @@ impl Inner {
             if turn.core.machine.is_alive() {
                 return Err(Error::new(self.who(turn.core.pid()), "start", Kind::Running));
             }
+            if turn.core.overseen.is_some() {
+                return Err(Error::new(self.who(None), "start", Kind::Overseen));
+            }
             if turn.core.machine.is_at_rest() {
                 // A start by hand does not wait until that end was told.
                 turn.core.note_rest();
@@ -193,6 +196,7 @@ impl Inner {
             restarts: core.machine.restarts(),
             exit: core.exit.as_ref().map(|(_, exit)| exit.clone()),
             error: core.error.clone(),
+            gave_up: core.gave_up,
             next_start: core.machine.next_start(),
             text: core.text.clone(),
             containment: core.containment,
@@ -225,6 +229,8 @@ impl Drop for Joining {
     }
 }
 
+/// As often as a ring may have to be emptied until it has taken what a pipe holds, and more.
+const LAST_LOOKS: usize = 8;
 const NO_LINE: &str = "no such line";
 
 /// A place in the captured output, for as long as a caller waits for a line.
@@ -288,10 +294,20 @@ impl<'a> LineReader<'a> {
         }
     }
 
-    /// What has come until now.
-    pub(super) fn kept(&self) -> Vec<Line> {
-        let output = &mut self.inner.lock().output;
-        std::iter::from_fn(|| output.read_line(self.id)).collect()
+    /// The first of those that have come until now, what is still in the pipes included; however much it prints meanwhile.
+    pub(super) fn by_now(&self, mut matches: impl FnMut(&Line) -> bool) -> Option<Line> {
+        for _ in 0..LAST_LOOKS {
+            let kept: Vec<Line> = {
+                let output = &mut self.inner.lock().output;
+                std::iter::from_fn(|| output.read_line(self.id)).collect()
+            };
+            let found = kept.into_iter().find(&mut matches);
+            if found.is_some() {
+                return found;
+            }
+            self.inner.turn(|turn| turn.catch_up());
+        }
+        None
     }
 
     pub(super) fn timeout(&self, limit: Duration) -> Error {

@@ -1,5 +1,16 @@
-//! Trees of processes that stay up: so far what is decided, and not yet what does it.
+//! Trees of processes that stay up.
 
-#![cfg_attr(not(test), expect(dead_code, reason = "nothing drives it yet"))]
-
+mod account;
+mod builder;
+mod changes;
+mod core;
+mod handle;
+mod order;
+mod status;
 mod strategy;
+mod working;
+
+pub use builder::{Child, SupervisorBuilder};
+pub use handle::Supervisor;
+pub use status::SupervisorStatus;
+pub use strategy::Strategy;

@@ -14,7 +14,9 @@ mod protocol;
 mod tests;
 
 use crate::policy::History;
-use protocol::{Action, Event, Failure, Intensity, Notice, Place, Strategy};
+use crate::process::state::State;
+pub use protocol::Strategy;
+pub(super) use protocol::{Action, Event, Failure, Intensity, Notice, Place, Traits};
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Doing {
@@ -30,8 +32,7 @@ enum Doing {
 #[derive(Debug, Clone)]
 struct Child {
     needs: Vec<Place>,
-    /// Its policy never starts it again: who stops it for the sake of another one has stopped it for good.
-    is_temporary: bool,
+    traits: Traits,
     doing: Doing,
     /// It has ended, and that is that, until all are started anew.
     is_finished: bool,
@@ -43,7 +44,7 @@ struct Child {
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Phase {
+pub(super) enum Phase {
     Resting,
     /// Until all are ready for the first time.
     Starting,
@@ -54,7 +55,8 @@ enum Phase {
 #[derive(Debug, Clone)]
 pub(super) struct Plan {
     strategy: Strategy,
-    intensity: Intensity,
+    /// `None`: any number of restarts.
+    intensity: Option<Intensity>,
     /// When children were started again, within the window.
     recent: History,
     /// How many groups there were.
@@ -76,16 +78,16 @@ impl Child {
 }
 
 impl Plan {
-    pub(super) fn new(strategy: Strategy, intensity: Intensity) -> Plan {
+    pub(super) fn new(strategy: Strategy, intensity: Option<Intensity>) -> Plan {
         Plan { strategy, intensity, recent: History::default(), groups: 0, phase: Phase::Resting, children: Vec::new() }
     }
 
     /// One more, which is started when the others are, or, where they are up, by the next event. What it needs is there already.
-    pub(super) fn add(&mut self, needs: Vec<Place>, is_temporary: bool) -> Place {
+    pub(super) fn add(&mut self, needs: Vec<Place>, traits: Traits) -> Place {
         debug_assert!(needs.iter().all(|need| self.child(*need).is_some()), "a child needs what is not there");
         self.children.push(Some(Child {
             needs,
-            is_temporary,
+            traits,
             doing: Doing::Down,
             is_finished: false,
             group: None,
@@ -107,25 +109,19 @@ impl Plan {
         self.children.iter().enumerate().filter_map(|(place, child)| Some((place, child.as_ref()?)))
     }
 
-    /// Those that need it themselves.
-    fn dependents(&self, place: Place) -> impl Iterator<Item = (Place, &Child)> {
-        self.all().filter(move |(_, child)| child.needs.contains(&place))
-    }
-
     /// What the strategy restarts together with it.
     fn others(&self, place: Place) -> Vec<Place> {
         match self.strategy {
             Strategy::OneForOne => Vec::new(),
             Strategy::OneForAll => self.all().map(|(other, _)| other).filter(|other| *other != place).collect(),
             Strategy::RestForOne => {
-                let mut rest = vec![place];
+                let mut in_rest = vec![false; self.children.len()];
+                in_rest[place] = true;
                 // (Who needs something was added after it.)
                 for (other, child) in self.all() {
-                    if child.needs.iter().any(|need| rest.contains(need)) {
-                        rest.push(other);
-                    }
+                    in_rest[other] |= child.needs.iter().any(|need| in_rest[*need]);
                 }
-                rest.split_off(1)
+                self.all().map(|(other, _)| other).filter(|other| *other != place && in_rest[*other]).collect()
             }
         }
     }
@@ -133,6 +129,7 @@ impl Plan {
     pub(super) fn step(&mut self, event: Event, now: Instant, out: &mut Vec<Action>) {
         match event {
             Event::Start => self.start(),
+            Event::Added => {}
             Event::Stop => self.end(),
             Event::Kill => self.kill(out),
             Event::Ready(place) => {
@@ -173,14 +170,39 @@ impl Plan {
             child.is_finished = false;
             if child.doing == Doing::Held {
                 // It is started now, and not when its policy would.
-                child.doing = Doing::Down;
+                child.doing = Doing::Stopping;
                 out.push(Action::Stop(place));
             }
         }
     }
 
+    pub(super) fn phase(&self) -> Phase {
+        self.phase
+    }
+
+    /// It was asked to end, and has not.
+    pub(super) fn is_stopping(&self, place: Place) -> bool {
+        self.child(place).is_some_and(|child| child.doing == Doing::Stopping)
+    }
+
+    /// Those that nobody needs: who needs them needs all.
+    pub(super) fn last(&self) -> Vec<Place> {
+        self.all().map(|(place, _)| place).filter(|place| self.dependent_of(*place).is_none()).collect()
+    }
+
+    /// Somebody who needs it.
+    pub(super) fn dependent_of(&self, place: Place) -> Option<Place> {
+        self.all().find(|(_, child)| child.needs.contains(&place) && !child.is_leaving).map(|(other, _)| other)
+    }
+
+    /// Those that start or stop, or would be started.
+    pub(super) fn under_way(&self) -> impl Iterator<Item = Place> {
+        let is_under_way = |child: &Child| matches!(child.doing, Doing::Held | Doing::Starting | Doing::Stopping);
+        self.all().filter(move |(_, child)| is_under_way(child)).map(|(place, _)| place)
+    }
+
     /// Its children are to be up.
-    fn is_on(&self) -> bool {
+    pub(super) fn is_on(&self) -> bool {
         matches!(self.phase, Phase::Starting | Phase::Up)
     }
 
@@ -213,6 +235,7 @@ impl Plan {
         let phase = self.phase;
         let Some(child) = self.child_mut(place).filter(|child| child.is_new) else { return false };
         match phase {
+            _ if child.traits.is_optional => return false,
             Phase::Up => child.is_leaving = true,
             Phase::Starting => self.fail(Failure::NotStarted(place), out),
             Phase::Resting | Phase::Stopping => {}
@@ -221,19 +244,26 @@ impl Plan {
     }
 
     fn held(&mut self, place: Place, now: Instant, out: &mut Vec<Action>) {
-        let Some(child) = self.child_mut(place).filter(|child| !child.is_down()) else { return };
+        // (One that is stopped is not held long: its end is still to be told.)
+        let goes = |child: &&mut Child| matches!(child.doing, Doing::Starting | Doing::Ready);
+        let Some(child) = self.child_mut(place).filter(goes) else { return };
         child.doing = Doing::Held;
+        let is_optional = child.traits.is_optional;
         if self.reject(place, out) || !self.is_on() {
             return;
         }
-        let Intensity { restarts, within } = self.intensity;
-        if !self.recent.admit(now, restarts, within) {
+        if is_optional {
+            return self.cycle(&[place]);
+        }
+        if let Some(Intensity { restarts, within }) = self.intensity
+            && !self.recent.admit(now, restarts, within)
+        {
             return self.fail(Failure::TooMany(place), out);
         }
         let others = self.others(place);
         for other in &others {
             if let Some(child) = self.child_mut(*other) {
-                child.is_finished = child.is_temporary;
+                child.is_finished = child.traits.is_temporary;
             }
         }
         self.cycle(&[&others[..], &[place]].concat());
@@ -265,7 +295,9 @@ impl Plan {
     fn failed(&mut self, place: Place, out: &mut Vec<Action>) {
         let Some(child) = self.child_mut(place).filter(|child| child.doing != Doing::Down) else { return };
         child.doing = Doing::Down;
-        if !self.reject(place, out) {
+        if child.traits.is_optional {
+            child.is_finished = true;
+        } else if !self.reject(place, out) {
             self.fail(Failure::Child(place), out);
         }
     }
@@ -277,12 +309,8 @@ impl Plan {
 
     /// Does what can be done now towards what is to be.
     fn settle(&mut self, out: &mut Vec<Action>) {
-        for place in (0..self.children.len()).rev() {
-            self.stop_if_due(place, out);
-        }
-        for place in 0..self.children.len() {
-            self.start_if_due(place, out);
-        }
+        self.stop_those_due(out);
+        self.start_those_due(out);
         self.move_on(out);
     }
 
@@ -291,34 +319,49 @@ impl Plan {
         !self.is_wanted(child) || child.group.is_some()
     }
 
-    fn stop_if_due(&mut self, place: Place, out: &mut Vec<Action>) {
-        let Some(child) = self.child(place) else { return };
-        let is_due = match child.doing {
-            Doing::Starting | Doing::Ready => self.goes(child),
-            // One that is to be started again keeps its turn.
-            Doing::Held => !self.is_wanted(child),
-            Doing::Down | Doing::Stopping => false,
-        };
-        // Those who stay are told by nobody that it is away for a moment.
-        if !is_due || self.dependents(place).any(|(_, other)| !other.is_down() && self.goes(other)) {
-            return;
+    fn stop_those_due(&mut self, out: &mut Vec<Action>) {
+        // Who is needed by one that is still up and goes as well, whoever is between them. (Those who stay are told by nobody that it is
+        // away for a moment.)
+        let mut is_needed = vec![false; self.children.len()];
+        for place in (0..self.children.len()).rev() {
+            let Some(child) = self.child(place) else { continue };
+            let is_due = match child.doing {
+                Doing::Starting | Doing::Ready => self.goes(child),
+                // One that is to be started again keeps its turn.
+                Doing::Held => !self.is_wanted(child),
+                Doing::Down | Doing::Stopping => false,
+            };
+            let goes = self.goes(child);
+            let Some(child) = &mut self.children[place] else { continue };
+            if is_due && !is_needed[place] {
+                child.doing = Doing::Stopping;
+                out.push(Action::Stop(place));
+            }
+            if is_needed[place] || (goes && !child.is_down()) {
+                child.needs.iter().for_each(|need| is_needed[*need] = true);
+            }
         }
-        let Some(child) = self.child_mut(place) else { return };
-        child.doing = if child.doing == Doing::Held { Doing::Down } else { Doing::Stopping };
-        out.push(Action::Stop(place));
     }
 
-    fn start_if_due(&mut self, place: Place, out: &mut Vec<Action>) {
-        let Some(child) = self.child(place) else { return };
-        let has_all = child.needs.iter().all(|need| self.child(*need).is_none_or(Child::is_there));
-        let group_is_down = self.all().all(|(_, other)| other.group != child.group || other.is_down());
-        if !child.is_down() || !self.is_wanted(child) || !has_all || (child.group.is_some() && !group_is_down) {
-            return;
+    fn start_those_due(&mut self, out: &mut Vec<Action>) {
+        let mut groups_up: Vec<u64> =
+            self.all().filter(|(_, child)| !child.is_down()).filter_map(|(_, child)| child.group).collect();
+        groups_up.dedup();
+        // Who has all that he needs, and those all that they need, and is there himself.
+        let mut is_there = vec![true; self.children.len()];
+        for place in 0..self.children.len() {
+            let Some(child) = self.child(place) else { continue };
+            let has_all = child.needs.iter().all(|need| is_there[*need]);
+            let group_is_down = child.group.is_none_or(|group| !groups_up.contains(&group));
+            let is_due = child.is_down() && self.is_wanted(child) && has_all && group_is_down;
+            let Some(child) = &mut self.children[place] else { continue };
+            is_there[place] = has_all && !is_due && child.is_there();
+            if is_due {
+                child.group = None;
+                let is_held = std::mem::replace(&mut child.doing, Doing::Starting) == Doing::Held;
+                out.push(if is_held { Action::Permit(place) } else { Action::Launch(place) });
+            }
         }
-        let Some(child) = self.child_mut(place) else { return };
-        child.group = None;
-        let is_held = std::mem::replace(&mut child.doing, Doing::Starting) == Doing::Held;
-        out.push(if is_held { Action::Permit(place) } else { Action::Launch(place) });
     }
 
     /// What has come to its end, is told.
@@ -339,6 +382,17 @@ impl Plan {
                 out.push(Action::Tell(Notice::Down));
             }
             Phase::Resting | Phase::Starting | Phase::Up | Phase::Stopping => {}
+        }
+    }
+}
+
+impl Phase {
+    pub(super) fn shown(self) -> State {
+        match self {
+            Phase::Resting => State::Idle,
+            Phase::Starting => State::Starting,
+            Phase::Up => State::Ready,
+            Phase::Stopping => State::Stopping,
         }
     }
 }

@@ -60,6 +60,8 @@ mod reaping_crowds;
 mod start_errors;
 #[path = "../it/stress.rs"]
 mod stress;
+#[path = "../it/supervisor/mod.rs"]
+mod supervisor;
 #[path = "../it/support.rs"]
 mod support;
 #[path = "../it/workers/mod.rs"]

@@ -33,5 +33,6 @@ mod reaping;
 mod reaping_crowds;
 mod start_errors;
 mod stress;
+mod supervisor;
 mod support;
 mod workers;

@@ -14,6 +14,7 @@ const LAYERS: &[(&str, u8)] = &[
     ("sys", 0),
     ("error", 1),
     ("exit", 1),
+    ("failure", 1),
     ("line", 1),
     ("notify", 1),
     ("panics", 1),

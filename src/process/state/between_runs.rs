@@ -25,8 +25,9 @@ impl Machine {
 
     pub(super) fn at_rest(&mut self, phase: Phase, event: Event, out: &mut Vec<Action>) -> Phase {
         match event {
-            Event::Start => self.start_by_hand(out),
-            Event::Stop
+            Event::Start | Event::Launch => self.start_anew(event, out),
+            Event::Permit
+            | Event::Stop
             | Event::Kill
             | Event::Last
             | Event::NotLast
@@ -48,13 +49,13 @@ impl Machine {
         }
     }
 
-    fn start_by_hand(&mut self, out: &mut Vec<Action>) -> Phase {
+    fn start_anew(&mut self, event: Event, out: &mut Vec<Action>) -> Phase {
         self.generation += 1;
         self.restarting = true;
         self.last = 0;
         self.history = History::default();
         out.push(Action::Spawn);
-        Phase::Starting { by_hand: true, wish: None }
+        Phase::Starting { by_hand: event == Event::Start, wish: None }
     }
 
     fn start_again(&mut self, out: &mut Vec<Action>) -> Phase {
@@ -95,6 +96,8 @@ impl Machine {
                 Phase::Starting { by_hand, wish }
             }
             Event::Start
+            | Event::Launch
+            | Event::Permit
             | Event::Ready
             | Event::Watchdog
             | Event::WatchdogFailed
@@ -114,11 +117,8 @@ impl Machine {
     pub(super) fn proceed(&mut self, verdict: Verdict, now: Instant, out: &mut Vec<Action>) -> Phase {
         match self.in_force(verdict) {
             Verdict::Done => Phase::Idle,
-            Verdict::Again { at } if at <= now => self.start_again(out),
-            Verdict::Again { at } => {
-                out.push(Action::Announce(Notice::Backoff { due: at }));
-                Phase::Backoff { due: at }
-            }
+            Verdict::Again { at } if self.overseen => Phase::Backoff { due: at, held: true },
+            Verdict::Again { at } => self.start_at(at, now, out),
             Verdict::GiveUp(why) => {
                 out.push(Action::Announce(Notice::GaveUp(why)));
                 Phase::Failed
@@ -126,10 +126,18 @@ impl Machine {
         }
     }
 
+    fn start_at(&mut self, due: Instant, now: Instant, out: &mut Vec<Action>) -> Phase {
+        if due <= now {
+            return self.start_again(out);
+        }
+        out.push(Action::Announce(Notice::Backoff { due }));
+        Phase::Backoff { due, held: false }
+    }
+
     pub(super) fn reporting(&mut self, verdict: Verdict, event: Event, now: Instant, out: &mut Vec<Action>) -> Phase {
         match event {
             Event::Reported => self.proceed(verdict, now, out),
-            Event::Start => self.start_by_hand(out),
+            Event::Start | Event::Launch => self.start_anew(event, out),
             Event::Last | Event::NotLast => {
                 self.count_last(event);
                 Phase::Reporting { verdict }
@@ -141,7 +149,8 @@ impl Machine {
                     Verdict::GiveUp(why) => Phase::Reporting { verdict: Verdict::GiveUp(why) },
                 }
             }
-            Event::Spawned
+            Event::Permit
+            | Event::Spawned
             | Event::SpawnFailed(_)
             | Event::Ready
             | Event::Watchdog
@@ -158,15 +167,24 @@ impl Machine {
         }
     }
 
-    pub(super) fn backing_off(&mut self, due: Instant, event: Event, now: Instant, out: &mut Vec<Action>) -> Phase {
+    pub(super) fn backing_off(
+        &mut self,
+        due: Instant,
+        held: bool,
+        event: Event,
+        now: Instant,
+        out: &mut Vec<Action>,
+    ) -> Phase {
         match event {
-            Event::Tick if now >= due => self.start_again(out),
-            Event::Start => self.start_by_hand(out),
+            Event::Tick if now >= due && !held => self.start_again(out),
+            Event::Permit if held => self.start_at(due, now, out),
+            Event::Start | Event::Launch => self.start_anew(event, out),
             Event::Stop | Event::Kill | Event::Last => {
                 self.restarting = false;
                 Phase::Idle
             }
-            Event::NotLast
+            Event::Permit
+            | Event::NotLast
             | Event::Spawned
             | Event::SpawnFailed(_)
             | Event::Ready
@@ -181,7 +199,7 @@ impl Machine {
             | Event::Unclear
             | Event::Drained
             | Event::Reported
-            | Event::Tick => Phase::Backoff { due },
+            | Event::Tick => Phase::Backoff { due, held },
         }
     }
 }

@@ -3,10 +3,10 @@
 use std::time::Instant;
 
 use super::between_runs::Wish;
-use super::protocol::{Action, Event, Rules};
+use super::protocol::{Action, Event, Rules, Standing};
 use super::running::{Clearing, Draining, Run};
 use super::shown::State;
-use crate::policy::{History, Verdict};
+use crate::policy::{History, Restart, Verdict};
 
 #[derive(Debug)]
 pub(crate) struct Machine {
@@ -19,18 +19,29 @@ pub(crate) struct Machine {
     /// So many wait for the run that is there, or whose end is being reported, to be over, and want none after it.
     pub(super) last: u32,
     pub(super) restarts: u64,
+    /// Somebody else has a say in when it is started again.
+    pub(super) overseen: bool,
 }
 
 #[derive(Debug)]
 pub(super) enum Phase {
     Idle,
     Failed,
-    Starting { by_hand: bool, wish: Option<Wish> },
+    Starting {
+        by_hand: bool,
+        wish: Option<Wish>,
+    },
     Up(Run),
     Clearing(Clearing),
     Draining(Draining),
-    Reporting { verdict: Verdict },
-    Backoff { due: Instant },
+    Reporting {
+        verdict: Verdict,
+    },
+    /// Held: nothing is due before that is permitted.
+    Backoff {
+        due: Instant,
+        held: bool,
+    },
 }
 
 impl Machine {
@@ -43,6 +54,23 @@ impl Machine {
             restarting: false,
             last: 0,
             restarts: 0,
+            overseen: false,
+        }
+    }
+
+    /// Somebody begins, or ceases, to oversee it, with that policy from now on: while it rests.
+    pub(crate) fn oversee(&mut self, overseen: bool, restart: Restart) {
+        self.overseen = overseen;
+        self.rules.restart = restart;
+    }
+
+    pub(crate) fn standing(&self) -> Standing {
+        match self.phase {
+            Phase::Idle => Standing::Resting,
+            Phase::Failed => Standing::Failed,
+            Phase::Backoff { held: true, .. } => Standing::Held,
+            _ if self.was_ready() => Standing::Ready,
+            _ => Standing::Going,
         }
     }
 
@@ -122,7 +150,7 @@ impl Machine {
     /// When the next automatic start is due.
     pub(crate) fn next_start(&self) -> Option<Instant> {
         match &self.phase {
-            Phase::Backoff { due } => Some(*due),
+            Phase::Backoff { due, held: false } => Some(*due),
             Phase::Reporting { verdict } => match self.in_force(*verdict) {
                 Verdict::Again { at } => Some(at),
                 Verdict::Done | Verdict::GiveUp(_) => None,
@@ -132,14 +160,19 @@ impl Machine {
             | Phase::Starting { .. }
             | Phase::Up(_)
             | Phase::Clearing(_)
-            | Phase::Draining(_) => None,
+            | Phase::Draining(_)
+            | Phase::Backoff { held: true, .. } => None,
         }
     }
 
     /// When `Tick` has something to do; the earliest of all.
     pub(crate) fn deadline(&self) -> Option<Instant> {
         match &self.phase {
-            Phase::Idle | Phase::Failed | Phase::Starting { .. } | Phase::Reporting { .. } => None,
+            Phase::Idle
+            | Phase::Failed
+            | Phase::Starting { .. }
+            | Phase::Reporting { .. }
+            | Phase::Backoff { held: true, .. } => None,
             Phase::Up(run) => {
                 let limits = [run.climb_due(), run.ready_by, run.watchdog_by, run.gone_by];
                 limits.into_iter().filter_map(|limit| run.lateness.when(limit)).min()
@@ -149,7 +182,7 @@ impl Machine {
                 [climb, at.look].into_iter().flatten().min()
             }
             Phase::Draining(draining) => draining.until,
-            Phase::Backoff { due } => Some(*due),
+            Phase::Backoff { due, held: false } => Some(*due),
         }
     }
 
@@ -178,7 +211,7 @@ impl Machine {
             Phase::Clearing(clearing) => self.clearing(clearing, event, now, out),
             Phase::Draining(draining) => self.draining(draining, event, now, random, out),
             Phase::Reporting { verdict } => self.reporting(verdict, event, now, out),
-            Phase::Backoff { due } => self.backing_off(due, event, now, out),
+            Phase::Backoff { due, held } => self.backing_off(due, held, event, now, out),
         };
     }
 }

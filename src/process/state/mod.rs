@@ -19,5 +19,5 @@ mod shown;
 mod tests;
 
 pub(crate) use machine::Machine;
-pub(crate) use protocol::{Action, Conclusion, Event, Notice, Rules};
+pub(crate) use protocol::{Action, Conclusion, Event, Notice, Rules, Standing};
 pub use shown::State;

@@ -25,6 +25,10 @@ pub(crate) struct Rules {
 pub(crate) enum Event {
     /// By hand.
     Start,
+    /// By who oversees it: as by hand, but the policy is asked also where it cannot be created.
+    Launch,
+    /// By who oversees it: what the policy wants may be done, when it is due.
+    Permit,
     /// By hand: climb the stop ladder.
     Stop,
     /// By hand: SIGKILL, now.
@@ -70,6 +74,20 @@ pub(crate) enum Action {
     Abandon,
     Conclude(Conclusion),
     Announce(Notice),
+}
+
+/// Where it stands, for who oversees it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Standing {
+    /// It does not run, and nothing is due.
+    Resting,
+    /// The same, for the policy gave up.
+    Failed,
+    /// The policy would start it again, once that is permitted.
+    Held,
+    /// It is on its way, up or down, and not ready.
+    Going,
+    Ready,
 }
 
 /// What is known of a run that is over, besides what the kernel said of its leader.

@@ -174,6 +174,8 @@ impl Machine {
             }
             Event::Tick => return self.tick(run, now, out),
             Event::Start
+            | Event::Launch
+            | Event::Permit
             | Event::Spawned
             | Event::SpawnFailed(_)
             | Event::Empty
@@ -271,6 +273,8 @@ impl Machine {
                 }
             }
             Event::Start
+            | Event::Launch
+            | Event::Permit
             | Event::Spawned
             | Event::SpawnFailed(_)
             | Event::Ready
@@ -315,6 +319,8 @@ impl Machine {
                 Phase::Draining(at)
             }
             Event::Start
+            | Event::Launch
+            | Event::Permit
             | Event::Spawned
             | Event::SpawnFailed(_)
             | Event::Ready

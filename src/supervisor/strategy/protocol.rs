@@ -2,9 +2,10 @@
 
 use std::time::Duration;
 
-/// What becomes of the other children when one is started again.
+/// What becomes of the other children of a [`Supervisor`](crate::Supervisor) when one is started again.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub(crate) enum Strategy {
+#[non_exhaustive]
+pub enum Strategy {
     /// Nothing.
     #[default]
     OneForOne,
@@ -14,6 +15,15 @@ pub(crate) enum Strategy {
     RestForOne,
 }
 
+/// What a child means to the others.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct Traits {
+    /// Its policy never starts it again: who stops it for the sake of another one has stopped it for good.
+    pub(crate) is_temporary: bool,
+    /// Nothing that happens to it concerns the others: its restarts are not counted and take nobody along, and nobody fails with it.
+    pub(crate) is_optional: bool,
+}
+
 /// A child's number. It is not given to another one.
 pub(crate) type Place = usize;
 
@@ -21,6 +31,8 @@ pub(crate) type Place = usize;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Event {
     Start,
+    /// A child was added.
+    Added,
     Stop,
     Kill,
     /// It is ready.

@@ -15,6 +15,9 @@ use std::time::Duration;
 use super::*;
 
 const S: Duration = Duration::from_secs(1);
+const ORDINARY: Traits = Traits { is_temporary: false, is_optional: false };
+const TEMPORARY: Traits = Traits { is_temporary: true, is_optional: false };
+const OPTIONAL: Traits = Traits { is_temporary: false, is_optional: true };
 const INTENSITY: Intensity = Intensity { restarts: 3, within: Duration::from_secs(10) };
 
 /// A plan and its clock.
@@ -26,8 +29,8 @@ struct Life {
 impl Life {
     /// Each needs all before it.
     fn row(strategy: Strategy, length: Place) -> Life {
-        let mut plan = Plan::new(strategy, INTENSITY);
-        (0..length).for_each(|place| _ = plan.add((0..place).collect(), false));
+        let mut plan = Plan::new(strategy, Some(INTENSITY));
+        (0..length).for_each(|place| _ = plan.add((0..place).collect(), ORDINARY));
         Life { plan, now: Instant::now() }
     }
 
@@ -64,10 +67,10 @@ fn a_row_is_started_in_order_and_stopped_in_reverse() {
 
 #[test]
 fn those_that_do_not_need_each_other_go_side_by_side() {
-    let mut plan = Plan::new(Strategy::OneForOne, INTENSITY);
-    let base = plan.add(vec![], false);
-    let (left, right) = (plan.add(vec![base], false), plan.add(vec![base], false));
-    let top = plan.add(vec![left, right], false);
+    let mut plan = Plan::new(Strategy::OneForOne, Some(INTENSITY));
+    let base = plan.add(vec![], ORDINARY);
+    let (left, right) = (plan.add(vec![base], ORDINARY), plan.add(vec![base], ORDINARY));
+    let top = plan.add(vec![left, right], ORDINARY);
     let mut life = Life { plan, now: Instant::now() };
     assert_eq!(life.feed(Event::Start), [Launch(base)]);
     assert_eq!(life.feed(Event::Ready(base)), [Launch(left), Launch(right)]);
@@ -88,9 +91,13 @@ fn a_start_that_fails_stops_what_was_started_in_reverse() {
             life.feed(event);
         }
         let actions = life.feed(end);
-        let held = if end == Event::Held(2) { vec![Stop(2)] } else { vec![] };
-        let expected = [vec![Tell(Notice::Failing(Failure::NotStarted(2)))], held, vec![Stop(1)]].concat();
-        assert_eq!(actions, expected, "{end:?}");
+        let failing = Tell(Notice::Failing(Failure::NotStarted(2)));
+        if end == Event::Held(2) {
+            assert_eq!(actions, [failing, Stop(2)], "its policy would start it again");
+            assert_eq!(life.feed(Event::Ended(2)), [Stop(1)]);
+        } else {
+            assert_eq!(actions, [failing, Stop(1)], "{end:?}");
+        }
         assert_eq!(life.feed(Event::Ended(1)), [Stop(0)]);
         assert_eq!(life.feed(Event::Ended(0)), [Tell(Notice::Down)]);
     }
@@ -128,8 +135,8 @@ fn rest_for_one_restarts_those_that_need_it() {
 
 #[test]
 fn one_that_ended_is_restarted_with_its_group_unless_it_is_temporary() {
-    let mut plan = Plan::new(Strategy::OneForAll, INTENSITY);
-    let (once, job, service) = (plan.add(vec![], true), plan.add(vec![], false), plan.add(vec![], false));
+    let mut plan = Plan::new(Strategy::OneForAll, Some(INTENSITY));
+    let (once, job, service) = (plan.add(vec![], TEMPORARY), plan.add(vec![], ORDINARY), plan.add(vec![], ORDINARY));
     let mut life = Life { plan, now: Instant::now() };
     assert_eq!(life.feed(Event::Start), [Launch(once), Launch(job), Launch(service)]);
     for place in [once, job, service] {
@@ -149,7 +156,8 @@ fn too_many_restarts_end_all_and_one_that_gives_up_does() {
         life.now += S;
     }
     let failing = |failure| Tell(Notice::Failing(failure));
-    assert_eq!(life.feed(Event::Held(1)), [failing(Failure::TooMany(1)), Stop(1), Stop(0)]);
+    assert_eq!(life.feed(Event::Held(1)), [failing(Failure::TooMany(1)), Stop(1)]);
+    assert_eq!(life.feed(Event::Ended(1)), [Stop(0)]);
     assert_eq!(life.feed(Event::Ended(0)), [Tell(Notice::Down)]);
     let mut life = Life::up(Strategy::OneForOne, 2);
     for _ in 0..9 {
@@ -172,12 +180,47 @@ fn one_is_restarted_by_hand_while_those_who_need_it_go_on() {
 }
 
 #[test]
+fn what_an_optional_one_does_concerns_nobody_else() {
+    let mut plan = Plan::new(Strategy::OneForAll, Some(INTENSITY));
+    let (extra, service) = (plan.add(vec![], OPTIONAL), plan.add(vec![0], ORDINARY));
+    let mut life = Life { plan, now: Instant::now() };
+    assert_eq!(life.feed(Event::Start), [Launch(extra)]);
+    for _ in 0..9 {
+        assert_eq!(life.feed(Event::Held(extra)), [Permit(extra)], "not counted, ready or not");
+    }
+    assert_eq!(life.feed(Event::Failed(extra)), [Launch(service)]);
+    assert_eq!(life.feed(Event::Ready(service)), [Tell(Notice::Up)]);
+    assert_eq!(life.feed(Event::Restart(extra)), [Launch(extra)]);
+    assert_eq!(life.feed(Event::Ready(extra)), []);
+    assert_eq!(life.feed(Event::Held(service)), [Stop(extra)], "but it goes with the others");
+}
+
+#[test]
+fn one_between_that_is_down_does_not_hide_who_needs_whom() {
+    let mut plan = Plan::new(Strategy::OneForOne, Some(INTENSITY));
+    (0..3).for_each(|place: Place| _ = plan.add(place.checked_sub(1).into_iter().collect(), ORDINARY));
+    let mut life = Life { plan, now: Instant::now() };
+    life.feed(Event::Start);
+    (0..3).for_each(|place| _ = life.feed(Event::Ready(place)));
+    life.feed(Event::Ended(1));
+    assert_eq!(life.feed(Event::Stop), [Stop(2)]);
+    assert_eq!(life.feed(Event::Ended(2)), [Stop(0)]);
+    life.feed(Event::Ended(0));
+    assert_eq!(life.feed(Event::Start), [Launch(0)]);
+    life.feed(Event::Ready(0));
+    assert_eq!(life.feed(Event::Held(0)), [Permit(0)]);
+    assert_eq!(life.feed(Event::Ready(1)), [], "0 is away");
+    assert_eq!(life.feed(Event::Ready(0)), [Launch(2)]);
+}
+
+#[test]
 fn one_that_is_added_and_fails_is_removed_and_no_more() {
     let mut life = Life::up(Strategy::OneForAll, 1);
-    let place = life.plan.add(vec![0], false);
-    assert_eq!(life.feed(Event::Start), [Launch(place)], "the next event, whatever it is");
-    assert_eq!(life.feed(Event::Held(place)), [Stop(place), Tell(Notice::Removed(place))]);
-    let place = life.plan.add(vec![0], false);
+    let place = life.plan.add(vec![0], ORDINARY);
+    assert_eq!(life.feed(Event::Added), [Launch(place)]);
+    assert_eq!(life.feed(Event::Held(place)), [Stop(place)]);
+    assert_eq!(life.feed(Event::Ended(place)), [Tell(Notice::Removed(place))]);
+    let place = life.plan.add(vec![0], ORDINARY);
     life.feed(Event::Start);
     life.feed(Event::Ready(place));
     assert_eq!(life.feed(Event::Remove(place)), [Stop(place)]);
@@ -212,7 +255,7 @@ struct World {
 
 impl World {
     fn new(strategy: Strategy, needs: &[u8]) -> World {
-        let mut plan = Plan::new(strategy, INTENSITY);
+        let mut plan = Plan::new(strategy, Some(INTENSITY));
         let needs: Vec<Vec<Place>> = needs
             .iter()
             .enumerate()
@@ -220,7 +263,7 @@ impl World {
             .collect();
         let temporary: Vec<bool> = (0..needs.len()).map(|place| place % 4 == 3).collect();
         for (needs, temporary) in needs.iter().zip(&temporary) {
-            plan.add(needs.clone(), *temporary);
+            plan.add(needs.clone(), if *temporary { TEMPORARY } else { ORDINARY });
         }
         let count = needs.len();
         World {
@@ -276,7 +319,7 @@ impl World {
                             "{action:?} by {event:?}"
                         );
                     }
-                    self.real[place] = if self.real[place] == Real::Held { Real::Down } else { Real::Stopping };
+                    self.real[place] = Real::Stopping;
                 }
                 Action::Kill(place) => {
                     assert_eq!(event, Event::Kill);

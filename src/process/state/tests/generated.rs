@@ -59,7 +59,7 @@ impl World {
         match event {
             Event::Last if in_a_run => self.last += 1,
             Event::NotLast if in_a_run => self.last = self.last.saturating_sub(1),
-            Event::Start | Event::NotLast => {}
+            Event::Start | Event::Launch | Event::Permit | Event::NotLast => {}
             _ => self.stopped = true,
         }
         match &mut self.scene {
@@ -69,8 +69,8 @@ impl World {
             }
             Scene::Live(live) if live.ended.is_none() => live.requested |= asks,
             Scene::Live(live) if event == Event::Stop => live.stopped_since = true,
-            Scene::Backoff if !matches!(event, Event::Start | Event::NotLast) => self.scene = Scene::Idle,
-            Scene::Live(_) | Scene::Backoff | Scene::Idle | Scene::Failed | Scene::Reporting => {}
+            Scene::Backoff | Scene::Held if asks || event == Event::Last => self.scene = Scene::Idle,
+            Scene::Live(_) | Scene::Backoff | Scene::Held | Scene::Idle | Scene::Failed | Scene::Reporting => {}
         }
         let before = self.scene.clone();
         let hurries = event == Event::Stop && self.hurry();
@@ -86,8 +86,8 @@ impl World {
                 };
                 assert_eq!(acted, must, "{event:?}");
             }
-            Scene::Idle | Scene::Failed | Scene::Backoff | Scene::Reporting => {
-                assert_eq!(acted, event == Event::Start);
+            Scene::Idle | Scene::Failed | Scene::Backoff | Scene::Held | Scene::Reporting => {
+                assert_eq!(acted, matches!(event, Event::Start | Event::Launch | Event::Permit));
             }
         }
     }
@@ -219,7 +219,9 @@ impl World {
                         self.tick(Duration::ZERO);
                     }
                 }
-                Scene::Idle | Scene::Failed | Scene::Backoff => panic!("it is not settled: {:?}", self.scene),
+                Scene::Idle | Scene::Failed | Scene::Backoff | Scene::Held => {
+                    panic!("it is not settled: {:?}", self.scene)
+                }
             }
         }
         panic!("it never ends");
@@ -254,8 +256,9 @@ fn world(mut number: u32) -> World {
     let watchdog = [None, Some(3 * SECOND)][pick(2) as usize];
     let drain = [Duration::ZERO, SECOND / 10, Duration::MAX][pick(3) as usize];
     let reports = pick(2) == 0;
+    let overseen = pick(2) == 0;
     let rules = Rules { restart, stop, survivors, ready_within, watchdog, drain, reports };
-    World::new(rules, always && !limited, delay)
+    World::new(rules, always && !limited, overseen, delay)
 }
 
 fn live_through(rules: u32, happenings: &[u16]) {

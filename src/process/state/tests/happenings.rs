@@ -32,6 +32,8 @@ pub(super) enum Happening {
 }
 
 const START: Happening = ByHand(Event::Start);
+const LAUNCH: Happening = ByHand(Event::Launch);
+const PERMIT: Happening = ByHand(Event::Permit);
 const STOP: Happening = ByHand(Event::Stop);
 const KILL: Happening = ByHand(Event::Kill);
 const LAST: Happening = ByHand(Event::Last);
@@ -41,10 +43,17 @@ const NOT_LAST: Happening = ByHand(Event::NotLast);
 pub(super) fn possible(scene: &Scene) -> &'static [Happening] {
     match scene {
         Scene::Idle | Scene::Failed => {
-            &[START, START, START, START, STOP, KILL, LAST, NOT_LAST, Late, Stale, Misplaced]
+            &[START, START, LAUNCH, LAUNCH, STOP, KILL, LAST, NOT_LAST, Late, Stale, Misplaced]
         }
-        Scene::Backoff => &[OnTime, OnTime, OnTime, Late, Early, START, STOP, KILL, LAST, NOT_LAST, Stale, Misplaced],
-        Scene::Reporting => &[Reported, Reported, Reported, Late, START, STOP, KILL, LAST, NOT_LAST, Stale, Misplaced],
+        Scene::Backoff => {
+            &[OnTime, OnTime, OnTime, Late, Early, START, LAUNCH, STOP, KILL, LAST, NOT_LAST, Stale, Misplaced]
+        }
+        Scene::Held => {
+            &[PERMIT, PERMIT, PERMIT, PERMIT, LAUNCH, START, Late, STOP, KILL, LAST, NOT_LAST, Stale, Misplaced]
+        }
+        Scene::Reporting => {
+            &[Reported, Reported, Reported, Late, START, LAUNCH, STOP, KILL, LAST, NOT_LAST, Stale, Misplaced]
+        }
         Scene::Spawning { .. } => &[
             Created, Created, Created, Created, Created, Refused, Refused, STOP, KILL, LAST, NOT_LAST, Late, Stale,
             Misplaced,
@@ -87,7 +96,7 @@ const LEADER_LIVES: [Happening; 24] = [
 
 pub(super) fn is_misplaced(scene: &Scene, event: Event) -> bool {
     let (spawning, up, clearing, draining, reporting) = match scene {
-        Scene::Idle | Scene::Failed | Scene::Backoff => (false, false, false, false, false),
+        Scene::Idle | Scene::Failed | Scene::Backoff | Scene::Held => (false, false, false, false, false),
         Scene::Reporting => (false, false, false, false, true),
         Scene::Spawning { .. } => (true, false, false, false, false),
         Scene::Live(live) => {
@@ -96,7 +105,8 @@ pub(super) fn is_misplaced(scene: &Scene, event: Event) -> bool {
         }
     };
     match event {
-        Event::Start => spawning || up || clearing || draining,
+        Event::Start | Event::Launch => spawning || up || clearing || draining,
+        Event::Permit => !matches!(scene, Scene::Held),
         Event::Stop | Event::Kill | Event::Last | Event::NotLast | Event::Tick => false,
         Event::Spawned | Event::SpawnFailed(_) => !spawning,
         Event::Ready
@@ -112,8 +122,10 @@ pub(super) fn is_misplaced(scene: &Scene, event: Event) -> bool {
     }
 }
 
-pub(super) const EVENTS_THAT_MAY_BE_MISPLACED: [Event; 14] = [
+pub(super) const EVENTS_THAT_MAY_BE_MISPLACED: [Event; 16] = [
     Event::Start,
+    Event::Launch,
+    Event::Permit,
     Event::Spawned,
     Event::SpawnFailed(libc::EAGAIN),
     Event::Ready,

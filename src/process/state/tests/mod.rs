@@ -14,6 +14,7 @@
 //!   other signal; a grace without end never becomes a SIGKILL; once asked to stop, everything ends within the graces;
 //! - no automatic start before its due time, none under `Restart::never`, none after a stop, a kill or a last run was
 //!   asked for until the next start by hand; but one that does come, where the policy restarts for ever;
+//! - where somebody oversees it, no automatic start that he has not permitted, and nothing is scheduled until then;
 //! - a look is asked only when the leader is gone, never two at once, and without an answer nothing is overlooked:
 //!   there always is something that is awaited;
 //! - a tick before the deadline does nothing; one at or after it does something, and a few at the same instant do all; but

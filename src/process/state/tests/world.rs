@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
-use super::super::{Action, Conclusion, Event, Machine, Notice, Rules, State};
+use super::super::{Action, Conclusion, Event, Machine, Notice, Rules, Standing, State};
 use crate::exit::{ExitReason, Fault};
 use crate::policy::{Outcome, Restart};
 use crate::signal::Signal;
@@ -20,6 +20,8 @@ pub(super) struct World {
     pub(super) rules: Rules,
     /// The policy restarts for ever, save after the one permanent code.
     pub(super) restless: bool,
+    /// A restart waits until it is permitted.
+    pub(super) overseen: bool,
     /// What the policy waits before every restart.
     pub(super) delay: Duration,
     pub(super) now: Instant,
@@ -46,6 +48,7 @@ pub(super) enum Scene {
     Idle,
     Failed,
     Backoff,
+    Held,
     Reporting,
     Spawning { by_hand: bool, requested: bool, killed: bool },
     Live(Live),
@@ -108,11 +111,14 @@ struct Ladder {
 }
 
 impl World {
-    pub(super) fn new(rules: Rules, restless: bool, delay: Duration) -> World {
+    pub(super) fn new(rules: Rules, restless: bool, overseen: bool, delay: Duration) -> World {
+        let mut machine = Machine::new(rules.clone());
+        machine.oversee(overseen, rules.restart.clone());
         World {
-            machine: Machine::new(rules.clone()),
+            machine,
             rules,
             restless,
+            overseen,
             delay,
             now: Instant::now(),
             scene: Scene::Idle,
@@ -146,9 +152,17 @@ impl World {
                 acted = true;
                 events.extend(self.perform(action, event));
             }
+            self.note_held();
         }
         self.check();
         acted
+    }
+
+    fn note_held(&mut self) {
+        if self.machine.standing() == Standing::Held && !matches!(self.scene, Scene::Held) {
+            assert!(self.overseen && !self.stopped && matches!(self.scene, Scene::Idle), "{:?}", self.scene);
+            self.scene = Scene::Held;
+        }
     }
 
     /// What the event alone means, before its actions.
@@ -192,7 +206,7 @@ impl World {
     }
 
     fn spawn(&mut self, cause: Event) {
-        let by_hand = cause == Event::Start;
+        let by_hand = matches!(cause, Event::Start | Event::Launch);
         assert!(!matches!(self.scene, Scene::Live(_) | Scene::Spawning { .. }), "overlaps {:?}", self.scene);
         if by_hand {
             (self.stopped, self.last) = (false, 0);
@@ -200,11 +214,12 @@ impl World {
             assert!(!self.stopped && self.last == 0, "started again after a stop");
             assert!(self.rules.restart != Restart::never(), "started again by no policy");
             assert!(self.due.is_some_and(|due| self.now >= due), "started before its time");
+            assert!(!self.overseen || matches!(cause, Event::Permit | Event::Tick), "started without leave");
         }
         self.starts += 1;
         self.due = None;
         self.comes_back = false;
-        self.scene = Scene::Spawning { by_hand, requested: false, killed: false };
+        self.scene = Scene::Spawning { by_hand: cause == Event::Start, requested: false, killed: false };
     }
 
     fn signal(&mut self, signal: Signal) {
@@ -356,7 +371,8 @@ impl World {
             }
             Notice::Backoff { due } => {
                 assert_eq!(Some(due), self.due);
-                assert!(!self.stopped && matches!(self.scene, Scene::Idle));
+                let before = if self.overseen { Scene::Held } else { Scene::Idle };
+                assert!(!self.stopped && std::mem::discriminant(&self.scene) == std::mem::discriminant(&before));
                 self.scene = Scene::Backoff;
             }
             Notice::GaveUp(_) => {
@@ -418,6 +434,10 @@ impl World {
             Scene::Failed => assert_eq!((state, deadline, self.machine.next_start()), (State::Failed, None, None)),
             Scene::Backoff => {
                 assert_eq!((state, deadline, self.machine.next_start()), (State::Backoff, self.due, self.due));
+                assert!(!self.stopped);
+            }
+            Scene::Held => {
+                assert_eq!((state, deadline, self.machine.next_start()), (State::Backoff, None, None));
                 assert!(!self.stopped);
             }
             Scene::Reporting => {

@@ -1,0 +1,28 @@
+//! What a supervisor keeps of each child besides its plan.
+
+use super::strategy::{Event, Place};
+use crate::process::{Process, Tiding};
+
+pub(super) struct Member {
+    pub(super) process: Process,
+    /// How often it became ready.
+    pub(super) readies: u64,
+    /// How often it ended, or could not be started, unasked.
+    pub(super) falls: u64,
+}
+
+impl Member {
+    pub(super) fn new(process: Process) -> Member {
+        Member { process, readies: 0, falls: 0 }
+    }
+}
+
+/// What the plan is told.
+pub(super) fn event(tiding: Tiding, place: Place) -> Event {
+    match tiding {
+        Tiding::Ready => Event::Ready(place),
+        Tiding::Held => Event::Held(place),
+        Tiding::Rests => Event::Ended(place),
+        Tiding::Failed => Event::Failed(place),
+    }
+}

@@ -1,0 +1,156 @@
+//! What a supervisor is made of: its plan, its children, and the one lock.
+//!
+//! The lock is held only to step the plan and to look. What the plan wants done waits in a queue; one thread at a time, whichever was there
+//! first, takes it from there and does it with no lock held ([`working`](super::working)). So nothing is done in another order than it was
+//! decided in, and no lock of a process is ever taken under this one, nor this one under that.
+
+use std::collections::VecDeque;
+use std::sync::atomic::AtomicUsize;
+use std::sync::{Arc, Mutex, Weak};
+use std::time::Instant;
+
+use super::account::Member;
+use super::builder::Child;
+use super::strategy::{Action, Event, Intensity, Place, Plan, Strategy, Traits};
+use crate::error::{Error, Kind, Result, Who};
+use crate::failure::Failure;
+use crate::policy::Restart;
+use crate::process::monitor::Monitor;
+use crate::process::{Overseer, Queue, State};
+use crate::sys;
+use crate::sys::locked;
+
+pub(super) struct Inner {
+    pub(super) name: Arc<str>,
+    pub(super) intensity: Option<Intensity>,
+    /// For the text of an error.
+    owner_pid: u32,
+    /// Of the program that may touch this one; a fork of it may not.
+    incarnation: u32,
+    pub(super) handles: AtomicUsize,
+    /// Held by who adds a child, or subscribes: each child has all subscribers, and nobody else takes the next place. Before the core.
+    pub(super) adding: Mutex<()>,
+    pub(super) core: Monitor<Core>,
+}
+
+pub(super) struct Core {
+    pub(super) plan: Plan,
+    /// By their places in the plan.
+    pub(super) members: Vec<Option<Member>>,
+    /// What the plan wants done.
+    pub(super) actions: VecDeque<Action>,
+    /// Who has something to tell.
+    pub(super) looks: VecDeque<Place>,
+    /// Some thread is at both.
+    pub(super) busy: bool,
+    /// Nothing runs, and that was told.
+    pub(super) is_resting: bool,
+    /// How often it was started, and how often all of its children were ready then.
+    pub(super) starts: u64,
+    pub(super) ups: u64,
+    pub(super) failure: Option<Failure>,
+    /// Until all are down, however many handles there are.
+    pub(super) itself: Option<Arc<Inner>>,
+    pub(super) subscribers: Vec<Weak<Queue>>,
+}
+
+impl Inner {
+    pub(super) fn new(name: Arc<str>, strategy: Strategy, intensity: Option<Intensity>) -> Arc<Inner> {
+        let core = Core {
+            plan: Plan::new(strategy, intensity),
+            members: Vec::new(),
+            actions: VecDeque::new(),
+            looks: VecDeque::new(),
+            busy: false,
+            is_resting: true,
+            starts: 0,
+            ups: 0,
+            failure: None,
+            itself: None,
+            subscribers: Vec::new(),
+        };
+        Arc::new(Inner {
+            name,
+            intensity,
+            owner_pid: sys::process::pid(),
+            incarnation: sys::process::incarnation(),
+            handles: AtomicUsize::new(0),
+            adding: Mutex::default(),
+            core: Monitor::new(core),
+        })
+    }
+
+    pub(super) fn is_foreign(&self) -> bool {
+        self.incarnation != sys::process::incarnation()
+    }
+
+    /// In a fork its lock may be held by a thread that is not there.
+    pub(super) fn check_owner(&self, operation: &'static str) -> Result<()> {
+        if self.is_foreign() { Err(self.error(operation, Kind::Foreign { owner: self.owner_pid })) } else { Ok(()) }
+    }
+
+    pub(super) fn error(&self, operation: &'static str, kind: Kind) -> Error {
+        Error::new(Who { name: Arc::clone(&self.name), pid: None }, operation, kind)
+    }
+
+    /// One more child, which is started with the others. `needs` says whom it needs, under the lock.
+    pub(super) fn add(
+        self: &Arc<Self>,
+        child: &Child,
+        needs: impl FnOnce(&Core) -> Result<Vec<Place>>,
+    ) -> Result<Place> {
+        let process = child.process.clone().build()?;
+        let adding = locked(&self.adding);
+        let core = self.core.lock();
+        if core.place_of(process.name()).is_some() {
+            let problem = format!("it has a child `{}` already", process.name());
+            return Err(self.error("add a child to", Kind::Invalid(problem)));
+        }
+        let (place, needs) = (core.members.len(), needs(&core)?);
+        let subscribers: Vec<_> = core.subscribers.iter().filter_map(Weak::upgrade).collect();
+        drop(core);
+        let by: Weak<Inner> = Arc::downgrade(self);
+        process.put_under(by as Weak<dyn Overseer>, place, Restart::always())?;
+        subscribers.iter().for_each(|queue| process.tell(queue));
+        let traits = Traits { is_temporary: process.is_temporary(), is_optional: child.is_optional };
+        let mut core = self.core.lock();
+        let planned = core.plan.add(needs, traits);
+        debug_assert_eq!(planned, place);
+        core.members.push(Some(Member::new(process)));
+        drop((core, adding));
+        Ok(place)
+    }
+}
+
+impl Core {
+    /// Something has happened, or is wanted; what follows waits to be done.
+    pub(super) fn feed(&mut self, event: Event) {
+        let mut actions = Vec::new();
+        self.plan.step(event, Instant::now(), &mut actions);
+        self.actions.extend(actions);
+    }
+
+    pub(super) fn member(&self, place: Place) -> Option<&Member> {
+        self.members.get(place)?.as_ref()
+    }
+
+    pub(super) fn member_mut(&mut self, place: Place) -> Option<&mut Member> {
+        self.members.get_mut(place)?.as_mut()
+    }
+
+    pub(super) fn all(&self) -> impl Iterator<Item = (Place, &Member)> {
+        self.members.iter().enumerate().filter_map(|(place, member)| Some((place, member.as_ref()?)))
+    }
+
+    pub(super) fn place_of(&self, name: &str) -> Option<Place> {
+        self.all().find(|(_, member)| member.process.name() == name).map(|(place, _)| place)
+    }
+
+    pub(super) fn state(&self) -> State {
+        match self.plan.phase() {
+            _ if self.is_resting && self.failure.is_some() => State::Failed,
+            _ if self.is_resting => State::Idle,
+            phase => phase.shown(),
+        }
+    }
+}
