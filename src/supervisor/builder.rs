@@ -7,9 +7,11 @@ use std::time::Duration;
 use super::core::Inner;
 use super::handle::Supervisor;
 use super::order::{self, Needs};
+use super::run::Signals;
 use super::strategy::{Intensity, Strategy};
 use crate::error::{Error, Kind, Result, Who};
 use crate::process::Builder;
+use crate::signal::Signal;
 
 /// A child of a [`Supervisor`]: a process that is to be, and what it means to the others.
 ///
@@ -57,19 +59,21 @@ impl fmt::Debug for Child {
 }
 
 /// The options of a [`Supervisor`]; from [`Supervisor::builder`].
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 #[must_use = "a builder does nothing until `build` is called"]
 pub struct SupervisorBuilder {
     name: String,
     strategy: Strategy,
     intensity: Option<Intensity>,
     children: Vec<(Child, Needs)>,
+    signals: Signals,
 }
 
 impl SupervisorBuilder {
     pub(super) fn new() -> SupervisorBuilder {
         let name = "supervisor".to_owned();
-        SupervisorBuilder { name, strategy: Strategy::default(), intensity: None, children: Vec::new() }
+        let (strategy, signals) = (Strategy::default(), Signals::default());
+        SupervisorBuilder { name, strategy, intensity: None, children: Vec::new(), signals }
     }
 
     /// What it is called in errors, events and logs; not empty. Default: `supervisor`.
@@ -116,12 +120,26 @@ impl SupervisorBuilder {
         self
     }
 
+    /// What SIGHUP means while [`run`](Supervisor::run) does: by custom, to read the configuration again. It is called on a thread for callbacks, one at a time,
+    /// and keeps nothing else waiting. Default: none, and SIGHUP stops as SIGTERM does.
+    pub fn on_reload(mut self, call: impl Fn(&Supervisor) + Send + Sync + 'static) -> SupervisorBuilder {
+        self.signals.on_reload = Some(Arc::new(call));
+        self
+    }
+
+    /// Passes a signal to this program on to children of these names, those that run, while [`run`](Supervisor::run) does. SIGTERM and SIGINT stop, and are not
+    /// passed on; SIGHUP may be, and then it does not stop.
+    pub fn forward<N: Into<String>>(mut self, signal: Signal, to: impl IntoIterator<Item = N>) -> SupervisorBuilder {
+        self.signals.forwarded.push((signal, to.into_iter().map(Into::into).collect()));
+        self
+    }
+
     /// Checks it all, and starts nothing.
     ///
     /// # Errors
     ///
     /// [`Error::is_invalid`]: a name is empty, or two children have the same; one is to come after what is not there, or, by way of others, after
-    /// itself; the time of the intensity is zero; what is wrong with a child alone, under its own name.
+    /// itself; the time of the intensity is zero; a signal that cannot be passed on, or to whom; what is wrong with a child alone, under its own name.
     pub fn build(self) -> Result<Supervisor> {
         let who = || Who { name: self.name.as_str().into(), pid: None };
         let refuse = |problem: String| Error::new(who(), "build", Kind::Invalid(problem));
@@ -136,11 +154,41 @@ impl SupervisorBuilder {
         let named: Vec<_> =
             self.children.iter().map(|(child, needs)| (child.process.called(), needs.clone())).collect();
         let order = order::in_order(&named).map_err(refuse)?;
+        self.check_forwarded().map_err(refuse)?;
         let name: Arc<str> = self.name.as_str().into();
-        let inner = Inner::new(name, self.strategy, self.intensity);
+        let inner = Inner::new(name, self.strategy, self.intensity, self.signals);
         for (number, needs) in order {
             inner.add(&self.children[number].0, |_| Ok(needs))?;
         }
         Ok(Supervisor::from_inner(&inner))
+    }
+
+    fn check_forwarded(&self) -> Result<(), String> {
+        for (signal, names) in &self.signals.forwarded {
+            if matches!(*signal, Signal::TERM | Signal::INT) {
+                return Err(format!("{signal} stops all children, in order: it is not passed on"));
+            }
+            let is_reserved = matches!(
+                *signal,
+                Signal::KILL | Signal::STOP | Signal::CHLD | Signal::SEGV | Signal::ILL | Signal::FPE | Signal::BUS
+            );
+            if is_reserved {
+                return Err(format!("{signal} is nothing that a program can pass on"));
+            }
+            let is_there = |name: &String| self.children.iter().any(|(child, _)| child.process.called() == *name);
+            if let Some(name) = names.iter().find(|name| !is_there(name)) {
+                return Err(format!("{signal} is to be passed on to `{name}`, and there is no child of that name"));
+            }
+        }
+        Ok(())
+    }
+}
+
+impl fmt::Debug for SupervisorBuilder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let SupervisorBuilder { name, strategy, intensity, children, signals } = self;
+        let mut out = f.debug_struct("SupervisorBuilder");
+        out.field("name", name).field("strategy", strategy).field("intensity", intensity).field("children", children);
+        out.field("forwarded", &signals.forwarded).finish_non_exhaustive()
     }
 }

@@ -75,6 +75,13 @@ impl Inner {
         self.until_up(OPERATION, place, &process, readies, falls, patience)
     }
 
+    /// From now on who waits hears of single children. The number of the start.
+    fn watch(&self) -> u64 {
+        let mut core = self.core.lock();
+        core.watchers += 1;
+        core.starts
+    }
+
     /// Waits until it was ready once more than `readies`, or fell once more than `falls`.
     fn until_up(
         &self,
@@ -85,14 +92,16 @@ impl Inner {
         falls: u64,
         patience: Patience,
     ) -> Result<()> {
-        let start = self.core.lock().starts;
+        let start = self.watch();
         let is_up = self.wait(operation, "not ready", patience, |core| match core.member(place) {
             _ if core.starts > start || core.is_resting => Some(Err(true)),
             Some(member) if member.readies > readies => Some(Ok(())),
             Some(member) if member.falls > falls => Some(Err(false)),
             None => Some(Err(false)),
             Some(_) => None,
-        })?;
+        });
+        self.core.lock().watchers -= 1;
+        let is_up = is_up?;
         match is_up {
             None | Some(Ok(())) => Ok(()),
             Some(Err(true)) => Err(self.error(operation, Kind::Stopped)),

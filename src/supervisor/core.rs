@@ -11,6 +11,7 @@ use std::time::Instant;
 
 use super::account::Member;
 use super::builder::Child;
+use super::run::{Reloads, Signals};
 use super::strategy::{Action, Event, Intensity, Place, Plan, Strategy, Traits};
 use crate::error::{Error, Kind, Result, Who};
 use crate::failure::Failure;
@@ -23,6 +24,8 @@ use crate::sys::locked;
 pub(super) struct Inner {
     pub(super) name: Arc<str>,
     pub(super) intensity: Option<Intensity>,
+    pub(super) signals: Signals,
+    pub(super) reloads: Reloads,
     /// For the text of an error.
     owner_pid: u32,
     /// Of the program that may touch this one; a fork of it may not.
@@ -49,13 +52,20 @@ pub(super) struct Core {
     pub(super) starts: u64,
     pub(super) ups: u64,
     pub(super) failure: Option<Failure>,
+    /// So many wait for a single child.
+    pub(super) watchers: usize,
     /// Until all are down, however many handles there are.
     pub(super) itself: Option<Arc<Inner>>,
     pub(super) subscribers: Vec<Weak<Queue>>,
 }
 
 impl Inner {
-    pub(super) fn new(name: Arc<str>, strategy: Strategy, intensity: Option<Intensity>) -> Arc<Inner> {
+    pub(super) fn new(
+        name: Arc<str>,
+        strategy: Strategy,
+        intensity: Option<Intensity>,
+        signals: Signals,
+    ) -> Arc<Inner> {
         let core = Core {
             plan: Plan::new(strategy, intensity),
             members: Vec::new(),
@@ -66,12 +76,15 @@ impl Inner {
             starts: 0,
             ups: 0,
             failure: None,
+            watchers: 0,
             itself: None,
             subscribers: Vec::new(),
         };
         Arc::new(Inner {
             name,
             intensity,
+            signals,
+            reloads: Reloads::default(),
             owner_pid: sys::process::pid(),
             incarnation: sys::process::incarnation(),
             handles: AtomicUsize::new(0),

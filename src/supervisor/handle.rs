@@ -56,6 +56,8 @@ use crate::wait::Wait;
 #[must_use = "the last handle dropped stops its children"]
 pub struct Supervisor {
     pub(super) inner: Arc<Inner>,
+    /// A user's. One that is lent to a callback keeps nothing from being stopped.
+    counted: bool,
 }
 
 impl Supervisor {
@@ -66,7 +68,12 @@ impl Supervisor {
 
     pub(super) fn from_inner(inner: &Arc<Inner>) -> Supervisor {
         inner.handles.fetch_add(1, Ordering::Relaxed);
-        Supervisor { inner: Arc::clone(inner) }
+        Supervisor { inner: Arc::clone(inner), counted: true }
+    }
+
+    /// For a callback, for as long as that runs.
+    pub(super) fn lend(inner: &Arc<Inner>) -> Supervisor {
+        Supervisor { inner: Arc::clone(inner), counted: false }
     }
 
     /// Starts all children: each when those that it needs are ready, and the others side by side.
@@ -368,7 +375,7 @@ impl Drop for Supervisor {
             std::mem::forget(Arc::clone(&self.inner));
             return;
         }
-        if self.inner.handles.fetch_sub(1, Ordering::AcqRel) == 1 {
+        if self.counted && self.inner.handles.fetch_sub(1, Ordering::AcqRel) == 1 {
             self.inner.turn(|core| core.feed(Event::Stop));
         }
     }

@@ -6,6 +6,7 @@ mod changes;
 mod core;
 mod handle;
 mod order;
+mod run;
 mod status;
 mod strategy;
 mod working;

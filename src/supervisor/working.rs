@@ -16,7 +16,7 @@ impl Inner {
         let mut core = self.core.lock();
         let result = act(&mut core);
         let is_free = !std::mem::replace(&mut core.busy, true);
-        self.core.release(core, true, true);
+        drop(core);
         if is_free {
             self.work();
         }
@@ -59,7 +59,8 @@ impl Inner {
             }
             core.feed(event(tiding, place));
         }
-        self.core.release(core, true, true);
+        let is_watched = core.watchers > 0;
+        self.core.release(core, is_watched, false);
     }
 
     fn perform(self: &Arc<Self>, action: Action) {
@@ -96,7 +97,7 @@ impl Inner {
             Notice::Removed(place) => {
                 let mut core = self.core.lock();
                 let member = core.members.get_mut(place).and_then(Option::take);
-                self.core.release(core, true, true);
+                self.core.release(core, true, false);
                 if let Some(member) = member {
                     member.process.set_free();
                     member.process.give_back();

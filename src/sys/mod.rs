@@ -23,6 +23,7 @@ pub(crate) mod fork;
 #[cfg(feature = "tasks")]
 pub(crate) mod image;
 mod latch;
+pub(crate) mod listener;
 mod own_pid;
 mod per_process;
 pub(crate) mod pidfd;

@@ -3,6 +3,7 @@
 mod changes;
 mod lives;
 mod order;
+mod run;
 mod strategies;
 
 use std::path::Path;
