@@ -34,7 +34,7 @@ const LAYERS: &[(&str, u8)] = &[
     ("threads", 2),
     ("process", 3),
     ("forkserver", 4),
-    ("supervisor", 4),
+    ("supervisor", 5),
     ("task", 4),
     ("worker", 4),
     ("job", 5),
