@@ -94,9 +94,14 @@ impl Process {
         self.inner.lock().overseen.as_mut().map(|overseen| std::mem::take(&mut overseen.tidings)).unwrap_or_default()
     }
 
-    /// Starts it, on another thread. If it cannot be created, its policy is asked.
-    pub(crate) fn launch(&self) {
-        self.inner.turn(|turn| turn.feed(Event::Launch));
+    /// Starts it, on another thread. If it cannot be created, its policy is asked. `anew`: that remembers nothing of earlier runs.
+    pub(crate) fn launch(&self, anew: bool) {
+        self.inner.turn(|turn| {
+            if anew {
+                turn.core.machine.forget();
+            }
+            turn.feed(Event::Launch);
+        });
     }
 
     /// It ends, by its ladder or at once. Unlike those by hand it never blocks.

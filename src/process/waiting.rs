@@ -229,8 +229,8 @@ impl Drop for Joining {
     }
 }
 
-/// As often as a ring may have to be emptied until it has taken what a pipe holds, and more.
-const LAST_LOOKS: usize = 8;
+/// As much as pipes may hold is still looked at when a limit is over.
+const LAST_BYTES: usize = 128 << 10;
 const NO_LINE: &str = "no such line";
 
 /// A place in the captured output, for as long as a caller waits for a line.
@@ -296,15 +296,19 @@ impl<'a> LineReader<'a> {
 
     /// The first of those that have come until now, what is still in the pipes included; however much it prints meanwhile.
     pub(super) fn by_now(&self, mut matches: impl FnMut(&Line) -> bool) -> Option<Line> {
-        for _ in 0..LAST_LOOKS {
+        let mut since = 0;
+        while since < LAST_BYTES {
+            let is_first = since == 0;
             let kept: Vec<Line> = {
                 let output = &mut self.inner.lock().output;
                 std::iter::from_fn(|| output.read_line(self.id)).collect()
             };
+            let length: usize = kept.iter().map(|line| line.bytes().len() + 1).sum();
             let found = kept.into_iter().find(&mut matches);
-            if found.is_some() {
+            if found.is_some() || (length == 0 && !is_first) {
                 return found;
             }
+            since += if is_first { 1 } else { length };
             self.inner.turn(|turn| turn.catch_up());
         }
         None

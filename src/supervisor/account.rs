@@ -5,6 +5,8 @@ use crate::process::{Process, Tiding};
 
 pub(super) struct Member {
     pub(super) process: Process,
+    /// Its next start is by hand, or the first: its policy begins anew.
+    pub(super) anew: bool,
     /// How often it became ready.
     pub(super) readies: u64,
     /// How often it ended, or could not be started, unasked.
@@ -13,7 +15,7 @@ pub(super) struct Member {
 
 impl Member {
     pub(super) fn new(process: Process) -> Member {
-        Member { process, readies: 0, falls: 0 }
+        Member { process, anew: true, readies: 0, falls: 0 }
     }
 }
 

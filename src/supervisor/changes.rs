@@ -10,6 +10,7 @@ use super::working::cause;
 use crate::error::{Kind, Result};
 use crate::failure::{Failure, What};
 use crate::process::Process;
+use crate::sys::locked;
 use crate::wait::Wait;
 
 impl Inner {
@@ -23,7 +24,8 @@ impl Inner {
             None => Ok(core.plan.last()),
             Some(names) => {
                 let find = |name: &String| {
-                    core.place_of(name).ok_or_else(|| self.error(OPERATION, Kind::NoChild(name.clone())))
+                    let stays = core.place_of(name).filter(|place| !core.plan.is_leaving(*place));
+                    stays.ok_or_else(|| self.error(OPERATION, Kind::NoChild(name.clone())))
                 };
                 names.iter().map(find).collect()
             }
@@ -45,6 +47,8 @@ impl Inner {
         self.check_owner(OPERATION)?;
         let patience = Patience::from(wait);
         self.check_callback(OPERATION, patience)?;
+        // Nobody adds one meanwhile that needs it.
+        let adding = locked(&self.adding);
         let place = self.turn(|core| {
             let place = core.place_of(name).ok_or_else(|| self.error(OPERATION, Kind::NoChild(name.to_owned())))?;
             if let Some(other) = core.plan.dependent_of(place).and_then(|other| core.member(other)) {
@@ -54,6 +58,7 @@ impl Inner {
             core.feed(Event::Remove(place));
             Ok(place)
         })?;
+        drop(adding);
         self.wait(OPERATION, "it is not gone", patience, |core| core.member(place).is_none().then_some(())).map(drop)
     }
 
@@ -67,7 +72,8 @@ impl Inner {
             if !core.plan.is_on() {
                 return Err(self.error(OPERATION, Kind::NotRunning));
             }
-            let Some(member) = core.member(place) else { return Err(self.error(OPERATION, Kind::NotRunning)) };
+            let Some(member) = core.member_mut(place) else { return Err(self.error(OPERATION, Kind::NotRunning)) };
+            member.anew = true;
             let before = (place, member.process.clone(), member.readies, member.falls);
             core.feed(Event::Restart(place));
             Ok(before)

@@ -16,7 +16,7 @@ use super::strategy::{Action, Event, Intensity, Place, Plan, Strategy, Traits};
 use crate::error::{Error, Kind, Result, Who};
 use crate::failure::Failure;
 use crate::policy::Restart;
-use crate::process::monitor::Monitor;
+use crate::process::monitor::{self, Monitor};
 use crate::process::{Overseer, Queue, State};
 use crate::sys;
 use crate::sys::locked;
@@ -132,6 +132,20 @@ impl Inner {
         core.members.push(Some(Member::new(process)));
         drop((core, adding));
         Ok(place)
+    }
+}
+
+impl Drop for Inner {
+    fn drop(&mut self) {
+        // In a fork all of it is the parent's.
+        if self.is_foreign() {
+            return;
+        }
+        let core = self.core.get_mut();
+        let queues: Vec<_> = core.subscribers.iter().filter_map(Weak::upgrade).collect();
+        queues.iter().filter_map(|queue| queue.end()).for_each(monitor::wake);
+        // Who still has a handle of one may do with it what he likes.
+        core.members.iter().flatten().for_each(|member| member.process.set_free());
     }
 }
 

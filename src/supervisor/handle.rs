@@ -27,7 +27,8 @@ use crate::wait::Wait;
 ///
 /// # Drop
 ///
-/// The last handle dropped stops all children, in order, without waiting.
+/// The last handle dropped stops all children, in order, without waiting. A callback of a child that holds a handle keeps that from being the last:
+/// then [`stop`](Supervisor::stop) is what ends it.
 ///
 /// # After a fork
 ///
@@ -103,6 +104,7 @@ impl Supervisor {
             (core.is_resting, core.failure) = (false, None);
             core.itself = Some(Arc::clone(inner));
             core.starts += 1;
+            core.members.iter_mut().flatten().for_each(|member| member.anew = true);
             core.feed(Event::Start);
             Ok(core.starts)
         })?;
@@ -239,7 +241,8 @@ impl Supervisor {
         names.iter().try_for_each(|name| self.inner.restart(name, Wait::Yes))
     }
 
-    /// A child, to look at it, read its output, or send it signals. To stop it by hand leaves it down until [`restart`](Supervisor::restart).
+    /// A child, to look at it, read its output, or send it signals. To stop it by hand leaves it down until it is [restarted](Supervisor::restart), by its
+    /// name or with others by the strategy.
     pub fn process(&self, name: &str) -> Option<Process> {
         if self.inner.is_foreign() {
             return None;

@@ -41,6 +41,10 @@ struct Child {
     is_leaving: bool,
     /// It has never been ready since it was added, or all were started.
     is_new: bool,
+    /// It came when the others had been started.
+    is_added: bool,
+    /// It is optional, and did not become ready: who needs it does without.
+    is_excused: bool,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -73,7 +77,7 @@ impl Child {
 
     /// Whoever needs it may be started.
     fn is_there(&self) -> bool {
-        self.doing == Doing::Ready || (self.is_finished && self.doing == Doing::Down)
+        self.doing == Doing::Ready || self.is_excused || (self.is_finished && self.doing == Doing::Down)
     }
 }
 
@@ -84,7 +88,9 @@ impl Plan {
 
     /// One more, which is started when the others are, or, where they are up, by the next event. What it needs is there already.
     pub(super) fn add(&mut self, needs: Vec<Place>, traits: Traits) -> Place {
-        debug_assert!(needs.iter().all(|need| self.child(*need).is_some()), "a child needs what is not there");
+        // (What was removed meanwhile is nothing to wait for.)
+        let needs = needs.into_iter().filter(|need| self.child(*need).is_some()).collect();
+        let is_added = self.phase != Phase::Resting;
         self.children.push(Some(Child {
             needs,
             traits,
@@ -93,6 +99,8 @@ impl Plan {
             group: None,
             is_leaving: false,
             is_new: true,
+            is_added,
+            is_excused: false,
         }));
         self.children.len() - 1
     }
@@ -158,6 +166,7 @@ impl Plan {
         self.recent = History::default();
         for child in self.children.iter_mut().flatten() {
             (child.is_finished, child.is_new, child.group) = (false, true, None);
+            (child.is_added, child.is_excused) = (false, false);
         }
     }
 
@@ -178,6 +187,15 @@ impl Plan {
 
     pub(super) fn phase(&self) -> Phase {
         self.phase
+    }
+
+    /// It is not to be there any more.
+    pub(super) fn is_leaving(&self, place: Place) -> bool {
+        self.child(place).is_none_or(|child| child.is_leaving)
+    }
+
+    pub(super) fn is_starting(&self, place: Place) -> bool {
+        self.child(place).is_some_and(|child| child.doing == Doing::Starting)
     }
 
     /// It was asked to end, and has not.
@@ -235,10 +253,13 @@ impl Plan {
         let phase = self.phase;
         let Some(child) = self.child_mut(place).filter(|child| child.is_new) else { return false };
         match phase {
-            _ if child.traits.is_optional => return false,
-            Phase::Up => child.is_leaving = true,
+            Phase::Starting | Phase::Up if child.is_added => child.is_leaving = true,
+            _ if child.traits.is_optional => {
+                child.is_excused = true;
+                return false;
+            }
             Phase::Starting => self.fail(Failure::NotStarted(place), out),
-            Phase::Resting | Phase::Stopping => {}
+            Phase::Up | Phase::Resting | Phase::Stopping => {}
         }
         true
     }
@@ -294,11 +315,15 @@ impl Plan {
 
     fn failed(&mut self, place: Place, out: &mut Vec<Action>) {
         let Some(child) = self.child_mut(place).filter(|child| child.doing != Doing::Down) else { return };
-        child.doing = Doing::Down;
-        if child.traits.is_optional {
-            child.is_finished = true;
-        } else if !self.reject(place, out) {
+        let was_asked = std::mem::replace(&mut child.doing, Doing::Down) == Doing::Stopping;
+        let is_optional = child.traits.is_optional;
+        if was_asked || self.reject(place, out) {
+            return;
+        }
+        if !is_optional {
             self.fail(Failure::Child(place), out);
+        } else if let Some(child) = self.child_mut(place) {
+            child.is_finished = true;
         }
     }
 
@@ -355,7 +380,7 @@ impl Plan {
             let group_is_down = child.group.is_none_or(|group| !groups_up.contains(&group));
             let is_due = child.is_down() && self.is_wanted(child) && has_all && group_is_down;
             let Some(child) = &mut self.children[place] else { continue };
-            is_there[place] = has_all && !is_due && child.is_there();
+            is_there[place] = has_all && child.is_there();
             if is_due {
                 child.group = None;
                 let is_held = std::mem::replace(&mut child.doing, Doing::Starting) == Doing::Held;

@@ -51,10 +51,11 @@ impl Inner {
         let tidings = self.with_child(place, |process| process.take_tidings()).unwrap_or_default();
         let mut core = self.core.lock();
         for tiding in tidings {
-            let was_asked = core.plan.is_stopping(place);
+            let (was_asked, is_starting) = (core.plan.is_stopping(place), core.plan.is_starting(place));
             let Some(member) = core.member_mut(place) else { break };
             match tiding {
-                Tiding::Ready => member.readies += 1,
+                // (Not that of a run which is stopped.)
+                Tiding::Ready => member.readies += u64::from(is_starting),
                 Tiding::Held | Tiding::Rests | Tiding::Failed => member.falls += u64::from(!was_asked),
             }
             core.feed(event(tiding, place));
@@ -65,7 +66,12 @@ impl Inner {
 
     fn perform(self: &Arc<Self>, action: Action) {
         match action {
-            Action::Launch(place) => _ = self.with_child(place, |process| process.launch()),
+            Action::Launch(place) => {
+                let mut core = self.core.lock();
+                let anew = core.member_mut(place).is_some_and(|member| std::mem::take(&mut member.anew));
+                drop(core);
+                self.with_child(place, |process| process.launch(anew));
+            }
             Action::Permit(place) => _ = self.with_child(place, |process| process.permit()),
             Action::Stop(place) => _ = self.with_child(place, |process| process.ask_to_end(false)),
             Action::Kill(place) => _ = self.with_child(place, |process| process.ask_to_end(true)),

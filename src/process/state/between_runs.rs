@@ -53,9 +53,16 @@ impl Machine {
         self.generation += 1;
         self.restarting = true;
         self.last = 0;
-        self.history = History::default();
+        if event == Event::Start {
+            self.forget();
+        }
         out.push(Action::Spawn);
         Phase::Starting { by_hand: event == Event::Start, wish: None }
+    }
+
+    /// What the policy remembers of earlier runs.
+    pub(crate) fn forget(&mut self) {
+        self.history = History::default();
     }
 
     fn start_again(&mut self, out: &mut Vec<Action>) -> Phase {

@@ -25,7 +25,7 @@ pub(crate) struct Rules {
 pub(crate) enum Event {
     /// By hand.
     Start,
-    /// By who oversees it: as by hand, but the policy is asked also where it cannot be created.
+    /// By who oversees it: as by hand, but the policy is asked also where it cannot be created, and remembers what it does.
     Launch,
     /// By who oversees it: what the policy wants may be done, when it is due.
     Permit,

@@ -185,14 +185,38 @@ fn what_an_optional_one_does_concerns_nobody_else() {
     let (extra, service) = (plan.add(vec![], OPTIONAL), plan.add(vec![0], ORDINARY));
     let mut life = Life { plan, now: Instant::now() };
     assert_eq!(life.feed(Event::Start), [Launch(extra)]);
+    assert_eq!(life.feed(Event::Held(extra)), [Permit(extra), Launch(service)], "who needs it does without");
     for _ in 0..9 {
         assert_eq!(life.feed(Event::Held(extra)), [Permit(extra)], "not counted, ready or not");
     }
-    assert_eq!(life.feed(Event::Failed(extra)), [Launch(service)]);
+    assert_eq!(life.feed(Event::Failed(extra)), []);
     assert_eq!(life.feed(Event::Ready(service)), [Tell(Notice::Up)]);
     assert_eq!(life.feed(Event::Restart(extra)), [Launch(extra)]);
     assert_eq!(life.feed(Event::Ready(extra)), []);
     assert_eq!(life.feed(Event::Held(service)), [Stop(extra)], "but it goes with the others");
+}
+
+#[test]
+fn one_that_gives_up_while_it_is_stopped_was_stopped() {
+    let mut life = Life::up(Strategy::OneForOne, 2);
+    life.feed(Event::Restart(1));
+    assert_eq!(life.feed(Event::Failed(1)), [Launch(1)]);
+    life.feed(Event::Ready(1));
+    life.feed(Event::Remove(1));
+    assert_eq!(life.feed(Event::Failed(1)), [Tell(Notice::Removed(1))]);
+}
+
+#[test]
+fn one_that_is_added_during_the_start_and_fails_is_removed_and_no_more() {
+    let mut life = Life::row(Strategy::OneForOne, 2);
+    life.feed(Event::Start);
+    for traits in [ORDINARY, OPTIONAL] {
+        let place = life.plan.add(vec![], traits);
+        assert_eq!(life.feed(Event::Added), [Launch(place)]);
+        assert_eq!(life.feed(Event::Failed(place)), [Tell(Notice::Removed(place))]);
+    }
+    life.feed(Event::Ready(0));
+    assert_eq!(life.feed(Event::Ready(1)), [Tell(Notice::Up)]);
 }
 
 #[test]

@@ -67,9 +67,11 @@ impl Board {
         let mut inside = self.lock();
         inside.over.get_or_insert_with(|| error.clone());
         let pending = std::mem::take(&mut inside.pending);
-        drop(inside);
         let mut wakers = Wakers::default();
-        pending.into_values().for_each(|pending| wakers.add(pending.slot.fill(Err(error.clone()))));
+        // Under the lock: who comes after this finds that all have ended.
+        pending.values().for_each(|pending| wakers.add(pending.slot.fill(Err(error.clone()))));
+        drop(inside);
+        drop(pending);
         wakers
     }
 

@@ -215,7 +215,7 @@ impl Worker {
         let homes = self.shut();
         homes.close();
         homes.join();
-        self.lock().forget_ended();
+        self.forget_ended();
     }
 
     /// Stops it: who waits gets [`TaskError::Cancelled`], its process SIGTERM and after 10 s SIGKILL
@@ -224,7 +224,7 @@ impl Worker {
         let homes = self.shut();
         homes.stop();
         homes.join();
-        self.lock().forget_ended();
+        self.forget_ended();
     }
 
     /// Lets it finish what is queued, while nobody waits for that: then it ends. Tasks that are there give their values.
@@ -242,6 +242,13 @@ impl Worker {
         match &self.form {
             Form::Process(options) => options.name(),
             Form::Thread => "worker",
+        }
+    }
+
+    fn forget_ended(&self) {
+        // In a fork somebody may have locked it for ever.
+        if !self.owner.is_foreign() {
+            self.lock().forget_ended();
         }
     }
 
