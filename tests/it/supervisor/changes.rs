@@ -49,6 +49,20 @@ tests! {
         assert_eq!((pid(&row, "a"), row.status().state), (first, State::Ready));
     }
 
+    fn one_that_is_added_while_they_start_and_fails_takes_nobody_along() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("there");
+        let slow = Process::builder(sh(&format!("{}; echo up; exec sleep 1000", super::until_there(&path))));
+        let stack = Supervisor::builder().child(slow.name("slow").ready(Ready::line("up"))).build().unwrap();
+        stack.start(false).unwrap();
+        let fails = Process::builder(exits(3)).name("fails").ready(Ready::line("up"));
+        let error = stack.add_after(fails, Vec::<String>::new(), true).unwrap_err();
+        assert_eq!(error.failure().unwrap().child(), "fails");
+        assert_eq!((stack.status().state, stack.status().children.len()), (State::Starting, 1));
+        std::fs::write(path, "").unwrap();
+        stack.process("slow").unwrap().wait_until(LONG, |status| status.state == State::Ready).unwrap();
+    }
+
     fn one_that_is_added_before_the_start_waits_for_that() {
         let row = row(&["a"]).build().unwrap();
         row.add(lasting("b"), true).unwrap();

@@ -46,6 +46,35 @@ tests! {
         drop(events);
     }
 
+    fn its_events_end_with_it_and_who_has_a_child_may_keep_it() {
+        let row = row(&["a", "b"]).build().unwrap();
+        let events = row.subscribe();
+        row.start(true).unwrap();
+        let a = row.process("a").unwrap();
+        assert!(a.start(true).unwrap_err().is_running());
+        drop(row);
+        assert!(events.count() > 0, "they end");
+        // It is told of the end by the same thread that lets it go.
+        eventually("it is free", || a.start(true).is_ok());
+        a.terminate(true).unwrap();
+    }
+
+    fn one_whose_policy_gives_up_may_be_removed_in_its_callback() {
+        let stack: Arc<Mutex<Option<Supervisor>>> = Arc::default();
+        let ours = Arc::clone(&stack);
+        let removes = move |process: &Process, _: &pkit::Exit| {
+            let Some(stack) = ours.lock().unwrap().take() else { return };
+            stack.remove(process.name(), false).unwrap();
+        };
+        let bad = lasting("bad").restart(pkit::Restart::always().limit(0, LONG)).on_exit(removes);
+        let supervisor = Supervisor::builder().child(lasting("a")).child(bad).build().unwrap();
+        supervisor.start(true).unwrap();
+        *stack.lock().unwrap() = Some(supervisor.clone());
+        kill(&supervisor, "bad");
+        eventually("it is gone", || supervisor.process("bad").is_none());
+        assert_eq!(supervisor.status().state, State::Ready, "the others go on");
+    }
+
     fn all_of_it_at_once_from_many_threads() {
         let over = AtomicBool::new(false);
         let names = ["a", "b", "c", "d"];

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use pkit::{Backoff, Child, EventKind, Process, Restart, State, Strategy, Supervisor};
+use pkit::{Backoff, Child, EventKind, Process, Ready, Restart, State, Strategy, Supervisor};
 
 use super::{exits, is_up_or_down, kill, lasting, pid, restarted, row, story};
 use crate::support::{LONG, children, tests};
@@ -99,6 +99,31 @@ tests! {
         looping.wait_until(LONG, |status| status.state == State::Failed).unwrap();
         assert_eq!(stack.process("none").unwrap().status().state, State::Failed);
         assert_eq!((stack.status().state, stack.process("a").unwrap().status().generation), (State::Ready, 1));
+    }
+
+    fn an_optional_one_that_is_never_ready_holds_nobody_up() {
+        let never = Process::builder(exits(1)).name("never").ready(Ready::line("up")).restart(Restart::always().unlimited());
+        let stack = Supervisor::builder().child(Child::from(never).optional()).child(lasting("a")).build().unwrap();
+        stack.start(true).unwrap();
+        assert_eq!(stack.process("a").unwrap().state(), State::Ready);
+    }
+
+    fn two_that_crash_in_turn_are_given_up_though_each_is_restarted_for_the_other() {
+        let directory = tempfile::tempdir().unwrap();
+        let turn = directory.path().join("turn");
+        std::fs::write(&turn, "a\n").unwrap();
+        // Whose turn it is, crashes, and lets the other one be the next.
+        let crashes = |name: &str, other: &str| {
+            let turn = turn.display();
+            let script = format!("while read who < {turn}; [ \"$who\" != {name} ]; do sleep 0.01; done; echo {other} > {turn}.{name}; mv {turn}.{name} {turn}; exit 3");
+            let policy = Restart::always().backoff(Backoff::none()).limit(4, LONG);
+            Process::builder(crate::support::sh(&script)).name(name).restart(policy)
+        };
+        let stack = Supervisor::builder().strategy(Strategy::OneForAll).child(crashes("a", "b")).child(crashes("b", "a"));
+        let stack = stack.build().unwrap();
+        let _ = stack.start(true);
+        let failure = stack.join().unwrap().failure.unwrap();
+        assert!(failure.to_string().contains("was given up (more than 4 restarts within 60 s)"), "{failure}");
     }
 
     fn a_policy_that_was_not_given_restarts_always_and_another_one_is_asked() {
