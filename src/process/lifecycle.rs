@@ -346,7 +346,8 @@ impl Process {
     ///
     /// `matches` gets the text; which stream it came on is in the [`Line`] that is returned. It runs on this thread with no
     /// lock held. Lines wait for it: none is missed, and a child that writes more meanwhile waits too. Other consumers see
-    /// the lines as well. What has come when `limit` is over is still looked at.
+    /// the lines as well. What has come when `limit` is over is still looked at: as far as there is room for it, where less than 64 KiB are kept and
+    /// another consumer has not taken them yet.
     ///
     /// # Errors
     ///

@@ -229,8 +229,8 @@ impl Drop for Joining {
     }
 }
 
-/// As much as pipes may hold is still looked at when a limit is over.
-const LAST_BYTES: usize = 128 << 10;
+/// As much as two pipes and two unfinished lines may hold is still looked at when a limit is over.
+const LAST_BYTES: usize = 192 << 10;
 const NO_LINE: &str = "no such line";
 
 /// A place in the captured output, for as long as a caller waits for a line.
