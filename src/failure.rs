@@ -38,6 +38,8 @@ pub(crate) enum What {
 pub(crate) enum Cause {
     Exit(Exit),
     NotCreated(Error),
+    /// Of a child that is a supervisor.
+    Failure(Failure),
 }
 
 impl Failure {
@@ -50,10 +52,19 @@ impl Failure {
         &self.0.child
     }
 
-    /// How that child ended last, where it ran.
+    /// The same of that child, where it is a supervisor itself.
+    pub fn below(&self) -> Option<&Failure> {
+        match &self.0.cause {
+            Some(Cause::Failure(failure)) => Some(failure),
+            Some(Cause::Exit(_) | Cause::NotCreated(_)) | None => None,
+        }
+    }
+
+    /// How that child ended last, where it ran; of a supervisor, how the one did with which it began.
     pub fn exit(&self) -> Option<&Exit> {
         match &self.0.cause {
             Some(Cause::Exit(exit)) => Some(exit),
+            Some(Cause::Failure(failure)) => failure.exit(),
             Some(Cause::NotCreated(_)) | None => None,
         }
     }
@@ -88,6 +99,7 @@ impl fmt::Display for Failure {
         match cause {
             Some(Cause::Exit(exit)) => write!(f, ": {exit}"),
             Some(Cause::NotCreated(error)) => write!(f, ": {error}"),
+            Some(Cause::Failure(failure)) => write!(f, ": {failure}"),
             None => Ok(()),
         }
     }

@@ -128,7 +128,7 @@ pub use ready::ready;
 pub use shared_bytes::SharedBytes;
 pub use signal::{ParseSignalError, Signal};
 pub use stop::{Stop, Survivors};
-pub use supervisor::{Child, Strategy, Supervisor, SupervisorBuilder, SupervisorStatus};
+pub use supervisor::{Child, ChildStatus, Strategy, Supervisor, SupervisorBuilder, SupervisorStatus};
 #[cfg(feature = "tasks")]
 pub use task::{Remote, Task, TaskError, Worker, WorkerBuilder, cancelled, run, spawn, spawn_with};
 pub use wait::Wait;

@@ -246,9 +246,9 @@ impl Turn<'_> {
 
 /// Who wants to hear of a process.
 pub(crate) struct Subscriber {
-    pub(super) queue: Weak<Queue>,
+    pub(crate) queue: Weak<Queue>,
     /// It hears of others as well: it does not end with this one.
-    pub(super) is_shared: bool,
+    pub(crate) is_shared: bool,
 }
 
 impl Iterator for Events {

@@ -55,10 +55,11 @@ pub use containment::{Containment, ContainmentLevel};
 #[cfg(feature = "_testing")]
 pub(crate) use containment::{pretend_no_cgroup_kill, pretend_no_cgroups};
 pub(crate) use ending::{Ending, Rest};
-pub(crate) use events::Queue;
 pub use events::{Event, EventKind, Events};
+pub(crate) use events::{Queue, Subscriber};
 pub use futures::{BecomesReady, Exited};
 pub use handle::Process;
+pub(crate) use jitter::random;
 pub use lifecycle::RestartMode;
 pub(crate) use overseen::{Overseer, Tiding};
 pub use readiness::Ready;

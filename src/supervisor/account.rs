@@ -1,10 +1,11 @@
 //! What a supervisor keeps of each child besides its plan.
 
+use super::kin::Kin;
 use super::strategy::{Event, Place};
-use crate::process::{Process, Tiding};
+use crate::process::Tiding;
 
 pub(super) struct Member {
-    pub(super) process: Process,
+    pub(super) kin: Kin,
     /// Its next start is by hand, or the first: its policy begins anew.
     pub(super) anew: bool,
     /// How often it became ready.
@@ -14,8 +15,8 @@ pub(super) struct Member {
 }
 
 impl Member {
-    pub(super) fn new(process: Process) -> Member {
-        Member { process, anew: true, readies: 0, falls: 0 }
+    pub(super) fn new(kin: Kin) -> Member {
+        Member { kin, anew: true, readies: 0, falls: 0 }
     }
 }
 

@@ -6,16 +6,18 @@ use std::time::Duration;
 
 use super::core::Inner;
 use super::handle::Supervisor;
+use super::kin::Kin;
 use super::order::{self, Needs};
 use super::run::Signals;
 use super::strategy::{Intensity, Strategy};
 use crate::error::{Error, Kind, Result, Who};
+use crate::policy::Restart;
 use crate::process::Builder;
 use crate::signal::Signal;
 
-/// A child of a [`Supervisor`]: a process that is to be, and what it means to the others.
+/// A child of a [`Supervisor`]: a process that is to be, or another supervisor, and what it means to the others.
 ///
-/// It is made from a process's [`Builder`], and every method that takes a child takes that as well.
+/// It is made from a process's [`Builder`] or from another [`Supervisor`], and every method that takes a child takes those as well.
 ///
 /// # Example
 ///
@@ -32,8 +34,14 @@ use crate::signal::Signal;
 #[derive(Clone)]
 #[must_use = "it is nothing before a supervisor has it"]
 pub struct Child {
-    pub(super) process: Builder,
+    what: What,
     pub(super) is_optional: bool,
+}
+
+#[derive(Debug, Clone)]
+enum What {
+    Process(Box<Builder>),
+    Supervisor(Supervisor),
 }
 
 impl Child {
@@ -44,17 +52,39 @@ impl Child {
         self.is_optional = true;
         self
     }
+
+    fn name(&self) -> String {
+        match &self.what {
+            What::Process(builder) => builder.called(),
+            What::Supervisor(supervisor) => supervisor.name().to_owned(),
+        }
+    }
+
+    pub(super) fn kin(&self) -> Result<Kin> {
+        Ok(match &self.what {
+            What::Process(builder) => Kin::Process(Builder::clone(builder).build()?),
+            What::Supervisor(supervisor) => Kin::Supervisor(supervisor.clone()),
+        })
+    }
 }
 
 impl From<Builder> for Child {
     fn from(process: Builder) -> Child {
-        Child { process, is_optional: false }
+        Child { what: What::Process(Box::new(process)), is_optional: false }
+    }
+}
+
+impl From<Supervisor> for Child {
+    /// It becomes a branch of a tree: started, stopped and, where it has failed, restarted by the other one
+    /// ([`SupervisorBuilder::restart`]).
+    fn from(supervisor: Supervisor) -> Child {
+        Child { what: What::Supervisor(supervisor), is_optional: false }
     }
 }
 
 impl fmt::Debug for Child {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Child").field("process", &self.process).field("is_optional", &self.is_optional).finish()
+        f.debug_struct("Child").field("what", &self.what).field("is_optional", &self.is_optional).finish()
     }
 }
 
@@ -64,16 +94,23 @@ impl fmt::Debug for Child {
 pub struct SupervisorBuilder {
     name: String,
     strategy: Strategy,
-    intensity: Option<Intensity>,
     children: Vec<(Child, Needs)>,
-    signals: Signals,
+    rules: Rules,
+}
+
+/// What holds for it from its first start to its last.
+#[derive(Clone)]
+pub(super) struct Rules {
+    pub(super) intensity: Option<Intensity>,
+    pub(super) restart: Restart,
+    pub(super) signals: Signals,
 }
 
 impl SupervisorBuilder {
     pub(super) fn new() -> SupervisorBuilder {
         let name = "supervisor".to_owned();
-        let (strategy, signals) = (Strategy::default(), Signals::default());
-        SupervisorBuilder { name, strategy, intensity: None, children: Vec::new(), signals }
+        let rules = Rules { intensity: None, restart: Restart::on_failure(), signals: Signals::default() };
+        SupervisorBuilder { name, strategy: Strategy::default(), children: Vec::new(), rules }
     }
 
     /// What it is called in errors, events and logs; not empty. Default: `supervisor`.
@@ -95,7 +132,14 @@ impl SupervisorBuilder {
     /// makes the supervisor fail all the same. This one is for what goes wrong with several at once: choose it with their number in mind, since
     /// what one of them meets (a full disk, no memory) all may meet in the same moment. (Erlang/OTP: 1 within 5 s.)
     pub fn intensity(mut self, restarts: u32, within: Duration) -> SupervisorBuilder {
-        self.intensity = Some(Intensity { restarts, within });
+        self.rules.intensity = Some(Intensity { restarts, within });
+        self
+    }
+
+    /// As a child of another one: whether, when and how often it is started again after it has failed. Default: [`Restart::on_failure`], with its limit of
+    /// 8 in 60 s. Without a meaning for one that is nobody's child.
+    pub fn restart(mut self, restart: Restart) -> SupervisorBuilder {
+        self.rules.restart = restart;
         self
     }
 
@@ -123,14 +167,14 @@ impl SupervisorBuilder {
     /// What SIGHUP means while [`run`](Supervisor::run) does: by custom, to read the configuration again. It is called on a thread for callbacks, one at a time,
     /// and keeps nothing else waiting. Default: none, and SIGHUP stops as SIGTERM does.
     pub fn on_reload(mut self, call: impl Fn(&Supervisor) + Send + Sync + 'static) -> SupervisorBuilder {
-        self.signals.on_reload = Some(Arc::new(call));
+        self.rules.signals.on_reload = Some(Arc::new(call));
         self
     }
 
     /// Passes a signal to this program on to children of these names, those that run, while [`run`](Supervisor::run) does. SIGTERM and SIGINT stop, and are not
     /// passed on; SIGHUP may be, and then it does not stop.
     pub fn forward<N: Into<String>>(mut self, signal: Signal, to: impl IntoIterator<Item = N>) -> SupervisorBuilder {
-        self.signals.forwarded.push((signal, to.into_iter().map(Into::into).collect()));
+        self.rules.signals.forwarded.push((signal, to.into_iter().map(Into::into).collect()));
         self
     }
 
@@ -146,17 +190,17 @@ impl SupervisorBuilder {
         if self.name.is_empty() {
             return Err(refuse("a supervisor needs a name that is not empty".to_owned()));
         }
-        if self.intensity.is_some_and(|intensity| intensity.restarts > 0 && intensity.within.is_zero()) {
+        if self.rules.intensity.is_some_and(|intensity| intensity.restarts > 0 && intensity.within.is_zero()) {
             return Err(refuse(
                 "an intensity within zero seconds never counts two restarts: give a longer time".to_owned(),
             ));
         }
-        let named: Vec<_> =
-            self.children.iter().map(|(child, needs)| (child.process.called(), needs.clone())).collect();
+        self.rules.restart.check().map_err(refuse)?;
+        let named: Vec<_> = self.children.iter().map(|(child, needs)| (child.name(), needs.clone())).collect();
         let order = order::in_order(&named).map_err(refuse)?;
         self.check_forwarded().map_err(refuse)?;
         let name: Arc<str> = self.name.as_str().into();
-        let inner = Inner::new(name, self.strategy, self.intensity, self.signals);
+        let inner = Inner::new(name, self.strategy, self.rules);
         for (number, needs) in order {
             inner.add(&self.children[number].0, |_| Ok(needs))?;
         }
@@ -164,7 +208,7 @@ impl SupervisorBuilder {
     }
 
     fn check_forwarded(&self) -> Result<(), String> {
-        for (signal, names) in &self.signals.forwarded {
+        for (signal, names) in &self.rules.signals.forwarded {
             if matches!(*signal, Signal::TERM | Signal::INT) {
                 return Err(format!("{signal} stops all children, in order: it is not passed on"));
             }
@@ -175,7 +219,7 @@ impl SupervisorBuilder {
             if is_reserved {
                 return Err(format!("{signal} is nothing that a program can pass on"));
             }
-            let is_there = |name: &String| self.children.iter().any(|(child, _)| child.process.called() == *name);
+            let is_there = |name: &String| self.children.iter().any(|(child, _)| child.name() == *name);
             if let Some(name) = names.iter().find(|name| !is_there(name)) {
                 return Err(format!("{signal} is to be passed on to `{name}`, and there is no child of that name"));
             }
@@ -186,9 +230,10 @@ impl SupervisorBuilder {
 
 impl fmt::Debug for SupervisorBuilder {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let SupervisorBuilder { name, strategy, intensity, children, signals } = self;
+        let SupervisorBuilder { name, strategy, children, rules: Rules { intensity, restart, signals } } = self;
         let mut out = f.debug_struct("SupervisorBuilder");
         out.field("name", name).field("strategy", strategy).field("intensity", intensity).field("children", children);
+        out.field("restart", restart);
         out.field("forwarded", &signals.forwarded).finish_non_exhaustive()
     }
 }

@@ -5,11 +5,10 @@ use std::sync::Arc;
 use super::builder::Child;
 use super::core::{Core, Inner};
 use super::handle::Patience;
+use super::kin::Kin;
 use super::strategy::{Event, Place};
-use super::working::cause;
 use crate::error::{Kind, Result};
 use crate::failure::{Failure, What};
-use crate::process::Process;
 use crate::sys::locked;
 use crate::wait::Wait;
 
@@ -32,12 +31,12 @@ impl Inner {
         };
         let place = self.add(child, needs)?;
         // What is removed again can still be asked how it ended.
-        let (process, runs) = self.turn(|core| {
+        let (kin, runs) = self.turn(|core| {
             core.feed(Event::Added);
-            (core.member(place).map(|member| member.process.clone()), core.plan.is_on())
+            (core.member(place).map(|member| member.kin.clone()), core.plan.is_on())
         });
-        if let Some(process) = process.filter(|_| runs) {
-            self.until_up(OPERATION, place, &process, 0, u64::MAX, patience)?;
+        if let Some(kin) = kin.filter(|_| runs) {
+            self.until_up(OPERATION, place, &kin, 0, u64::MAX, patience)?;
         }
         Ok(())
     }
@@ -52,7 +51,7 @@ impl Inner {
         let place = self.turn(|core| {
             let place = core.place_of(name).ok_or_else(|| self.error(OPERATION, Kind::NoChild(name.to_owned())))?;
             if let Some(other) = core.plan.dependent_of(place).and_then(|other| core.member(other)) {
-                let problem = format!("`{}` comes after `{name}`: remove that first", other.process.name());
+                let problem = format!("`{}` comes after `{name}`: remove that first", other.kin.name());
                 return Err(self.error(OPERATION, Kind::Invalid(problem)));
             }
             core.feed(Event::Remove(place));
@@ -67,18 +66,18 @@ impl Inner {
         self.check_owner(OPERATION)?;
         let patience = Patience::from(wait);
         self.check_callback(OPERATION, patience)?;
-        let (place, process, readies, falls) = self.turn(|core| {
+        let (place, kin, readies, falls) = self.turn(|core| {
             let place = core.place_of(name).ok_or_else(|| self.error(OPERATION, Kind::NoChild(name.to_owned())))?;
             if !core.plan.is_on() {
                 return Err(self.error(OPERATION, Kind::NotRunning));
             }
             let Some(member) = core.member_mut(place) else { return Err(self.error(OPERATION, Kind::NotRunning)) };
             member.anew = true;
-            let before = (place, member.process.clone(), member.readies, member.falls);
+            let before = (place, member.kin.clone(), member.readies, member.falls);
             core.feed(Event::Restart(place));
             Ok(before)
         })?;
-        self.until_up(OPERATION, place, &process, readies, falls, patience)
+        self.until_up(OPERATION, place, &kin, readies, falls, patience)
     }
 
     /// From now on who waits hears of single children. The number of the start.
@@ -93,7 +92,7 @@ impl Inner {
         &self,
         operation: &'static str,
         place: Place,
-        process: &Process,
+        kin: &Kin,
         readies: u64,
         falls: u64,
         patience: Patience,
@@ -112,8 +111,7 @@ impl Inner {
             None | Some(Ok(())) => Ok(()),
             Some(Err(true)) => Err(self.error(operation, Kind::Stopped)),
             Some(Err(false)) => {
-                let status = process.status();
-                let failure = Failure::new(Arc::clone(&status.name), What::NotStarted, cause(status));
+                let failure = Failure::new(kin.name().into(), What::NotStarted, kin.cause().0);
                 Err(self.error(operation, Kind::Failed(failure)))
             }
         }

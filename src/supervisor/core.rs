@@ -6,24 +6,32 @@
 
 use std::collections::VecDeque;
 use std::sync::atomic::AtomicUsize;
-use std::sync::{Arc, Mutex, Weak};
+use std::sync::{Arc, Mutex};
 use std::time::Instant;
 
+use super::above::Above;
 use super::account::Member;
-use super::builder::Child;
+use super::builder::{Child, Rules};
+use super::kin::Kin;
 use super::run::{Reloads, Signals};
 use super::strategy::{Action, Event, Intensity, Place, Plan, Strategy, Traits};
+use crate::callbacks::Callbacks;
 use crate::error::{Error, Kind, Result, Who};
 use crate::failure::Failure;
 use crate::policy::Restart;
 use crate::process::monitor::{self, Monitor};
-use crate::process::{Overseer, Queue, State};
+use crate::process::{Queue, State, Subscriber};
+use crate::reaper::Reaper;
 use crate::sys;
 use crate::sys::locked;
 
 pub(super) struct Inner {
     pub(super) name: Arc<str>,
+    /// With the reaper.
+    pub(super) id: u64,
     pub(super) intensity: Option<Intensity>,
+    /// As a child of another one.
+    pub(super) restart: Restart,
     pub(super) signals: Signals,
     pub(super) reloads: Reloads,
     /// For the text of an error.
@@ -56,16 +64,14 @@ pub(super) struct Core {
     pub(super) watchers: usize,
     /// Until all are down, however many handles there are.
     pub(super) itself: Option<Arc<Inner>>,
-    pub(super) subscribers: Vec<Weak<Queue>>,
+    pub(super) subscribers: Vec<Subscriber>,
+    /// Where it is a child.
+    pub(super) above: Option<Above>,
 }
 
 impl Inner {
-    pub(super) fn new(
-        name: Arc<str>,
-        strategy: Strategy,
-        intensity: Option<Intensity>,
-        signals: Signals,
-    ) -> Arc<Inner> {
+    pub(super) fn new(name: Arc<str>, strategy: Strategy, rules: Rules) -> Arc<Inner> {
+        let Rules { intensity, restart, signals } = rules;
         let core = Core {
             plan: Plan::new(strategy, intensity),
             members: Vec::new(),
@@ -79,10 +85,13 @@ impl Inner {
             watchers: 0,
             itself: None,
             subscribers: Vec::new(),
+            above: None,
         };
         Arc::new(Inner {
             name,
+            id: Reaper::get().new_id(),
             intensity,
+            restart,
             signals,
             reloads: Reloads::default(),
             owner_pid: sys::process::pid(),
@@ -106,30 +115,54 @@ impl Inner {
         Error::new(Who { name: Arc::clone(&self.name), pid: None }, operation, kind)
     }
 
+    /// Events of its children and its own go there as well. `is_shared`: those of others do, too.
+    pub(super) fn subscribe(&self, queue: &Arc<Queue>, is_shared: bool) {
+        let adding = locked(&self.adding);
+        let mut core = self.core.lock();
+        core.subscribers.retain(|subscriber| subscriber.queue.strong_count() > 0);
+        core.subscribers.push(Subscriber { queue: Arc::downgrade(queue), is_shared });
+        let all: Vec<_> = core.all().map(|(_, member)| member.kin.clone()).collect();
+        drop(core);
+        all.iter().for_each(|kin| kin.tell(queue));
+        drop(adding);
+    }
+
+    /// The process in one of whose callbacks this thread is.
+    pub(super) fn calling_here(&self) -> Option<Arc<str>> {
+        let all: Vec<_> = self.core.lock().all().map(|(_, member)| member.kin.clone()).collect();
+        all.iter().find_map(Kin::calling_here)
+    }
+
+    /// A thread of ours may hold it last: what the user's closures captured is dropped with it, elsewhere.
+    pub(super) fn let_go(self: Arc<Self>) {
+        if let Some(inner) = Arc::into_inner(self) {
+            Callbacks::get().run(move || drop(inner));
+        }
+    }
+
     /// One more child, which is started with the others. `needs` says whom it needs, under the lock.
     pub(super) fn add(
         self: &Arc<Self>,
         child: &Child,
         needs: impl FnOnce(&Core) -> Result<Vec<Place>>,
     ) -> Result<Place> {
-        let process = child.process.clone().build()?;
+        let kin = child.kin()?;
         let adding = locked(&self.adding);
-        let core = self.core.lock();
-        if core.place_of(process.name()).is_some() {
-            let problem = format!("it has a child `{}` already", process.name());
+        let mut core = self.core.lock();
+        if core.place_of(kin.name()).is_some() {
+            let problem = format!("it has a child `{}` already", kin.name());
             return Err(self.error("add a child to", Kind::Invalid(problem)));
         }
         let (place, needs) = (core.members.len(), needs(&core)?);
-        let subscribers: Vec<_> = core.subscribers.iter().filter_map(Weak::upgrade).collect();
+        let queues = core.queues();
         drop(core);
-        let by: Weak<Inner> = Arc::downgrade(self);
-        process.put_under(by as Weak<dyn Overseer>, place, Restart::always())?;
-        subscribers.iter().for_each(|queue| process.tell(queue));
-        let traits = Traits { is_temporary: process.is_temporary(), is_optional: child.is_optional };
+        kin.put_under(self, place)?;
+        queues.iter().for_each(|queue| kin.tell(queue));
+        let traits = Traits { is_temporary: kin.is_temporary(), is_optional: child.is_optional };
         let mut core = self.core.lock();
         let planned = core.plan.add(needs, traits);
         debug_assert_eq!(planned, place);
-        core.members.push(Some(Member::new(process)));
+        core.members.push(Some(Member::new(kin)));
         drop((core, adding));
         Ok(place)
     }
@@ -142,10 +175,11 @@ impl Drop for Inner {
             return;
         }
         let core = self.core.get_mut();
-        let queues: Vec<_> = core.subscribers.iter().filter_map(Weak::upgrade).collect();
+        let alone = core.subscribers.iter().filter(|subscriber| !subscriber.is_shared);
+        let queues: Vec<_> = alone.filter_map(|subscriber| subscriber.queue.upgrade()).collect();
         queues.iter().filter_map(|queue| queue.end()).for_each(monitor::wake);
         // Who still has a handle of one may do with it what he likes.
-        core.members.iter().flatten().for_each(|member| member.process.set_free());
+        core.members.iter().flatten().for_each(|member| member.kin.set_free());
     }
 }
 
@@ -155,6 +189,20 @@ impl Core {
         let mut actions = Vec::new();
         self.plan.step(event, Instant::now(), &mut actions);
         self.actions.extend(actions);
+    }
+
+    pub(super) fn begin(&mut self, inner: &Arc<Inner>) {
+        (self.is_resting, self.failure) = (false, None);
+        self.itself = Some(Arc::clone(inner));
+        self.starts += 1;
+        self.members.iter_mut().flatten().for_each(|member| member.anew = true);
+        self.feed(Event::Start);
+    }
+
+    /// Of all who subscribed.
+    pub(super) fn queues(&mut self) -> Vec<Arc<Queue>> {
+        self.subscribers.retain(|subscriber| subscriber.queue.strong_count() > 0);
+        self.subscribers.iter().filter_map(|subscriber| subscriber.queue.upgrade()).collect()
     }
 
     pub(super) fn member(&self, place: Place) -> Option<&Member> {
@@ -170,11 +218,12 @@ impl Core {
     }
 
     pub(super) fn place_of(&self, name: &str) -> Option<Place> {
-        self.all().find(|(_, member)| member.process.name() == name).map(|(place, _)| place)
+        self.all().find(|(_, member)| member.kin.name() == name).map(|(place, _)| place)
     }
 
     pub(super) fn state(&self) -> State {
         match self.plan.phase() {
+            _ if self.above.as_ref().is_some_and(Above::is_waiting) => State::Backoff,
             _ if self.is_resting && self.failure.is_some() => State::Failed,
             _ if self.is_resting => State::Idle,
             phase => phase.shown(),

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use super::builder::{Child, SupervisorBuilder};
 use super::core::{Core, Inner};
+use super::kin::Kin;
 use super::status::SupervisorStatus;
 use super::strategy::Event;
 use crate::callbacks::Callbacks;
@@ -86,6 +87,7 @@ impl Supervisor {
     /// # Errors
     ///
     /// - [`Error::is_running`](crate::Error::is_running): it was started and has not come to rest.
+    /// - [`Error::is_supervised`](crate::Error::is_supervised): it is a child of another one, which alone starts it.
     /// - [`Error::failure`](crate::Error::failure): which child did not become ready, and why.
     /// - [`Error::is_stopped`](crate::Error::is_stopped): somebody stopped it before all were ready.
     /// - [`Error::is_timeout`](crate::Error::is_timeout): the patience passed. The start goes on.
@@ -98,14 +100,13 @@ impl Supervisor {
         inner.check_callback(OPERATION, patience)?;
         inner.prepare_threads()?;
         let start = inner.turn(|core| {
+            if core.above.is_some() {
+                return Err(inner.error(OPERATION, Kind::Overseen));
+            }
             if !core.is_resting {
                 return Err(inner.error(OPERATION, Kind::Running));
             }
-            (core.is_resting, core.failure) = (false, None);
-            core.itself = Some(Arc::clone(inner));
-            core.starts += 1;
-            core.members.iter_mut().flatten().for_each(|member| member.anew = true);
-            core.feed(Event::Start);
+            core.begin(inner);
             Ok(core.starts)
         })?;
         let outcome = |core: &Core| match core {
@@ -236,8 +237,7 @@ impl Supervisor {
     /// Those of [`restart`](Supervisor::restart).
     pub fn rolling_restart(&self) -> Result<()> {
         self.inner.check_owner("restart")?;
-        let names: Vec<String> =
-            self.inner.core.lock().all().map(|(_, member)| member.process.name().to_owned()).collect();
+        let names: Vec<String> = self.inner.core.lock().all().map(|(_, member)| member.kin.name().to_owned()).collect();
         names.iter().try_for_each(|name| self.inner.restart(name, Wait::Yes))
     }
 
@@ -248,8 +248,19 @@ impl Supervisor {
             return None;
         }
         let core = self.inner.core.lock();
-        let (_, member) = core.all().find(|(_, member)| member.process.name() == name)?;
-        Some(member.process.clone())
+        core.member(core.place_of(name)?)?.kin.process().cloned()
+    }
+
+    /// A child that is a supervisor.
+    pub fn supervisor(&self, name: &str) -> Option<Supervisor> {
+        if self.inner.is_foreign() {
+            return None;
+        }
+        let core = self.inner.core.lock();
+        match &core.member(core.place_of(name)?)?.kin {
+            Kin::Supervisor(supervisor) => Some(supervisor.clone()),
+            Kin::Process(_) => None,
+        }
     }
 
     /// What it is called.
@@ -265,9 +276,9 @@ impl Supervisor {
         }
         let core = self.inner.core.lock();
         let (state, failure) = (core.state(), core.failure.clone());
-        let processes: Vec<_> = core.all().map(|(_, member)| member.process.clone()).collect();
+        let all: Vec<_> = core.all().map(|(_, member)| member.kin.clone()).collect();
         drop(core);
-        SupervisorStatus { name, state, failure, children: processes.iter().map(Process::status).collect() }
+        SupervisorStatus { name, state, failure, children: all.iter().map(Kin::status).collect() }
     }
 
     /// The events of all children from now on, of those too that are added later, and its own, in one stream: in the order in which they happened.
@@ -277,14 +288,7 @@ impl Supervisor {
             drop(events.queue().end());
             return events;
         }
-        let adding = crate::sys::locked(&self.inner.adding);
-        let mut core = self.inner.core.lock();
-        core.subscribers.retain(|queue| queue.strong_count() > 0);
-        core.subscribers.push(Arc::downgrade(events.queue()));
-        let processes: Vec<_> = core.all().map(|(_, member)| member.process.clone()).collect();
-        drop(core);
-        processes.iter().for_each(|process| process.tell(events.queue()));
-        drop(adding);
+        self.inner.subscribe(events.queue(), false);
         events
     }
 }
@@ -333,8 +337,7 @@ impl Inner {
     /// Those that are on their way somewhere, for a person.
     fn under_way(&self) -> String {
         let core = self.core.lock();
-        let names: Vec<_> =
-            core.plan.under_way().filter_map(|place| Some(core.member(place)?.process.name())).collect();
+        let names: Vec<_> = core.plan.under_way().filter_map(|place| Some(core.member(place)?.kin.name())).collect();
         match names[..] {
             [] => "nothing under way".to_owned(),
             [ref first @ .., last] if !first.is_empty() => format!("`{}` and `{last}` under way", first.join("`, `")),
@@ -347,11 +350,7 @@ impl Inner {
         if patience == Patience::None {
             return Ok(());
         }
-        let core = self.core.lock();
-        let within = core.all().find(|(_, member)| member.process.is_calling_here());
-        let name = within.map(|(_, member)| Arc::<str>::from(member.process.name()));
-        drop(core);
-        name.map_or(Ok(()), |name| Err(self.error(operation, Kind::WithinCallback(name))))
+        self.calling_here().map_or(Ok(()), |name| Err(self.error(operation, Kind::WithinCallback(name))))
     }
 
     /// Now, so that no child can be left without.

@@ -1,10 +1,12 @@
 //! Trees of processes that stay up.
 
+mod above;
 mod account;
 mod builder;
 mod changes;
 mod core;
 mod handle;
+mod kin;
 mod order;
 mod run;
 mod status;
@@ -13,5 +15,5 @@ mod working;
 
 pub use builder::{Child, SupervisorBuilder};
 pub use handle::Supervisor;
-pub use status::SupervisorStatus;
+pub use status::{ChildStatus, SupervisorStatus};
 pub use strategy::Strategy;

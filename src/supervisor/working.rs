@@ -5,10 +5,11 @@ use std::time::SystemTime;
 
 use super::account::event;
 use super::core::{Core, Inner};
+use super::kin::Kin;
 use super::strategy::{Action, Failure as Why, Intensity, Notice, Place};
 use crate::callbacks::Callbacks;
-use crate::failure::{Cause, Failure, What};
-use crate::process::{Event, EventKind, Overseer, Status, Tiding, monitor};
+use crate::failure::{Failure, What};
+use crate::process::{Event, EventKind, Overseer, Tiding, monitor};
 
 impl Inner {
     /// Does something with the plan, and then all that follows from it, unless somebody does that already.
@@ -40,15 +41,15 @@ impl Inner {
     }
 
     /// Does something with a child, with no lock held.
-    fn with_child<R>(&self, place: Place, act: impl FnOnce(&crate::process::Process) -> R) -> Option<R> {
-        let process = self.core.lock().member(place)?.process.clone();
-        let result = act(&process);
-        process.give_back();
+    fn with_child<R>(&self, place: Place, act: impl FnOnce(&Kin) -> R) -> Option<R> {
+        let kin = self.core.lock().member(place)?.kin.clone();
+        let result = act(&kin);
+        kin.give_back();
         Some(result)
     }
 
     fn look(self: &Arc<Self>, place: Place) {
-        let tidings = self.with_child(place, |process| process.take_tidings()).unwrap_or_default();
+        let tidings = self.with_child(place, Kin::take_tidings).unwrap_or_default();
         let mut core = self.core.lock();
         for tiding in tidings {
             let (was_asked, is_starting) = (core.plan.is_stopping(place), core.plan.is_starting(place));
@@ -70,11 +71,11 @@ impl Inner {
                 let mut core = self.core.lock();
                 let anew = core.member_mut(place).is_some_and(|member| std::mem::take(&mut member.anew));
                 drop(core);
-                self.with_child(place, |process| process.launch(anew));
+                self.with_child(place, |kin| kin.launch(anew));
             }
-            Action::Permit(place) => _ = self.with_child(place, |process| process.permit()),
-            Action::Stop(place) => _ = self.with_child(place, |process| process.ask_to_end(false)),
-            Action::Kill(place) => _ = self.with_child(place, |process| process.ask_to_end(true)),
+            Action::Permit(place) => _ = self.with_child(place, Kin::permit),
+            Action::Stop(place) => _ = self.with_child(place, |kin| kin.ask_to_end(false)),
+            Action::Kill(place) => _ = self.with_child(place, |kin| kin.ask_to_end(true)),
             Action::Tell(notice) => self.tell(notice),
         }
     }
@@ -86,7 +87,9 @@ impl Inner {
                 self.emit(EventKind::Ready);
                 let mut core = self.core.lock();
                 core.ups = core.starts;
+                core.note_up();
                 self.core.release(core, true, true);
+                self.tell_above();
             }
             Notice::Failing(why) => {
                 let failure = self.failure(why);
@@ -105,59 +108,49 @@ impl Inner {
                 let member = core.members.get_mut(place).and_then(Option::take);
                 self.core.release(core, true, false);
                 if let Some(member) = member {
-                    member.process.set_free();
-                    member.process.give_back();
+                    member.kin.set_free();
+                    member.kin.give_back();
                 }
             }
             Notice::Down => {
                 self.emit(EventKind::AllStopped);
                 let mut core = self.core.lock();
                 core.is_resting = true;
+                core.note_down(self);
                 let itself = core.itself.take();
                 self.core.release(core, true, true);
                 // (Who is at work has another.)
                 drop(itself);
+                self.tell_above();
             }
         }
     }
 
     fn failure(&self, why: Why) -> Option<Failure> {
         let (Why::NotStarted(place) | Why::Child(place) | Why::TooMany(place)) = why;
-        let status = self.with_child(place, |process| process.status())?;
+        let (name, (cause, gave_up)) = self.with_child(place, |kin| (Arc::<str>::from(kin.name()), kin.cause()))?;
         let what = match why {
             Why::NotStarted(_) => What::NotStarted,
-            Why::Child(_) => What::GaveUp(status.gave_up),
+            Why::Child(_) => What::GaveUp(gave_up),
             Why::TooMany(_) => {
                 let Intensity { restarts, within } = self.intensity?;
                 What::TooMany { restarts, within }
             }
         };
-        Some(Failure::new(Arc::clone(&status.name), what, cause(status)))
+        Some(Failure::new(name, what, cause))
     }
 
     /// Tells those who subscribed of something that is not a child's.
     pub(super) fn emit(&self, kind: EventKind) {
-        let mut core = self.core.lock();
-        core.subscribers.retain(|queue| queue.strong_count() > 0);
-        let queues: Vec<_> = core.subscribers.iter().filter_map(std::sync::Weak::upgrade).collect();
-        drop(core);
+        let queues = self.core.lock().queues();
         let event = Event { at: SystemTime::now(), process: Arc::clone(&self.name), pid: None, kind };
         queues.iter().filter_map(|queue| queue.push(event.clone())).for_each(monitor::wake);
     }
 }
 
-/// How a child ended last, or why it could not be started since.
-pub(super) fn cause(status: Status) -> Option<Cause> {
-    let of_exit = |exit| Cause::Exit(exit);
-    status.error.map(Cause::NotCreated).or_else(|| status.exit.map(of_exit))
-}
-
 impl Overseer for Inner {
     fn look_at(self: Arc<Self>, place: Place) {
         self.turn(|core| core.looks.push_back(place));
-        // What the user's closures captured may be dropped with the last of it.
-        if let Some(inner) = Arc::into_inner(self) {
-            Callbacks::get().run(move || drop(inner));
-        }
+        self.let_go();
     }
 }

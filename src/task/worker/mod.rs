@@ -10,6 +10,7 @@
 
 mod board;
 mod builder;
+mod current;
 mod home;
 mod host;
 mod inbox;
@@ -22,7 +23,6 @@ mod thread;
 mod wire;
 
 use std::any::Any;
-use std::collections::VecDeque;
 use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
@@ -38,9 +38,9 @@ use crate::forkserver::{captures_nothing, decode_argument};
 use crate::sys::image::{Argument, Entry, the_only};
 use crate::sys::locked;
 use builder::Options;
+use current::{Current, Now};
 use home::{Home, Homes, Queued};
 use host::answering;
-use link::Link;
 use thread::Thread;
 use wire::Lane;
 
@@ -97,20 +97,6 @@ pub struct Worker {
 enum Form {
     Process(Box<Options>),
     Thread,
-}
-
-#[derive(Default)]
-struct Current {
-    /// The first is started by `build`, and one that has ended is replaced at the next call.
-    now: Option<Now>,
-    /// Those that were replaced, and have calls to finish.
-    before: VecDeque<Arc<Link>>,
-    is_closed: bool,
-}
-
-enum Now {
-    Process(Arc<Link>),
-    Thread(Arc<Thread>),
 }
 
 impl Worker {
@@ -338,36 +324,6 @@ impl Worker {
             link.launch()?;
         }
         Ok((home, queued))
-    }
-}
-
-impl Current {
-    fn home(&self) -> Option<Arc<dyn Home>> {
-        Some(match self.now.as_ref()? {
-            Now::Process(link) => Arc::clone(link) as Arc<dyn Home>,
-            Now::Thread(thread) => Arc::clone(thread) as Arc<dyn Home>,
-        })
-    }
-
-    /// They end one after the other.
-    fn forget_ended(&mut self) {
-        while self.before.front().is_some_and(|link| !link.is_there()) {
-            self.before.pop_front();
-        }
-    }
-
-    /// Where several are there, those that were replaced finish first.
-    fn pid(&self) -> Option<u32> {
-        self.before.iter().find_map(|link| link.pid()).or_else(|| self.home()?.pid())
-    }
-
-    /// The one that takes calls.
-    fn good(&self, form: &Form) -> Option<Arc<dyn Home>> {
-        let home = self.home().filter(|home| !self.is_closed && home.over().is_none());
-        home.filter(|home| match form {
-            Form::Process(options) => options.has_calls_left(home.calls()),
-            Form::Thread => true,
-        })
     }
 }
 

@@ -5,6 +5,7 @@ mod lives;
 mod order;
 mod run;
 mod strategies;
+mod trees;
 
 use std::path::Path;
 use std::time::Duration;

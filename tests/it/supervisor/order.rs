@@ -19,7 +19,7 @@ tests! {
         row.start(true).unwrap();
         let status = row.status();
         assert_eq!(status.state, State::Ready);
-        assert!(status.children.iter().all(|child| child.state == State::Ready));
+        assert!(status.children.iter().all(|child| child.state() == State::Ready));
         assert!(row.start(true).unwrap_err().is_running());
         row.stop(true).unwrap();
         assert!(children().is_empty());
@@ -29,7 +29,7 @@ tests! {
         assert_eq!(story(events, is_up_or_down, is_down), expected);
         let status = row.join().unwrap();
         assert_eq!(status.state, State::Idle);
-        assert!(status.failure.is_none() && status.children.iter().all(|child| child.exit.is_some()));
+        assert!(status.failure.is_none() && status.children.iter().all(|child| child.exit().is_some()));
     }
 
     fn those_that_do_not_need_each_other_start_side_by_side() {
@@ -137,7 +137,7 @@ tests! {
         let stack = Supervisor::builder().child(stubborn("a")).child(stubborn("b")).build().unwrap();
         stack.start(true).unwrap();
         stack.stop(true).unwrap();
-        let exits: Vec<_> = stack.status().children.into_iter().map(|child| child.exit.unwrap()).collect();
+        let exits: Vec<_> = stack.status().children.iter().map(|child| child.exit().unwrap().clone()).collect();
         assert!(exits.iter().all(|exit| exit.signal() == Some(Signal::USR1) && exit.requested()), "{exits:?}");
         let deaf = |name: &str| stubborn(name).stop(Stop::signal(Signal::TERM, Duration::MAX));
         let stack = Supervisor::builder().child(deaf("a")).child(deaf("b")).build().unwrap();
@@ -145,7 +145,7 @@ tests! {
         let error = stack.stop(Duration::from_millis(1)).unwrap_err();
         assert!(error.is_timeout() && error.to_string().contains("`b` under way"), "{error}");
         stack.kill(true).unwrap();
-        let exits: Vec<_> = stack.status().children.into_iter().map(|child| child.exit.unwrap()).collect();
+        let exits: Vec<_> = stack.status().children.iter().map(|child| child.exit().unwrap().clone()).collect();
         assert!(exits.iter().all(|exit| exit.signal() == Some(Signal::KILL)), "{exits:?}");
     }
 

@@ -57,7 +57,7 @@ tests! {
             send(Raw::SIGINT);
             runs.join().unwrap()
         });
-        assert_eq!(end.unwrap().children[0].exit.as_ref().unwrap().signal(), Some(Signal::KILL));
+        assert_eq!(end.unwrap().children[0].exit().unwrap().signal(), Some(Signal::KILL));
     }
 
     fn a_hangup_reloads_and_a_reload_that_blocks_or_panics_holds_nothing_up() {
@@ -66,7 +66,7 @@ tests! {
         let gate = std::sync::Mutex::new(gate);
         let reload = move |stack: &Supervisor| {
             told.send(stack.restart("a", true).is_ok()).unwrap();
-            if stack.status().children[0].generation == 2 {
+            if stack.status().children[0].process().unwrap().generation == 2 {
                 panic!("for the test");
             }
             let _ = gate.lock().unwrap().recv();
@@ -79,7 +79,7 @@ tests! {
             }
             send(Raw::SIGTERM);
         });
-        assert_eq!(end.unwrap().children[0].generation, 3);
+        assert_eq!(end.unwrap().children[0].process().unwrap().generation, 3);
         drop(release);
     }
 
