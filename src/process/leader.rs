@@ -88,7 +88,7 @@ impl Turn<'_> {
             let Some(run) = &mut self.core.run else { return };
             run.relook = None;
             run.unwatch_leader();
-            run.ended = Some(ended);
+            (run.ended, run.saw_end) = (Some(ended), Some(now));
             self.close_gate();
             self.feed(Event::LeaderExited(ended.reason));
         }

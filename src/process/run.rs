@@ -57,6 +57,8 @@ pub(super) struct Run {
     pub(super) is_lent: bool,
     /// How the leader ended, once it has.
     pub(super) ended: Option<Ended>,
+    /// When that was seen.
+    pub(super) saw_end: Option<Instant>,
     pub(super) pipes: [Option<Pipe>; 2],
     pub(super) gate: Gate,
     gate_token: Option<Token>,
@@ -139,6 +141,7 @@ impl Run {
             pidfd_token: None,
             is_lent: false,
             ended: None,
+            saw_end: None,
             pipes: launched.captured.map(|fd| fd.map(|fd| Pipe { fd, token: None, paused: false })),
             gate: launched.gate,
             gate_token: None,

@@ -143,10 +143,12 @@ impl Inner {
     /// Waits for any change of it; and looks itself before it gives up.
     pub(super) fn wait<T>(self: &Arc<Self>, until: Option<Instant>, done: impl Fn(&Core) -> Option<T>) -> Option<T> {
         self.core.wait(self.lock(), until, &done).or_else(|| {
-            self.turn(|turn| {
+            let (found, saw_end) = self.turn(|turn| {
                 turn.catch_up();
-                done(&turn.core)
-            })
+                (done(&turn.core), turn.core.run.as_ref().and_then(|run| run.saw_end))
+            });
+            // Whose leader has ended just now is perhaps over as soon as somebody has looked who is left.
+            found.or_else(|| self.core.wait(self.lock(), Some(saw_end? + MOMENT), &done))
         })
     }
 
@@ -231,6 +233,8 @@ impl Drop for Joining {
 
 /// As much as two pipes and two unfinished lines may hold is still looked at when a limit is over.
 const LAST_BYTES: usize = 192 << 10;
+/// For the end of a run whose leader has ended.
+const MOMENT: Duration = Duration::from_millis(100);
 const NO_LINE: &str = "no such line";
 
 /// A place in the captured output, for as long as a caller waits for a line.

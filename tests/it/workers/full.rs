@@ -202,7 +202,7 @@ tests! {
         assert_eq!(worker.invoke(square, 2).unwrap(), 4);
         let mut waits = worker.schedule(square, 3).unwrap();
         assert!(matches!(waits.wait_timeout(Duration::from_millis(5)), Err(TaskError::TimedOut)));
-        assert!(worker.pid().is_some());
+        eventually("the next process is there", || worker.pid().is_some());
         worker.terminate();
         assert!(matches!(waits.wait_timeout(LONG), Err(TaskError::Cancelled)));
     }
