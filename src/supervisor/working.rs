@@ -104,11 +104,12 @@ impl Inner {
                 }
             }
             Notice::Removed(place) => {
+                // Who waits until it is gone may have plans for it.
+                self.with_child(place, Kin::set_free);
                 let mut core = self.core.lock();
                 let member = core.members.get_mut(place).and_then(Option::take);
                 self.core.release(core, true, false);
                 if let Some(member) = member {
-                    member.kin.set_free();
                     member.kin.give_back();
                 }
             }
