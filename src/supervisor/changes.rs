@@ -9,7 +9,6 @@ use super::kin::Kin;
 use super::strategy::{Event, Place};
 use crate::error::{Kind, Result};
 use crate::failure::{Failure, What};
-use crate::sys::locked;
 use crate::wait::Wait;
 
 impl Inner {
@@ -46,8 +45,6 @@ impl Inner {
         self.check_owner(OPERATION)?;
         let patience = Patience::from(wait);
         self.check_callback(OPERATION, patience)?;
-        // Nobody adds one meanwhile that needs it.
-        let adding = locked(&self.adding);
         let place = self.turn(|core| {
             let place = core.place_of(name).ok_or_else(|| self.error(OPERATION, Kind::NoChild(name.to_owned())))?;
             if let Some(other) = core.plan.dependent_of(place).and_then(|other| core.member(other)) {
@@ -57,7 +54,6 @@ impl Inner {
             core.feed(Event::Remove(place));
             Ok(place)
         })?;
-        drop(adding);
         self.wait(OPERATION, "it is not gone", patience, |core| core.member(place).is_none().then_some(())).map(drop)
     }
 

@@ -13,9 +13,9 @@ use super::above::Above;
 use super::account::Member;
 use super::builder::{Child, Rules};
 use super::kin::Kin;
-use super::run::{Reloads, Signals};
+use super::run::Signals;
 use super::strategy::{Action, Event, Intensity, Place, Plan, Strategy, Traits};
-use crate::callbacks::Callbacks;
+use crate::callbacks::{Callbacks, InOrder};
 use crate::error::{Error, Kind, Result, Who};
 use crate::failure::Failure;
 use crate::policy::Restart;
@@ -33,7 +33,8 @@ pub(super) struct Inner {
     /// As a child of another one.
     pub(super) restart: Restart,
     pub(super) signals: Signals,
-    pub(super) reloads: Reloads,
+    /// Those that wait.
+    pub(super) reloads: Arc<InOrder>,
     /// For the text of an error.
     owner_pid: u32,
     /// Of the program that may touch this one; a fork of it may not.
@@ -93,7 +94,7 @@ impl Inner {
             intensity,
             restart,
             signals,
-            reloads: Reloads::default(),
+            reloads: Arc::default(),
             owner_pid: sys::process::pid(),
             incarnation: sys::process::incarnation(),
             handles: AtomicUsize::new(0),

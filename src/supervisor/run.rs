@@ -7,7 +7,6 @@ use super::core::{Core, Inner};
 use super::handle::Supervisor;
 use super::status::SupervisorStatus;
 use super::strategy::Event;
-use crate::callbacks::InOrder;
 use crate::error::{Kind, Result};
 use crate::panics::guarded;
 use crate::process::monitor;
@@ -128,6 +127,3 @@ impl Inner {
         });
     }
 }
-
-/// The reloads that wait.
-pub(super) type Reloads = Arc<InOrder>;
