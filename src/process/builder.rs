@@ -83,7 +83,8 @@ impl Builder {
         self
     }
 
-    /// Whether, when and how often it is started again. Default: [`Restart::never`].
+    /// Whether, when and how often it is started again. Default: [`Restart::never`]; for a child of a [`Supervisor`](crate::Supervisor)
+    /// [`Restart::always`].
     pub fn restart(mut self, restart: Restart) -> Builder {
         self.config.restart = Some(restart);
         self

@@ -12,7 +12,7 @@ use super::calls::Calling;
 use super::captured::Captured;
 use super::config::Config;
 use super::containment::{Containment, ContainmentLevel};
-use super::events::Subscriber;
+use super::events::{Queue, Subscriber};
 use super::launch;
 use super::monitor::{self, Guard, Monitor};
 use super::overseen::Overseen;
@@ -219,6 +219,11 @@ impl Inner {
 }
 
 impl Core {
+    pub(super) fn add_subscriber(&mut self, queue: &Arc<Queue>, is_shared: bool) {
+        self.subscribers.retain(|subscriber| subscriber.queue.strong_count() > 0);
+        self.subscribers.push(Subscriber { queue: Arc::downgrade(queue), is_shared });
+    }
+
     /// It rests now, or did before it was started by hand.
     pub(super) fn note_rest(&mut self) {
         let generation = self.machine.generation();

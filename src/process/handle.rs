@@ -8,7 +8,7 @@ use std::sync::atomic::Ordering;
 use super::builder::Builder;
 use super::config::Config;
 use super::core::Inner;
-use super::events::{Events, Queue, Subscriber};
+use super::events::{Events, Queue};
 use super::state::{Event, State};
 use super::status::Status;
 use super::target::Target;
@@ -199,10 +199,7 @@ impl Process {
         let events = Events::new();
         self.inner.watch_for_stops();
         match self.inner.lock_own() {
-            Some(mut core) => {
-                core.subscribers.retain(|subscriber| subscriber.queue.strong_count() > 0);
-                core.subscribers.push(Subscriber { queue: Arc::downgrade(events.queue()), is_shared: false });
-            }
+            Some(mut core) => core.add_subscriber(events.queue(), false),
             None => drop(events.queue().end()),
         }
         events
@@ -212,8 +209,7 @@ impl Process {
     pub(crate) fn tell(&self, queue: &Arc<Queue>) {
         self.inner.watch_for_stops();
         if let Some(mut core) = self.inner.lock_own() {
-            core.subscribers.retain(|subscriber| subscriber.queue.strong_count() > 0);
-            core.subscribers.push(Subscriber { queue: Arc::downgrade(queue), is_shared: true });
+            core.add_subscriber(queue, true);
         }
     }
 }
