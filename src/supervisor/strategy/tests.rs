@@ -312,6 +312,17 @@ impl World {
         (0..self.real.len()).filter(|other| self.needs[*other].contains(&place)).collect()
     }
 
+    /// Those that need it, directly or by others that are still there.
+    fn all_dependents(&self, place: Place) -> Vec<Place> {
+        let mut all = vec![place];
+        for other in (0..self.real.len()).filter(|other| !self.removed[*other]) {
+            if self.needs[other].iter().any(|need| all.contains(need)) {
+                all.push(other);
+            }
+        }
+        all.split_off(1)
+    }
+
     fn feed(&mut self, event: Event) {
         let is_down = |place: &Place| matches!(self.real[*place], Real::Down | Real::Held);
         self.barriers.iter_mut().for_each(|(down, _)| down.retain(|place| !is_down(place)));
@@ -339,7 +350,7 @@ impl World {
                     );
                     if !self.is_on {
                         assert!(
-                            self.dependents(place).iter().all(|other| self.is_down(*other)),
+                            self.all_dependents(place).iter().all(|other| self.is_down(*other)),
                             "{action:?} by {event:?}"
                         );
                     }

@@ -91,13 +91,21 @@ tests! {
         fn write(path: PathBuf) {
             std::fs::write(path, "").unwrap();
         }
-        for round in 0..60 {
-            let worker = Worker::builder().task_limit(1).build().unwrap();
+        // So many that it takes a while to end those of the second, when the first has ended already.
+        const CALLS: u64 = 2_000;
+        for round in 0..12 {
+            let worker = Worker::builder().task_limit(CALLS).build().unwrap();
             let first = worker.schedule(until_there, directory.path().join("never")).unwrap();
-            let second = worker.schedule(write, path.clone()).unwrap();
-            if round % 2 == 0 { worker.terminate() } else { drop(worker) }
+            let behind: Vec<_> = (1..CALLS).map(|n| worker.schedule(square, n).unwrap()).collect();
+            let second: Vec<_> = (0..CALLS).map(|_| worker.schedule(write, path.clone()).unwrap()).collect();
+            if round % 2 == 0 {
+                worker.terminate();
+            } else {
+                drop(worker);
+            }
             assert!(matches!(first.wait(), Err(TaskError::Cancelled)));
-            assert!(matches!(second.wait(), Err(TaskError::Cancelled)));
+            assert!(behind.into_iter().all(|task| matches!(task.wait(), Err(TaskError::Cancelled))));
+            assert!(second.into_iter().all(|task| matches!(task.wait(), Err(TaskError::Cancelled))));
         }
         pkit::testing::end_fork_server();
         eventually("all are gone", || children().is_empty());
